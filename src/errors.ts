@@ -1,0 +1,78 @@
+import { getSystemErrorMap } from 'node:util'
+
+/**
+ * Every error that shardloop itself raises. The codes are stable; messages are for people and may change.
+ * Errors of the operating system keep Node's own shape (`code: 'ECONNRESET', errno, syscall`), see
+ * {@link systemError}.
+ */
+export const ERROR_CODES = {
+  /** An option has a wrong type or value, is unknown, or contradicts another. Raised before anything starts. */
+  ERR_SHARDLOOP_OPTION: 'configuration',
+  /** An argument of a method has a wrong type or value. */
+  ERR_SHARDLOOP_ARGUMENT: 'configuration',
+  /** The call is not valid in the state that the transport, server or shard is in. */
+  ERR_SHARDLOOP_STATE: 'configuration',
+  /** A borrowed range was used outside the callback that lent it, or beyond its bounds. */
+  ERR_SHARDLOOP_BORROW: 'configuration',
+  /** A shard did not start serving within `startTimeoutMs`, or its entry never called `createServer`. */
+  ERR_SHARDLOOP_START: 'configuration',
+  /** The native addon is missing, does not fit this platform, or is of another version. */
+  ERR_SHARDLOOP_NATIVE: 'configuration',
+  /** A shard's thread ended although nobody asked it to. */
+  ERR_SHARDLOOP_SHARD_DIED: 'shardloop',
+  /** More than `writeMaxBytes` waited for one peer that does not read; the connection was aborted. */
+  ERR_SHARDLOOP_WRITE_OVERFLOW: 'peer',
+  /** No byte moved for the time of `setIdleTimeout`; the connection was aborted. */
+  ERR_SHARDLOOP_IDLE_TIMEOUT: 'peer',
+  /** The memory given to `writeOwned` was detached before it was flushed; the connection was aborted. */
+  ERR_SHARDLOOP_DETACHED: 'configuration',
+  /** The connection ended before what was handed to `writeOwned` was flushed. */
+  ERR_SHARDLOOP_CLOSED: 'peer',
+  /** The connection was aborted because its server was stopped by force, or past its drain deadline. */
+  ERR_SHARDLOOP_SERVER_ABORTED: 'shardloop',
+} as const
+
+/** A stable error code of shardloop. */
+export type ShardloopErrorCode = keyof typeof ERROR_CODES
+
+/** Whose fault an error is: the peer's, that of the program or its configuration, or shardloop's own. */
+export type Blame = (typeof ERROR_CODES)[ShardloopErrorCode]
+
+/** An error raised by shardloop. `code` is stable. */
+export class ShardloopError extends Error {
+  readonly code: ShardloopErrorCode
+
+  constructor(code: ShardloopErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+  }
+
+  override get name(): string {
+    return 'ShardloopError'
+  }
+
+  /** Whose fault it is: `'peer'`, `'configuration'` or `'shardloop'`. */
+  get blame(): Blame {
+    return ERROR_CODES[this.code]
+  }
+}
+
+/** The operating system's error in Node's own shape: `code`, `errno` (negative), `syscall`, `address`, `port`. */
+export interface SystemError extends Error {
+  readonly code: string
+  readonly errno: number
+  readonly syscall: string
+  readonly address?: string
+  readonly port?: number
+}
+
+/**
+ * Makes an error like those of node:net (`listen EADDRINUSE: address already in use 127.0.0.1:8000`).
+ * @param errno the system's number, positive as in errno.h
+ */
+export function systemError(errno: number, syscall: string, address?: string, port?: number): SystemError {
+  const [code, description] = getSystemErrorMap().get(-errno) ?? [`E${errno}`, 'unknown error']
+  const where = address === undefined ? '' : ` ${port === undefined ? address : `${address}:${port}`}`
+  const details = { code, errno: -errno, syscall, ...(address !== undefined && { address }), ...(port !== undefined && { port }) }
+  return Object.assign(new Error(`${syscall} ${code}: ${description}${where}`), details)
+}

@@ -1,0 +1,112 @@
+import type { TransportSocket } from './transport-socket.js'
+
+/** What can be written. A string is sent as UTF-8. */
+export type WriteData = Uint8Array | string
+
+/** What a callback may return: a promise is watched, and its rejection closes the connection. */
+type CallbackResult = void | PromiseLike<void>
+
+/**
+ * What a connection does with its events: asyncio's Protocol, StreamingProtocol and BufferedProtocol in one
+ * interface. Every method is optional. They run on the shard's thread, in the order of the wire, each
+ * connection in its own async context. A throw, or the rejection of a returned promise, aborts this
+ * connection alone (`connectionLost` gets that error) and reaches the exception handler.
+ *
+ * How bytes arrive is chosen by which method exists, in this order:
+ * 1. `bytesReceived(slab, start, end)`: borrowed; no allocation. The range is valid until the callback returns.
+ * 2. `getBuffer(sizeHint)` and `bufferUpdated(bytes)`: into memory of the protocol's own.
+ * 3. `dataReceived(chunk)`: a Buffer that stays valid for as long as it is kept.
+ */
+export interface Protocol {
+  /** The connection is there; called once, first. */
+  connectionMade?(transport: Transport): CallbackResult
+  /** Bytes from the peer, in order. `chunk` is the protocol's to keep. */
+  dataReceived?(chunk: Buffer): CallbackResult
+  /**
+   * Bytes from the peer in `slab[start..end)`, borrowed until the callback returns. `transport.writeBorrowed`
+   * sends (a part of) them without a copy. Other bytes of `slab` belong to other connections.
+   */
+  bytesReceived?(slab: Buffer, start: number, end: number): CallbackResult
+  /** Memory to receive into, at least 1 byte; `sizeHint` bytes are waiting. */
+  getBuffer?(sizeHint: number): Uint8Array
+  /** The first `bytes` bytes of the last `getBuffer()` are filled. */
+  bufferUpdated?(bytes: number): CallbackResult
+  /** The peer will send no more. `true` keeps our writing half open; else the transport closes itself after flushing. */
+  eofReceived?(): boolean | CallbackResult
+  /** Exactly once, last; `null` after `close()` or the peer's orderly end, else what broke the connection. */
+  connectionLost?(error: Error | null): CallbackResult
+  /** More than the high watermark waits to be sent. */
+  pauseWriting?(): CallbackResult
+  /** No more than the low watermark waits to be sent. */
+  resumeWriting?(): CallbackResult
+  /** No byte moved for `setIdleTimeout`. Without this method the connection is aborted (`ERR_SHARDLOOP_IDLE_TIMEOUT`). */
+  idleTimedOut?(): CallbackResult
+}
+
+/** Makes the protocol of a new connection; runs on the shard's thread. */
+export type ProtocolFactory = () => Protocol
+
+/** The address of one end, in the shape of Node's `net.AddressInfo`. */
+export interface SocketAddress {
+  readonly address: string
+  readonly family: 'IPv4' | 'IPv6'
+  readonly port: number
+}
+
+/** What `getExtraInfo` knows about. */
+export interface ExtraInfo {
+  /** The socket itself, for addresses, descriptor and options. */
+  socket: TransportSocket
+  /** Our end. */
+  sockname: SocketAddress
+  /** The peer's end. */
+  peername: SocketAddress
+}
+
+/** One connection's sending side and switches. Lives on its shard's thread; never crosses threads. */
+export interface Transport {
+  /** `shard-sequence`, unique for the life of the process. */
+  readonly id: string
+  /** The protocol that receives this connection's events. */
+  readonly protocol: Protocol
+  /**
+   * Queues bytes; never blocks. Value semantics: the caller may reuse `data` at once. Ignored after `close`,
+   * `abort`, `writeEof` (which throws ERR_SHARDLOOP_STATE) or the loss of the connection, as in asyncio.
+   */
+  write(data: WriteData): void
+  /** Queues several pieces as one. */
+  writev(pieces: readonly WriteData[]): void
+  /**
+   * Queues bytes that the caller promises not to change until the returned promise resolves; they are not
+   * copied. Rejects with what ended the connection when that came first.
+   */
+  writeOwned(data: Uint8Array): Promise<void>
+  /**
+   * Inside `bytesReceived` only: sends bytes `start..end` of the borrowed slab without a copy, to this or any
+   * other connection of the shard. Throws ERR_SHARDLOOP_BORROW outside, or beyond the borrowed range.
+   */
+  writeBorrowed(start: number, end: number): void
+  /** Closes our writing half after what is queued; the peer reads an end. */
+  writeEof(): void
+  canWriteEof(): boolean
+  /** Stops reading, sends what is queued, then closes; `connectionLost(null)` follows. */
+  close(): void
+  /** Closes at once and drops what is queued (the peer sees a reset); `connectionLost(error ?? null)` follows. */
+  abort(error?: Error): void
+  /** Whether `close` or `abort` was called or the connection is lost. */
+  isClosing(): boolean
+  pauseReading(): void
+  resumeReading(): void
+  isReading(): boolean
+  /** Watermarks in bytes. Defaults: high 64 KiB, low a quarter of high, as in asyncio. */
+  setWriteBufferLimits(limits?: { readonly high?: number; readonly low?: number }): void
+  getWriteBufferLimits(): { readonly high: number; readonly low: number }
+  /** Bytes that wait to be sent, those not yet handed to the kernel by the current batch included. */
+  getWriteBufferSize(): number
+  getExtraInfo<Name extends keyof ExtraInfo>(name: Name): ExtraInfo[Name] | undefined
+  getExtraInfo<Name extends keyof ExtraInfo, Default>(name: Name, fallback: Default): ExtraInfo[Name] | Default
+  /** Milliseconds without a byte in either direction before `idleTimedOut`; 0 switches off. Resolution 100 ms. */
+  setIdleTimeout(ms: number): void
+  /** Gives this connection to another protocol from the next event on; `connectionMade` is not called again. */
+  setProtocol(protocol: Protocol): void
+}
