@@ -1,3 +1,7 @@
+import { constants } from 'node:os'
+import { inspect } from 'node:util'
+import { ShardloopError, systemError } from '../errors.js'
+import type { NativeShard, SystemFailure } from '../native/binding.js'
 import type { SocketAddress } from './protocol.js'
 
 /** Socket options that can be read, with the type of their value. Sizes in bytes, times in seconds. */
@@ -30,4 +34,83 @@ export interface TransportSocket {
   fileno(): number
   getOption<Name extends keyof SocketOptions>(name: Name): SocketOptions[Name]
   setOption<Name extends keyof SocketOptions>(name: Name, value: SocketOptions[Name]): void
+}
+
+const SWITCHES: ReadonlySet<string> = new Set(['noDelay', 'keepAlive', 'reuseAddress', 'reusePort'])
+const SETTABLE: ReadonlySet<string> = new Set([
+  'noDelay',
+  'keepAlive',
+  'keepAliveTime',
+  'keepAliveInterval',
+  'keepAliveRetries',
+  'receiveBufferSize',
+  'sendBufferSize',
+  'ttl',
+])
+
+function unknownOption(name: unknown, known: Iterable<string>): ShardloopError {
+  return new ShardloopError(
+    'ERR_SHARDLOOP_ARGUMENT',
+    `no such socket option: ${inspect(name)}; expected one of ${[...known].join(', ')}`,
+  )
+}
+
+/** The value of a socket option in JavaScript's type. @param read looks it up by name in native code */
+export function socketOption<Name extends keyof SocketOptions>(
+  name: Name,
+  read: (name: string) => number | SystemFailure,
+): SocketOptions[Name] {
+  if (!SWITCHES.has(name) && !SETTABLE.has(name)) throw unknownOption(name, new Set([...SETTABLE, ...SWITCHES]))
+  const value = read(name)
+  if (typeof value === 'object') throw systemError(value.errno, value.syscall)
+  return (SWITCHES.has(name) ? value !== 0 : value) as SocketOptions[Name]
+}
+
+/** The socket of a connection. */
+export class ConnectionSocket implements TransportSocket {
+  private readonly native: NativeShard
+  private readonly handle: number
+  private readonly peername: () => SocketAddress | undefined
+
+  constructor(native: NativeShard, handle: number, peername: () => SocketAddress | undefined) {
+    this.native = native
+    this.handle = handle
+    this.peername = peername
+  }
+
+  getsockname(): SocketAddress {
+    const address = this.native.localAddress(this.handle)
+    if ('errno' in address) throw systemError(address.errno, address.syscall)
+    return address
+  }
+
+  getpeername(): SocketAddress {
+    const address = this.peername()
+    if (address === undefined || this.fileno() < 0) throw systemError(constants.errno.EBADF, 'getpeername')
+    return address
+  }
+
+  fileno(): number {
+    return this.native.descriptor(this.handle)
+  }
+
+  getOption<Name extends keyof SocketOptions>(name: Name): SocketOptions[Name] {
+    return socketOption(name, (option) => this.native.getOption(this.handle, option))
+  }
+
+  setOption<Name extends keyof SocketOptions>(name: Name, value: SocketOptions[Name]): void {
+    if (!SETTABLE.has(name)) throw unknownOption(name, SETTABLE)
+    const isSwitch = SWITCHES.has(name)
+    const valid = isSwitch
+      ? typeof value === 'boolean'
+      : Number.isInteger(value) && (value as number) >= 0 && (value as number) <= 0x7fffffff
+    if (!valid) {
+      throw new ShardloopError(
+        'ERR_SHARDLOOP_ARGUMENT',
+        `socket option ${name} is ${inspect(value)}; expected ${isSwitch ? 'a boolean' : 'an integer from 0 to 2147483647'}`,
+      )
+    }
+    const failure = this.native.setOption(this.handle, name, Number(value))
+    if (failure !== null) throw systemError(failure.errno, failure.syscall)
+  }
 }

@@ -1,0 +1,203 @@
+//! The layout that native code and JavaScript share: record kinds, operations, control words, metric indexes.
+//!
+//! The single source: `src/native/abi.ts` is generated from [`ALL`], and a test fails when it drifts
+//! (`SHARDLOOP_WRITE_ABI=1 cargo test -p shardloop-native abi` writes it anew).
+#![forbid(unsafe_code)]
+
+use crate::limits;
+
+/// One shared constant.
+#[derive(Debug)]
+pub struct Constant {
+    /// Its name, the same in both languages.
+    pub name: &'static str,
+    /// Its value.
+    pub value: i64,
+    /// What it means.
+    pub doc: &'static str,
+}
+
+macro_rules! abi {
+    ($($(#[doc = $doc:literal])+ $name:ident = $value:expr;)*) => {
+        $($(#[doc = $doc])+ pub const $name: i32 = $value;)*
+        /// Every constant, in the order of the file.
+        pub const ALL: &[Constant] = &[$(Constant { name: stringify!($name), value: $name as i64, doc: concat!($($doc),+) }),*];
+    };
+}
+
+abi! {
+    /// Layout version; JavaScript refuses an addon of another.
+    ABI_VERSION = 1;
+
+    /// Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`.
+    RECORD_WORDS = 4;
+    /// Records of the events ring.
+    EVENT_RING_RECORDS = limits::EVENT_RING_RECORDS as i32;
+    /// Records of the commands ring.
+    COMMAND_RING_RECORDS = limits::COMMAND_RING_RECORDS as i32;
+    /// Bytes of the write slab.
+    WRITE_SLAB_BYTES = limits::WRITE_SLAB_BYTES as i32;
+    /// From this size on a write is a native call.
+    DIRECT_WRITE_BYTES = limits::DIRECT_WRITE_BYTES as i32;
+    /// Number of chunk slabs; they have the indexes 1 to this. Index 0 is the borrowed slab.
+    CHUNK_SLABS = limits::CHUNK_SLABS as i32;
+    /// Bytes of a chunk slab.
+    CHUNK_SLAB_BYTES = limits::CHUNK_SLAB_BYTES as i32;
+    /// Bytes of the borrowed slab.
+    BORROWED_SLAB_BYTES = limits::BORROWED_SLAB_BYTES as i32;
+    /// Resolution of idle timeouts.
+    TIMER_TICK_MS = limits::TIMER_TICK_MS as i32;
+
+    /// Low bits of a handle: the slot.
+    HANDLE_SLOT_MASK = (1 << 20) - 1;
+    /// High bits of a handle: the slot's generation.
+    HANDLE_GENERATION_SHIFT = 20;
+
+    /// Low bits of the first word: kind of event, or operation.
+    KIND_MASK = 0xff;
+    /// Above it in the first word: index of the slab that `a` (offset) and `b` (length) refer to.
+    SLAB_SHIFT = 8;
+
+    /// A connection was accepted; a: server.
+    EVENT_OPEN = 1;
+    /// Bytes arrived; a: offset, b: length, in the slab of the first word.
+    EVENT_DATA = 2;
+    /// The peer sends no more.
+    EVENT_EOF = 3;
+    /// The connection is gone, its descriptor closed; a: errno, 0 or a CLOSE_ reason.
+    EVENT_CLOSED = 4;
+    /// The write queue is above the high watermark.
+    EVENT_PAUSE_WRITING = 5;
+    /// The write queue is at or below the low watermark again.
+    EVENT_RESUME_WRITING = 6;
+    /// Owned writes were flushed, in order; a: how many.
+    EVENT_OWNED_FLUSHED = 7;
+    /// No byte moved for the idle timeout.
+    EVENT_IDLE = 8;
+    /// Accepting failed; handle: server, a: errno, b: 1 when accepting pauses, to be tried again.
+    EVENT_ACCEPT_ERROR = 9;
+
+    /// More than the connection's limit was to be queued.
+    CLOSE_WRITE_OVERFLOW = -1;
+    /// Memory that a write referred to was detached.
+    CLOSE_DETACHED = -2;
+
+    /// Bytes of the write slab; a: offset, b: length.
+    COMMAND_WRITE = 1;
+    /// Bytes of the read slab in the first word; a: offset, b: length.
+    COMMAND_WRITE_SLAB = 2;
+    /// The protocol is there: reading may begin; a: 1 when it takes borrowed bytes.
+    COMMAND_START = 3;
+    /// Stop reading.
+    COMMAND_PAUSE = 4;
+    /// Go on reading.
+    COMMAND_RESUME = 5;
+    /// Close after what is queued.
+    COMMAND_CLOSE = 6;
+    /// Close at once, by reset.
+    COMMAND_ABORT = 7;
+    /// Close the writing half after what is queued.
+    COMMAND_WRITE_EOF = 8;
+    /// Watermarks; a: high, b: low.
+    COMMAND_WRITE_LIMITS = 9;
+    /// Idle timeout; a: milliseconds, 0 for none.
+    COMMAND_IDLE_TIMEOUT = 10;
+    /// Another protocol; a: 1 when it takes borrowed bytes.
+    COMMAND_MODE = 11;
+
+    /// Control word: words used in the events ring.
+    CONTROL_EVENTS = 0;
+    /// Control word: the next event to handle; stored before each callback.
+    CONTROL_CURSOR = 1;
+    /// Control word: words used in the commands ring.
+    CONTROL_COMMANDS = 2;
+    /// Control word: bytes used in the write slab.
+    CONTROL_WRITE_BYTES = 3;
+    /// Control word: bit set of slabs to be replaced at the end of the batch.
+    CONTROL_RETIRED = 4;
+    /// Control word: 1 while chunks are to be read into the borrowed slab, to be copied (retention limit).
+    CONTROL_COPY_CHUNKS = 5;
+    /// Control words.
+    CONTROL_WORDS = 32;
+
+    /// Connections accepted.
+    METRIC_CONNECTIONS_ACCEPTED = 0;
+    /// Connections closed.
+    METRIC_CONNECTIONS_CLOSED = 1;
+    /// Bytes received.
+    METRIC_BYTES_READ = 2;
+    /// Bytes handed to the kernel.
+    METRIC_BYTES_WRITTEN = 3;
+    /// Calls into JavaScript with a batch of events.
+    METRIC_BATCHES = 4;
+    /// Events delivered by them.
+    METRIC_EVENTS = 5;
+    /// Failed accepts, those that are retried included.
+    METRIC_ACCEPT_ERRORS = 6;
+    /// Turns of the thread's libuv loop.
+    METRIC_LOOP_TURNS = 7;
+    /// Sum over turns of the time between leaving the poll and entering it again.
+    METRIC_LOOP_BUSY_NS = 8;
+    /// The longest of them.
+    METRIC_LOOP_LAG_MAX_NS = 9;
+    /// The latest of them.
+    METRIC_LOOP_LAG_LAST_NS = 10;
+    /// recv system calls.
+    METRIC_READS = 11;
+    /// send and sendmsg system calls.
+    METRIC_WRITES = 12;
+    /// Polls of the engine.
+    METRIC_POLLS = 13;
+    /// Calls from JavaScript into native code on the data path (flushes and direct writes).
+    METRIC_NATIVE_CALLS = 14;
+    /// Connections aborted because more was queued than their limit.
+    METRIC_WRITE_OVERFLOWS = 15;
+    /// Number of metrics.
+    METRIC_COUNT = 16;
+}
+
+/// The TypeScript module that declares the same constants.
+pub fn typescript() -> String {
+    let mut text = String::from(
+        "// Generated from native/src/abi.rs by `npm run build`. Do not edit: a test fails when it drifts.\n",
+    );
+    for constant in ALL {
+        text.push_str(&format!(
+            "/** {} */\nexport const {} = {} as const\n",
+            constant.doc.trim(),
+            constant.name,
+            constant.value
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typescript_constants_do_not_drift() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../src/native/abi.ts");
+        if std::env::var_os("SHARDLOOP_WRITE_ABI").is_some() {
+            std::fs::write(path, typescript()).unwrap();
+        }
+        let found = std::fs::read_to_string(path).unwrap();
+        assert!(found == typescript(), "src/native/abi.ts drifted from abi.rs: run `npm run build`");
+    }
+
+    #[test]
+    fn event_kinds_commands_and_metrics_are_distinct_within_their_family() {
+        for family in ["EVENT_", "COMMAND_", "CLOSE_", "CONTROL_", "METRIC_"] {
+            let mut values: Vec<i64> = ALL
+                .iter()
+                .filter(|c| c.name.starts_with(family) && !c.name.contains("RING") && !c.name.ends_with("WORDS"))
+                .map(|c| c.value)
+                .collect();
+            let count = values.len();
+            values.sort_unstable();
+            values.dedup();
+            assert_eq!(values.len(), count, "{family}* has two constants of one value");
+        }
+    }
+}

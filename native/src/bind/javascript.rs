@@ -1,0 +1,326 @@
+//! The host's view of JavaScript, by raw Node-API: these calls are on the path of every batch.
+
+use crate::host::{Drained, Host, JavaScript};
+use crate::ring::{Attached, Region, SLABS};
+use crate::write_queue::{Pin, PinnedMemory};
+use napi::bindgen_prelude::{Error, Result, Status, check_status};
+use napi::sys;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::ptr;
+
+/// A typed array's place in memory.
+pub struct View {
+    base: *mut u8,
+    bytes: usize,
+    buffer: sys::napi_value,
+}
+
+impl View {
+    /// Looks a typed array up.
+    pub fn of(env: sys::napi_env, value: sys::napi_value) -> Result<Self> {
+        let mut kind = 0;
+        let mut length = 0;
+        let mut base: *mut c_void = ptr::null_mut();
+        let mut buffer = ptr::null_mut();
+        // SAFETY: `value` is a handle of the current scope; the out parameters are valid. Anything that is not a typed
+        // array is refused by status.
+        check_status!(unsafe {
+            sys::napi_get_typedarray_info(
+                env,
+                value,
+                &mut kind,
+                &mut length,
+                &mut base,
+                &mut buffer,
+                ptr::null_mut(),
+            )
+        })?;
+        let width = if kind == sys::TypedarrayType::int32_array { 4 } else { 1 };
+        Ok(Self { base: base.cast(), bytes: length * width, buffer })
+    }
+
+    /// Its elements.
+    ///
+    /// # Safety
+    /// The caller keeps the ArrayBuffer referenced for as long as the region is used, uses it on this thread only, and
+    /// knows of its detachment. `T` is the array's element type.
+    pub unsafe fn region<T>(&self) -> Region<T> {
+        // SAFETY: by the caller.
+        unsafe { Region::new(self.base.cast(), self.bytes / size_of::<T>()) }
+    }
+}
+
+/// What native code holds of one shard's JavaScript. Used on the shard's thread only.
+pub struct Bindings {
+    env: sys::napi_env,
+    context: sys::napi_async_context,
+    this: sys::napi_ref,
+    drain: sys::napi_ref,
+    closed: sys::napi_ref,
+    /// Keep the rings and the write slab alive; never read.
+    kept: Vec<sys::napi_ref>,
+    slabs: RefCell<[sys::napi_ref; SLABS]>,
+    pins: RefCell<HashMap<Pin, sys::napi_ref>>,
+    next_pin: Cell<Pin>,
+    hook: Cell<sys::napi_async_cleanup_hook_handle>,
+    env_ends: Cell<bool>,
+}
+
+/// A handle scope for the length of a block.
+struct Scope {
+    env: sys::napi_env,
+    scope: sys::napi_handle_scope,
+}
+
+impl Scope {
+    fn open(env: sys::napi_env) -> Self {
+        let mut scope = ptr::null_mut();
+        // SAFETY: `env` is alive on this thread; a null scope (out of memory) is not closed.
+        unsafe { sys::napi_open_handle_scope(env, &mut scope) };
+        Self { env, scope }
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        if !self.scope.is_null() {
+            // SAFETY: opened by `open`, closed once, in reverse order (scopes are locals).
+            unsafe { sys::napi_close_handle_scope(self.env, self.scope) };
+        }
+    }
+}
+
+/// A strong reference to a value.
+pub fn reference(env: sys::napi_env, value: sys::napi_value) -> Result<sys::napi_ref> {
+    let mut reference = ptr::null_mut();
+    // SAFETY: `value` is a handle of the current scope, an object.
+    check_status!(unsafe { sys::napi_create_reference(env, value, 1, &mut reference) })?;
+    Ok(reference)
+}
+
+impl Bindings {
+    /// Refers to everything that the shard needs of JavaScript.
+    ///
+    /// # Safety
+    /// The values must be handles of the current scope of `env`'s thread.
+    pub unsafe fn new(
+        env: sys::napi_env,
+        this: sys::napi_value,
+        drain: sys::napi_value,
+        closed: sys::napi_value,
+        kept: &[&View],
+        slabs: &[View],
+    ) -> Result<Self> {
+        let mut name = ptr::null_mut();
+        let mut context = ptr::null_mut();
+        let text = "SHARDLOOP";
+        // SAFETY: plain calls with handles of the current scope.
+        unsafe {
+            check_status!(sys::napi_create_string_utf8(env, text.as_ptr().cast(), text.len() as isize, &mut name))?;
+            check_status!(sys::napi_async_init(env, this, name, &mut context))?;
+        }
+        let mut slab_references = [ptr::null_mut(); SLABS];
+        for (place, view) in slab_references.iter_mut().zip(slabs) {
+            *place = reference(env, view.buffer)?;
+        }
+        Ok(Self {
+            env,
+            context,
+            this: reference(env, this)?,
+            drain: reference(env, drain)?,
+            closed: reference(env, closed)?,
+            kept: kept.iter().map(|view| reference(env, view.buffer)).collect::<Result<_>>()?,
+            slabs: RefCell::new(slab_references),
+            pins: RefCell::default(),
+            next_pin: Cell::new(0),
+            hook: Cell::new(ptr::null_mut()),
+            env_ends: Cell::new(false),
+        })
+    }
+
+    /// Has `host` closed when the environment ends (worker.terminate, process.exit): Node waits for it.
+    ///
+    /// # Safety
+    /// `host` must stay valid until [`JavaScript::closed`], which removes the hook.
+    pub unsafe fn close_at_exit(&self, host: *const Host) -> Result<()> {
+        let mut hook = ptr::null_mut();
+        // SAFETY: by the caller.
+        check_status!(unsafe {
+            sys::napi_add_async_cleanup_hook(self.env, Some(on_env_ends), host.cast_mut().cast(), &mut hook)
+        })?;
+        self.hook.set(hook);
+        Ok(())
+    }
+
+    /// Refers to memory for a write.
+    pub fn pin(&self, value: sys::napi_value) -> Result<(Pin, usize)> {
+        let view = View::of(self.env, value)?;
+        let pin = self.next_pin.get();
+        self.next_pin.set(pin.wrapping_add(1));
+        self.pins.borrow_mut().insert(pin, reference(self.env, value)?);
+        Ok((pin, view.bytes))
+    }
+
+    /// Refers to another slab in the place of one.
+    pub fn replace_slab(&self, index: usize, view: &View) -> Result<()> {
+        let new = reference(self.env, view.buffer)?;
+        let old = std::mem::replace(&mut self.slabs.borrow_mut()[index], new);
+        self.release(old);
+        Ok(())
+    }
+
+    fn release(&self, reference: sys::napi_ref) {
+        if !self.env_ends.get() {
+            // SAFETY: created by `reference`, deleted once. At the end of an environment Node frees them itself.
+            unsafe { sys::napi_delete_reference(self.env, reference) };
+        }
+    }
+
+    fn value(&self, reference: sys::napi_ref) -> sys::napi_value {
+        let mut value = ptr::null_mut();
+        // SAFETY: a strong reference of ours; the handle belongs to the caller's scope.
+        unsafe { sys::napi_get_reference_value(self.env, reference, &mut value) };
+        value
+    }
+
+    /// Calls a function of ours inside Node's callback scope: next ticks and microtasks run when it returns.
+    fn call(&self, function: sys::napi_ref) -> Drained {
+        if self.env_ends.get() {
+            return Drained::Unable;
+        }
+        let _scope = Scope::open(self.env);
+        let mut result = ptr::null_mut();
+        // SAFETY: all values are alive in this scope.
+        let status = unsafe {
+            let (this, function) = (self.value(self.this), self.value(function));
+            sys::napi_make_callback(self.env, self.context, this, function, 0, ptr::null(), &mut result)
+        };
+        if status == sys::Status::napi_ok {
+            return Drained::All;
+        }
+        let mut pending = false;
+        let mut exception = ptr::null_mut();
+        // SAFETY: plain calls; the exception, when there is one, is a handle of this scope.
+        unsafe {
+            sys::napi_is_exception_pending(self.env, &mut pending);
+            if !pending {
+                return Drained::Unable;
+            }
+            sys::napi_get_and_clear_last_exception(self.env, &mut exception);
+            sys::napi_fatal_exception(self.env, exception);
+        }
+        Drained::Threw
+    }
+}
+
+impl Attached for Bindings {
+    #[inline]
+    fn is_attached(&self, index: usize) -> bool {
+        let _scope = Scope::open(self.env);
+        let mut detached = true;
+        // SAFETY: the reference is to an ArrayBuffer; the handle lives in this scope.
+        unsafe {
+            let buffer = self.value(self.slabs.borrow()[index]);
+            sys::napi_is_detached_arraybuffer(self.env, buffer, &mut detached);
+        }
+        !detached
+    }
+}
+
+impl PinnedMemory for Bindings {
+    fn bytes(&self, pin: Pin, start: usize, end: usize) -> Option<&[u8]> {
+        let reference = *self.pins.borrow().get(&pin)?;
+        let _scope = Scope::open(self.env);
+        // Looked up each time: detached or shrunk, the array is shorter than what was to be written.
+        let view = View::of(self.env, self.value(reference)).ok()?;
+        if end > view.bytes {
+            return None;
+        }
+        // SAFETY: within the array, which the reference keeps; it cannot be detached before JavaScript runs again, and
+        // the slice is used before that.
+        Some(unsafe { std::slice::from_raw_parts(view.base.add(start), end - start) })
+    }
+}
+
+impl JavaScript for Bindings {
+    fn drain(&self) -> Drained {
+        self.call(self.drain)
+    }
+
+    fn unpin(&self, pin: Pin) {
+        let reference = self.pins.borrow_mut().remove(&pin);
+        if let Some(reference) = reference {
+            self.release(reference);
+        }
+    }
+
+    fn fatal(&self, message: &str) {
+        if self.env_ends.get() {
+            return;
+        }
+        let _scope = Scope::open(self.env);
+        let mut text = ptr::null_mut();
+        let mut error = ptr::null_mut();
+        // SAFETY: plain calls with handles of this scope.
+        unsafe {
+            sys::napi_create_string_utf8(self.env, message.as_ptr().cast(), message.len() as isize, &mut text);
+            sys::napi_create_error(self.env, ptr::null_mut(), text, &mut error);
+            sys::napi_fatal_exception(self.env, error);
+        }
+    }
+
+    fn environment_ends(&self) {
+        self.env_ends.set(true);
+    }
+
+    fn closed(&self) {
+        if !self.env_ends.get() {
+            self.call(self.closed);
+            for pin in self.pins.take().into_values() {
+                self.release(pin);
+            }
+            let own = [self.this, self.drain, self.closed];
+            own.into_iter().chain(self.kept.iter().copied()).for_each(|reference| self.release(reference));
+            self.slabs.borrow().iter().for_each(|&reference| self.release(reference));
+            // SAFETY: made in `new`, destroyed once: a host closes once.
+            unsafe { sys::napi_async_destroy(self.env, self.context) };
+        }
+        let hook = self.hook.replace(ptr::null_mut());
+        if !hook.is_null() {
+            // SAFETY: ours, removed once. Node waits for this when the environment ends.
+            unsafe { sys::napi_remove_async_cleanup_hook(hook) };
+        }
+    }
+}
+
+unsafe extern "C" fn on_env_ends(_hook: sys::napi_async_cleanup_hook_handle, host: *mut c_void) {
+    // SAFETY: `host` is valid until its handles are closed, and then the hook is gone (`close_at_exit`).
+    let host = unsafe { &*host.cast::<Host>() };
+    host.environment_ends();
+}
+
+/// A property of the constructor's argument.
+pub fn property(env: sys::napi_env, object: sys::napi_value, name: &std::ffi::CStr) -> Result<sys::napi_value> {
+    let mut value = ptr::null_mut();
+    // SAFETY: `object` is a handle of the current scope.
+    check_status!(unsafe { sys::napi_get_named_property(env, object, name.as_ptr(), &mut value) })?;
+    Ok(value)
+}
+
+/// An element of an array.
+pub fn element(env: sys::napi_env, array: sys::napi_value, index: usize) -> Result<sys::napi_value> {
+    let mut value = ptr::null_mut();
+    // SAFETY: `array` is a handle of the current scope.
+    check_status!(unsafe { sys::napi_get_element(env, array, index as u32, &mut value) })?;
+    Ok(value)
+}
+
+/// The libuv loop of this thread.
+pub fn uv_loop(env: sys::napi_env) -> Result<ptr::NonNull<c_void>> {
+    let mut uv_loop = ptr::null_mut();
+    // SAFETY: a plain call.
+    check_status!(unsafe { sys::napi_get_uv_event_loop(env, &mut uv_loop) })?;
+    ptr::NonNull::new(uv_loop.cast()).ok_or_else(|| Error::new(Status::GenericFailure, "this thread has no libuv loop"))
+}

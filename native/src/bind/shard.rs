@@ -1,0 +1,217 @@
+//! A shard's native half, as its thread's JavaScript holds it.
+
+use super::javascript::{Bindings, View, element, property, uv_loop};
+use super::{NativeAddress, SystemFailure};
+use crate::connection::Handle;
+use crate::engine::Engine;
+use crate::engine::mio::MioEngine;
+use crate::host::Host;
+use crate::net::{addresses, listen, options};
+use crate::ring::{SLABS, SharedMemory};
+use crate::shard::ServerLimits;
+use crate::{abi, metrics};
+use napi::bindgen_prelude::*;
+use napi_derive::napi;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// How a server's connections start.
+#[napi(object)]
+pub struct NativeServerLimits {
+    /// High watermark.
+    pub write_high_bytes: u32,
+    /// Low watermark.
+    pub write_low_bytes: u32,
+    /// Most bytes that one connection may queue.
+    pub write_max_bytes: u32,
+    /// Milliseconds without activity; 0 for no limit.
+    pub idle_timeout_ms: u32,
+}
+
+/// One engine, nested in this thread's libuv loop.
+#[napi]
+pub struct NativeShard {
+    host: Rc<Host>,
+    bindings: Rc<Bindings>,
+    metrics: Arc<metrics::Metrics>,
+}
+
+#[napi]
+impl NativeShard {
+    /// Takes the shared memory and the function that handles a batch; see `src/workers/shard-loop.ts`.
+    #[napi(
+        constructor,
+        catch_unwind,
+        ts_args_type = "options: { engine: string, metrics: number, control: Int32Array, events: Int32Array, commands: Int32Array, writeSlab: Uint8Array, slabs: readonly Uint8Array[], drain: () => void, closed: () => void }"
+    )]
+    pub fn new(env: Env, options: Object<'_>) -> Result<Self> {
+        let token: u32 = options.get_named_property("metrics")?;
+        let engine: String = options.get_named_property("engine")?;
+        let (env, options) = (env.raw(), options.raw());
+        let view = |name| View::of(env, property(env, options, name)?);
+        let (control, events, commands) = (view(c"control")?, view(c"events")?, view(c"commands")?);
+        let write_slab = view(c"writeSlab")?;
+        let array = property(env, options, c"slabs")?;
+        let slabs = (0..SLABS).map(|i| View::of(env, element(env, array, i)?)).collect::<Result<Vec<_>>>()?;
+        let metrics = metrics::find(token)
+            .ok_or_else(|| Error::new(Status::InvalidArg, format!("no counters have the token {token}")))?;
+        let engine = make_engine(&engine, &metrics)?;
+        // SAFETY: the values are handles of this call's scope.
+        let bindings = unsafe {
+            Bindings::new(
+                env,
+                options,
+                property(env, options, c"drain")?,
+                property(env, options, c"closed")?,
+                &[&control, &events, &commands, &write_slab],
+                &slabs,
+            )?
+        };
+        // SAFETY: the bindings keep every buffer referenced until the host is closed; only slabs are ever reachable by
+        // users, and those are checked for detachment. The regions are used on this thread only, by the host.
+        let memory = unsafe {
+            let mut regions = slabs.iter().map(|slab| slab.region());
+            let slabs = std::array::from_fn(|_| regions.next().expect("as many slabs as places were collected"));
+            SharedMemory::new(control.region(), events.region(), commands.region(), write_slab.region(), slabs)
+        };
+        let bindings = Rc::new(bindings);
+        // SAFETY: the loop is this thread's.
+        let host = unsafe { Host::new(uv_loop(env)?, engine, memory, bindings.clone(), metrics.clone()) }
+            .map_err(|error| Error::new(Status::GenericFailure, error))?;
+        // SAFETY: the host lives until its handles are closed, which removes the hook.
+        unsafe { bindings.close_at_exit(Rc::as_ptr(&host))? };
+        Ok(Self { host, bindings, metrics })
+    }
+
+    /// Makes a server known, before `listen`.
+    #[napi(catch_unwind)]
+    pub fn add_server(&self, server: u16, limits: NativeServerLimits) {
+        let limits = ServerLimits {
+            write_high_bytes: limits.write_high_bytes,
+            write_low_bytes: limits.write_low_bytes,
+            write_max_bytes: limits.write_max_bytes as usize,
+            idle_timeout_ms: limits.idle_timeout_ms,
+        };
+        self.host.with_engine(|engine| engine.add_server(server, limits));
+    }
+
+    /// Accepts from a listener; null when it does.
+    #[napi(catch_unwind)]
+    pub fn listen(&self, server: u16, listener: u32) -> Option<SystemFailure> {
+        let Some(listener) = listen::find(listener) else {
+            return Some(SystemFailure::new("listen", &io::Error::from_raw_os_error(libc::EBADF)));
+        };
+        let result = self.host.with_engine(|engine| engine.listen(server, listener));
+        let result = result.unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ESHUTDOWN)));
+        result.err().map(|error| SystemFailure::new("epoll_ctl", &error))
+    }
+
+    /// Accepts what waits in a server's queues, then no more. How many connections the server had in all; each of them
+    /// is or will be announced.
+    #[napi(catch_unwind)]
+    pub fn unlisten(&self, server: u16) -> f64 {
+        self.host.with_engine(|engine| engine.unlisten(server)).unwrap_or(0) as f64
+    }
+
+    /// Applies the commands in the ring, which is full.
+    #[napi(catch_unwind)]
+    pub fn flush(&self) {
+        self.metrics.add(abi::METRIC_NATIVE_CALLS, 1);
+        self.host.flush();
+    }
+
+    /// Applies the commands in the ring, then sends large data at once; the rest is copied.
+    #[napi(catch_unwind)]
+    pub fn write(&self, handle: i32, data: &[u8]) {
+        self.host.write(Handle::from_word(handle), data);
+    }
+
+    /// As `write`, but the rest is referred to. False when the connection is gone.
+    #[napi(catch_unwind, ts_args_type = "handle: number, data: Uint8Array")]
+    pub fn write_owned(&self, handle: i32, data: Unknown<'_>) -> Result<bool> {
+        let (pin, length) = self.bindings.pin(data.raw())?;
+        Ok(self.host.write_pinned(Handle::from_word(handle), pin, length))
+    }
+
+    /// Bytes of a connection that are not sent yet.
+    #[napi(catch_unwind)]
+    pub fn buffered_bytes(&self, handle: i32) -> i64 {
+        self.host.buffered_bytes(Handle::from_word(handle)) as i64
+    }
+
+    /// Another slab in the place of a retired one, once no command refers to the old one.
+    #[napi(catch_unwind, ts_args_type = "index: number, slab: Uint8Array")]
+    pub fn replace_slab(&self, env: Env, index: u32, slab: Unknown<'_>) -> Result<()> {
+        let view = View::of(env.raw(), slab.raw())?;
+        if index as usize >= SLABS {
+            return Err(Error::new(Status::InvalidArg, format!("there is no slab {index}")));
+        }
+        self.bindings.replace_slab(index as usize, &view)?;
+        // SAFETY: as in `new`; the reference that keeps it was just made.
+        self.host.replace_slab(index as usize, unsafe { view.region() });
+        Ok(())
+    }
+
+    /// The peer's address; null once the connection's end was handled.
+    #[napi(catch_unwind)]
+    pub fn peer_address(&self, handle: i32) -> Option<NativeAddress> {
+        self.host.inspect(|engine| engine.peer(Handle::from_word(handle))).flatten().map(Into::into)
+    }
+
+    /// Our address.
+    #[napi(catch_unwind)]
+    pub fn local_address(&self, handle: i32) -> Either<NativeAddress, SystemFailure> {
+        let look = |fd: BorrowedFd<'_>| socket2::SockRef::from(&fd).local_addr();
+        match self.with_socket(handle, look) {
+            Ok(address) => Either::A(addresses::ip(&address).into()),
+            Err(error) => Either::B(SystemFailure::new("getsockname", &error)),
+        }
+    }
+
+    /// The descriptor's number; -1 once closed.
+    #[napi(catch_unwind)]
+    pub fn descriptor(&self, handle: i32) -> i32 {
+        self.with_socket(handle, |fd| Ok(fd.as_raw_fd())).unwrap_or(-1)
+    }
+
+    /// A socket option, as a number.
+    #[napi(catch_unwind)]
+    pub fn get_option(&self, handle: i32, name: String) -> Either<u32, SystemFailure> {
+        let result = self.with_socket(handle, |fd| options::read(fd.as_fd(), &name));
+        result.map_or_else(|error| Either::B(SystemFailure::new("getsockopt", &error)), Either::A)
+    }
+
+    /// Sets a socket option; null when it is set.
+    #[napi(catch_unwind)]
+    pub fn set_option(&self, handle: i32, name: String, value: u32) -> Option<SystemFailure> {
+        let result = self.with_socket(handle, |fd| options::write(fd.as_fd(), &name, value));
+        result.err().map(|error| SystemFailure::new("setsockopt", &error))
+    }
+
+    /// Closes everything; `closed` is called when it is done. Graceful: connections that are closed already get the
+    /// time that their last bytes need.
+    #[napi(catch_unwind)]
+    pub fn close(&self, graceful: bool) {
+        if graceful {
+            self.host.close_when_quiet();
+        } else {
+            self.host.close();
+        }
+    }
+
+    fn with_socket<T>(&self, handle: i32, look: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        let result = self.host.inspect(|engine| engine.socket(Handle::from_word(handle)).map(look));
+        result.flatten().unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::EBADF)))
+    }
+}
+
+fn make_engine(name: &str, metrics: &Arc<metrics::Metrics>) -> Result<Box<dyn Engine>> {
+    match name {
+        "mio" => MioEngine::new(metrics.clone())
+            .map(|engine| Box::new(engine) as Box<dyn Engine>)
+            .map_err(|error| Error::new(Status::GenericFailure, format!("cannot open a poll: {error}"))),
+        _ => Err(Error::new(Status::InvalidArg, format!("there is no engine {name:?}; available: mio"))),
+    }
+}

@@ -1,0 +1,71 @@
+//! What moves bytes: *commands in, events out*. One trait, one file per engine.
+//!
+//! What an engine owes:
+//! - [`Engine::collect`] never blocks and never calls JavaScript. It delivers what happened, in the order of each
+//!   connection, until the sink is full; what is left over is kept, and [`Engine::has_backlog`] says so.
+//! - [`Engine::submit`] applies commands in order; several writes to one connection become one system call. It never
+//!   calls JavaScript: the events that it causes come with the next `collect`.
+//! - The bytes behind a command or a direct write are valid during the call only.
+//! - A handle that is not (or no longer) a connection's is ignored.
+//! - Every connection that was announced by an open event ends with exactly one closed event; its handle is reused only
+//!   after [`Engine::end_batch`] of the batch that delivered it.
+//! - Listeners are shared by reference and never closed by an engine.
+//! - Dropping an engine closes every descriptor of its own, and nothing else.
+//!
+//! All methods are called on the shard's JavaScript thread. An engine that does its I/O on another thread keeps the
+//! `shard` layer there and speaks to it by queues; so nothing here hands out a reference into a connection. An engine
+//! that is told of completions fits too: a sink takes bytes from wherever they are (`read_buffer` is where it is best
+//! that they are).
+
+pub mod mio;
+
+use crate::connection::Handle;
+use crate::net::listen::Listener;
+use crate::ring::Commands;
+use crate::shard::{ServerLimits, Sink};
+use crate::write_queue::{Pin, PinnedMemory};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// See the module.
+pub trait Engine {
+    /// Becomes readable when `collect` has something to deliver that `has_backlog` did not announce.
+    fn pollable(&self) -> RawFd;
+    /// Makes a server known; its connections start with these limits.
+    fn add_server(&mut self, server: u16, limits: ServerLimits);
+    /// Accepts from a listener on behalf of a server.
+    fn listen(&mut self, server: u16, listener: Arc<Listener>) -> io::Result<()>;
+    /// Accepts what waits in the server's queues, then lets go of its listeners. How many connections the server had in
+    /// all; each of them is or will be announced.
+    fn unlisten(&mut self, server: u16) -> u64;
+    /// Delivers events.
+    fn collect(&mut self, now: Instant, sink: &mut dyn Sink, memory: &dyn PinnedMemory);
+    /// The batch is handled: handles whose closed event was in it are free.
+    fn end_batch(&mut self);
+    /// Applies commands.
+    fn submit(&mut self, now: Instant, commands: &Commands<'_>);
+    /// Sends at once and queues a copy of what the kernel does not take.
+    fn write(&mut self, handle: Handle, bytes: &[u8]);
+    /// Sends at once and queues a reference to the rest. False when there is no such connection (any more); the pin is
+    /// released either way by [`Engine::take_released_pins`] once it is not needed.
+    fn write_pinned(&mut self, handle: Handle, pin: Pin, length: usize, memory: &dyn PinnedMemory) -> bool;
+    /// Pins that are not referred to any more.
+    fn take_released_pins(&mut self, released: &mut Vec<Pin>);
+    /// Whether events wait that no readiness of `pollable` will announce.
+    fn has_backlog(&self) -> bool;
+    /// When `collect` must be called though nothing became ready.
+    fn next_wake(&self) -> Option<Instant>;
+    /// Whether there are listeners or connections, so that the loop must not end.
+    fn is_alive(&self) -> bool;
+    /// Connections closed towards JavaScript whose last bytes are still on their way.
+    fn is_lingering(&self) -> bool;
+    /// Bytes in a connection's write queue.
+    fn queued_bytes(&self, handle: Handle) -> usize;
+    /// A connection's socket, to inspect and tune; `None` once closed.
+    fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>>;
+    /// A connection's peer, also after it is lost, until its slot is freed.
+    fn peer(&self, handle: Handle) -> Option<SocketAddr>;
+}

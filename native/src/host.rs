@@ -1,0 +1,499 @@
+//! A shard's native half, nested in its thread's libuv loop.
+//!
+//! `uv_poll` watches the engine's descriptor; when it is readable a batch is collected and JavaScript is called once.
+//! `uv_prepare` flushes commands just before libuv blocks. `uv_idle` keeps libuv from blocking while the engine has a
+//! backlog, and `uv_timer` wakes it when time alone makes something to do.
+//!
+//! Everything here runs on the shard's thread. The engine and the shared memory are borrowed for as long as native
+//! code works on them and never while JavaScript runs, so a call from within a batch finds them free.
+
+use crate::abi;
+use crate::connection::Handle;
+use crate::engine::Engine;
+use crate::limits::{BATCHES_PER_WAKE, WAKE_BUDGET_US};
+use crate::metrics::Metrics;
+use crate::ring::{Attached, Region, SharedMemory};
+use crate::uv::{self, HandleType, RawHandle, Uv};
+use crate::write_queue::{Pin, PinnedMemory};
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How a call into JavaScript ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// All records were handled.
+    All,
+    /// It threw (which our own code does not do), after handling some.
+    Threw,
+    /// JavaScript cannot run (any more): the thread is being terminated.
+    Unable,
+}
+
+/// What a host needs of JavaScript.
+pub trait JavaScript: Attached + PinnedMemory {
+    /// Calls the function that handles the batch in the events ring.
+    fn drain(&self) -> Drained;
+    /// Lets go of pinned memory.
+    fn unpin(&self, pin: Pin);
+    /// Ends the thread with this error, as an uncaught exception.
+    fn fatal(&self, message: &str);
+    /// The thread's environment ends: JavaScript must not be called any more.
+    fn environment_ends(&self);
+    /// All handles are closed; nothing native is left of the shard.
+    fn closed(&self);
+}
+
+/// The host.
+pub struct Host {
+    uv: &'static Uv,
+    uv_loop: NonNull<uv::Loop>,
+    javascript: Rc<dyn JavaScript>,
+    metrics: Arc<Metrics>,
+    engine: RefCell<Option<Box<dyn Engine>>>,
+    memory: RefCell<SharedMemory>,
+    released_pins: RefCell<Vec<Pin>>,
+    handles: Handles,
+    open_handles: Cell<u32>,
+    in_batch: Cell<bool>,
+    closing: Cell<bool>,
+    close_when_quiet: Cell<bool>,
+    idle_armed: Cell<bool>,
+    referenced: Cell<bool>,
+    timer_at: Cell<Option<Instant>>,
+    turn: Cell<Turn>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Handles {
+    poll: NonNull<RawHandle>,
+    prepare: NonNull<RawHandle>,
+    idle: NonNull<RawHandle>,
+    timer: NonNull<RawHandle>,
+}
+
+/// When the last turn of libuv's loop began to wait, and how long it had waited in all by then.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    prepared_at: Instant,
+    idle_ns: u64,
+}
+
+impl Host {
+    /// Nests an engine.
+    ///
+    /// # Safety
+    /// `uv_loop` must be the loop of the calling thread, and outlive the host's handles (libuv waits for them).
+    pub unsafe fn new(
+        uv_loop: NonNull<uv::Loop>,
+        engine: Box<dyn Engine>,
+        memory: SharedMemory,
+        javascript: Rc<dyn JavaScript>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Rc<Self>, String> {
+        let uv = uv::uv()?;
+        let pollable = engine.pollable();
+        let allocate = |kind| uv.allocate(kind, std::ptr::null_mut());
+        let handles = Handles {
+            poll: allocate(HandleType::Poll),
+            prepare: allocate(HandleType::Prepare),
+            idle: allocate(HandleType::Idle),
+            timer: allocate(HandleType::Timer),
+        };
+        // SAFETY: the loop is this thread's (by the caller), the handles are fresh and of the right size. Only
+        // uv_poll_init can fail; then none of the others is known to the loop yet.
+        unsafe {
+            let result = (uv.poll_init)(uv_loop.as_ptr(), handles.poll.as_ptr(), pollable);
+            if let Err(error) = uv.check(result, "uv_poll_init") {
+                handles.each(|handle| libc::free(handle.as_ptr()));
+                return Err(error);
+            }
+            (uv.prepare_init)(uv_loop.as_ptr(), handles.prepare.as_ptr());
+            (uv.idle_init)(uv_loop.as_ptr(), handles.idle.as_ptr());
+            (uv.timer_init)(uv_loop.as_ptr(), handles.timer.as_ptr());
+        }
+        let turn = Turn { prepared_at: Instant::now(), idle_ns: 0 };
+        let host = Rc::new(Self {
+            uv,
+            uv_loop,
+            javascript,
+            metrics,
+            engine: RefCell::new(Some(engine)),
+            memory: RefCell::new(memory),
+            released_pins: RefCell::default(),
+            handles,
+            open_handles: Cell::new(4),
+            in_batch: Cell::new(false),
+            closing: Cell::new(false),
+            close_when_quiet: Cell::new(false),
+            idle_armed: Cell::new(false),
+            referenced: Cell::new(false),
+            timer_at: Cell::new(None),
+            turn: Cell::new(turn),
+        });
+        // The handles own one reference together; the callback that frees the last of them drops it.
+        let data: *const Self = Rc::into_raw(host.clone());
+        // SAFETY: the handles are initialised and ours; the callbacks have the signatures that libuv calls.
+        unsafe {
+            handles.each(|handle| handle.cast::<*mut c_void>().write(data.cast_mut().cast()));
+            (uv.poll_start)(handles.poll.as_ptr(), uv::READABLE, on_poll);
+            (uv.prepare_start)(handles.prepare.as_ptr(), on_prepare);
+            handles.each(|handle| (uv.unreference)(handle.as_ptr())); // an empty shard keeps no loop alive
+        }
+        Ok(host)
+    }
+
+    /// Works on the engine, then brings libuv's handles in line. `None` once the shard is closing.
+    pub fn with_engine<T>(&self, work: impl FnOnce(&mut dyn Engine) -> T) -> Option<T> {
+        if self.closing.get() {
+            return None;
+        }
+        let result = self.guarded(|| match self.engine.borrow_mut().as_mut() {
+            Some(engine) => Some(work(&mut **engine)),
+            None => None,
+        });
+        let result = result.flatten();
+        self.settle();
+        result
+    }
+
+    /// Looks at the engine.
+    pub fn inspect<T>(&self, look: impl FnOnce(&dyn Engine) -> T) -> Option<T> {
+        self.engine.borrow().as_deref().map(look)
+    }
+
+    /// Applies the commands that wait.
+    pub fn flush(&self) {
+        if !self.closing.get() {
+            self.guarded(|| self.submit());
+            self.settle();
+        }
+    }
+
+    /// Flushes, then sends large data at once.
+    pub fn write(&self, handle: Handle, bytes: &[u8]) {
+        if self.closing.get() {
+            return;
+        }
+        self.metrics.add(abi::METRIC_NATIVE_CALLS, 1);
+        self.guarded(|| {
+            self.submit();
+            if let Some(engine) = self.engine.borrow_mut().as_mut() {
+                engine.write(handle, bytes);
+            }
+        });
+        self.settle();
+    }
+
+    /// Flushes, then sends pinned memory at once.
+    pub fn write_pinned(&self, handle: Handle, pin: Pin, length: usize) -> bool {
+        if self.closing.get() {
+            self.javascript.unpin(pin);
+            return false;
+        }
+        self.metrics.add(abi::METRIC_NATIVE_CALLS, 1);
+        let accepted = self.guarded(|| {
+            self.submit();
+            let mut engine = self.engine.borrow_mut();
+            engine.as_mut().is_some_and(|engine| engine.write_pinned(handle, pin, length, &*self.javascript))
+        });
+        self.settle();
+        accepted.unwrap_or(false)
+    }
+
+    /// Bytes of a connection that are not sent yet, those of waiting commands included.
+    pub fn buffered_bytes(&self, handle: Handle) -> usize {
+        let queued = self.inspect(|engine| engine.queued_bytes(handle)).unwrap_or(0);
+        queued + self.memory.borrow().waiting_bytes(handle.word())
+    }
+
+    /// Another slab in the place of a retired one.
+    pub fn replace_slab(&self, index: usize, region: Region<u8>) {
+        self.memory.borrow_mut().replace_slab(index, region);
+    }
+
+    /// Whether the shard is closing or closed.
+    pub fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// Closes once no closed connection's last bytes are on their way any more (a bounded time).
+    pub fn close_when_quiet(&self) {
+        self.flush();
+        self.close_when_quiet.set(true);
+        self.settle();
+    }
+
+    /// Flushes once without waiting, closes all descriptors and libuv handles. Idempotent.
+    pub fn close(&self) {
+        if self.closing.get() {
+            return;
+        }
+        self.guarded(|| self.submit());
+        self.tear_down();
+    }
+
+    /// The thread ends (`worker.terminate`, `process.exit`): as [`Self::close`], and JavaScript is not called again.
+    pub fn environment_ends(&self) {
+        self.close();
+        self.javascript.environment_ends();
+    }
+
+    fn tear_down(&self) {
+        if self.closing.replace(true) {
+            return;
+        }
+        // SAFETY: the handles are initialised, and closed here only, once (`closing`).
+        unsafe { self.handles.each(|handle| (self.uv.close)(handle.as_ptr(), Some(on_closed))) };
+        // The engine goes after the handle that polls its descriptor.
+        if let Ok(mut engine) = self.engine.try_borrow_mut() {
+            // A panic while dropping must not keep the handles open; what it leaks is the descriptors it held.
+            let engine = engine.take();
+            _ = catch_unwind(AssertUnwindSafe(|| drop(engine)));
+        }
+    }
+
+    /// Runs native work; a panic ends this shard, not the process.
+    fn guarded<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(result) => Some(result),
+            Err(panic) => {
+                self.tear_down();
+                self.javascript.fatal(&format!("the native shard panicked: {}", panic_text(&*panic)));
+                None
+            }
+        }
+    }
+
+    fn submit(&self) {
+        let memory = self.memory.borrow();
+        if memory.control(abi::CONTROL_COMMANDS) == 0 {
+            return;
+        }
+        let commands = memory.commands(&*self.javascript);
+        if let Some(engine) = self.engine.borrow_mut().as_mut() {
+            engine.submit(Instant::now(), &commands);
+        }
+    }
+
+    /// Collects and delivers batches: one, and more only while there is a backlog and little time has passed.
+    fn wake(&self) {
+        if self.closing.get() || self.in_batch.replace(true) {
+            return; // a nested run of the loop (Atomics.wait cannot, but a debugger may)
+        }
+        let began = Instant::now();
+        let mut now = began;
+        for _ in 0..BATCHES_PER_WAKE {
+            let Some(Some((events, slabs_retired))) = self.guarded(|| self.collect(now)) else { break };
+            if events == 0 && !slabs_retired {
+                break;
+            }
+            self.metrics.add(abi::METRIC_BATCHES, 1);
+            self.metrics.add(abi::METRIC_EVENTS, events as u64);
+            if !self.call_javascript() || self.closing.get() {
+                break;
+            }
+            let backlog = self.guarded(|| {
+                self.submit();
+                self.engine.borrow_mut().as_mut().is_some_and(|engine| {
+                    engine.end_batch();
+                    engine.has_backlog()
+                })
+            });
+            if backlog != Some(true) {
+                break;
+            }
+            now = Instant::now();
+            if now.duration_since(began) >= Duration::from_micros(WAKE_BUDGET_US) {
+                break;
+            }
+        }
+        self.in_batch.set(false);
+        self.settle();
+    }
+
+    fn collect(&self, now: Instant) -> Option<(usize, bool)> {
+        let mut engine = self.engine.borrow_mut();
+        let mut memory = self.memory.borrow_mut();
+        let mut batch = memory.batch(&*self.javascript);
+        engine.as_mut()?.collect(now, &mut batch, &*self.javascript);
+        Some(batch.finish())
+    }
+
+    /// False when JavaScript cannot run. Our function catches what protocols throw; should it throw itself, the rest
+    /// of the batch is delivered by calling again, from the record after the one that threw.
+    fn call_javascript(&self) -> bool {
+        loop {
+            let before = self.memory.borrow().control(abi::CONTROL_CURSOR);
+            match self.javascript.drain() {
+                Drained::All => return true,
+                Drained::Unable => return false,
+                Drained::Threw => {
+                    let memory = self.memory.borrow();
+                    let cursor = memory.control(abi::CONTROL_CURSOR);
+                    if cursor >= memory.control(abi::CONTROL_EVENTS) {
+                        return true;
+                    }
+                    if cursor <= before {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Brings libuv's handles in line with what the engine waits for, and lets go of pins.
+    fn settle(&self) {
+        if self.closing.get() || self.in_batch.get() {
+            return;
+        }
+        let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
+        let Some(engine) = engine.as_mut() else { return };
+        let mut released = self.released_pins.take();
+        engine.take_released_pins(&mut released);
+        released.drain(..).for_each(|pin| self.javascript.unpin(pin));
+        self.released_pins.replace(released);
+        let (backlog, alive, next_wake) = (engine.has_backlog(), engine.is_alive(), engine.next_wake());
+        let quiet = !engine.is_lingering();
+        if self.close_when_quiet.get() && quiet {
+            self.tear_down_later();
+            return;
+        }
+        // SAFETY: the handles are open (not `closing`), on this thread's loop.
+        unsafe {
+            if backlog != self.idle_armed.replace(backlog) {
+                if backlog {
+                    (self.uv.idle_start)(self.handles.idle.as_ptr(), on_idle);
+                } else {
+                    (self.uv.idle_stop)(self.handles.idle.as_ptr());
+                }
+            }
+            if alive != self.referenced.replace(alive) {
+                for handle in [self.handles.poll, self.handles.idle] {
+                    if alive {
+                        (self.uv.reference)(handle.as_ptr());
+                    } else {
+                        (self.uv.unreference)(handle.as_ptr());
+                    }
+                }
+            }
+            if next_wake != self.timer_at.replace(next_wake) {
+                match next_wake {
+                    Some(at) => {
+                        // Rounded up, so that it is due when libuv calls.
+                        let wait = at.saturating_duration_since(Instant::now()).as_millis() as u64 + 1;
+                        (self.uv.update_time)(self.uv_loop.as_ptr());
+                        (self.uv.timer_start)(self.handles.timer.as_ptr(), on_timer, wait, 0);
+                    }
+                    None => {
+                        (self.uv.timer_stop)(self.handles.timer.as_ptr());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The engine is borrowed by the caller; it goes in the closing turn.
+    fn tear_down_later(&self) {
+        if self.closing.replace(true) {
+            return;
+        }
+        // SAFETY: as in `tear_down`. The engine is dropped with the host, after the last handle is closed.
+        unsafe { self.handles.each(|handle| (self.uv.close)(handle.as_ptr(), Some(on_closed))) };
+    }
+
+    /// Once per turn of libuv's loop, just before it waits.
+    fn prepare(&self) {
+        if self.closing.get() {
+            return;
+        }
+        if self.memory.borrow().control(abi::CONTROL_COMMANDS) > 0 {
+            self.flush();
+        }
+        // SAFETY: this thread's loop, which runs.
+        let idle_ns = unsafe { (self.uv.metrics_idle_time)(self.uv_loop.as_ptr()) };
+        let prepared_at = Instant::now();
+        let last = self.turn.replace(Turn { prepared_at, idle_ns });
+        // Since the last turn the thread either waited in the poll, which libuv counts, or ran.
+        let passed = prepared_at.duration_since(last.prepared_at).as_nanos() as u64;
+        let busy = passed.saturating_sub(idle_ns.saturating_sub(last.idle_ns));
+        self.metrics.add(abi::METRIC_LOOP_TURNS, 1);
+        self.metrics.add(abi::METRIC_LOOP_BUSY_NS, busy);
+        self.metrics.set(abi::METRIC_LOOP_LAG_LAST_NS, busy);
+        if busy > self.metrics.read(abi::METRIC_LOOP_LAG_MAX_NS) {
+            self.metrics.set(abi::METRIC_LOOP_LAG_MAX_NS, busy);
+        }
+    }
+}
+
+impl Handles {
+    fn each(&self, work: impl FnMut(NonNull<RawHandle>)) {
+        [self.poll, self.prepare, self.idle, self.timer].into_iter().for_each(work);
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}
+
+/// The host of a handle, held for the length of a callback.
+///
+/// # Safety
+/// `handle` must be one of a host's own, not freed.
+unsafe fn host_of(handle: *mut RawHandle) -> Rc<Host> {
+    // SAFETY: the data pointer is a reference that the handles own together (`Host::new`); counting another one up
+    // keeps it theirs.
+    unsafe {
+        let host: *const Host = uv::data(handle).cast_const().cast();
+        Rc::increment_strong_count(host);
+        Rc::from_raw(host)
+    }
+}
+
+unsafe extern "C" fn on_poll(handle: *mut RawHandle, _status: i32, _events: i32) {
+    // SAFETY: libuv calls with the handle that was started, on its loop's thread.
+    unsafe { host_of(handle) }.wake();
+}
+
+unsafe extern "C" fn on_idle(handle: *mut RawHandle) {
+    // SAFETY: as in `on_poll`.
+    unsafe { host_of(handle) }.wake();
+}
+
+unsafe extern "C" fn on_timer(handle: *mut RawHandle) {
+    // SAFETY: as in `on_poll`.
+    let host = unsafe { host_of(handle) };
+    host.timer_at.set(None);
+    host.wake();
+}
+
+unsafe extern "C" fn on_prepare(handle: *mut RawHandle) {
+    // SAFETY: as in `on_poll`.
+    unsafe { host_of(handle) }.prepare();
+}
+
+unsafe extern "C" fn on_closed(handle: *mut RawHandle) {
+    // SAFETY: as in `on_poll`; libuv does not touch a handle after its close callback, so its memory is ours again.
+    // The last handle gives back the reference that they own together.
+    unsafe {
+        let host = host_of(handle);
+        let shared: *const Host = uv::data(handle).cast_const().cast();
+        libc::free(handle);
+        let left = host.open_handles.get() - 1;
+        host.open_handles.set(left);
+        if left == 0 {
+            drop(host.engine.take()); // `close_when_quiet` left it until now
+            host.javascript.closed();
+            drop(Rc::from_raw(shared));
+        }
+    }
+}

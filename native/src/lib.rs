@@ -1,0 +1,20 @@
+//! Native core of shardloop: one I/O loop per worker thread, nested in that thread's libuv loop.
+//!
+//! Layers, each knowing only those below it:
+//! `bind` (all that knows napi) → `host` (nesting in libuv, batches) → `engine` (commands in, events out)
+//! → `shard` (connections: what all engines share) → `net`, `write_queue`, `timer`, `metrics`, `limits`.
+
+pub mod abi;
+pub mod bind;
+pub mod connection;
+pub mod engine;
+pub mod error;
+pub mod host;
+pub mod limits;
+pub mod metrics;
+pub mod net;
+pub mod ring;
+pub mod shard;
+pub mod timer;
+pub mod uv;
+pub mod write_queue;

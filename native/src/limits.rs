@@ -1,0 +1,50 @@
+//! Every bound of the native core, with its unit in its name and what happens past it.
+#![forbid(unsafe_code)]
+
+/// Records of the events ring. Full: collecting stops and what is ready stays on the ready list.
+pub const EVENT_RING_RECORDS: usize = 4096;
+/// Records of the commands ring. Full: JavaScript flushes by a native call.
+pub const COMMAND_RING_RECORDS: usize = 4096;
+/// Bytes of small writes between two flushes. Full: JavaScript flushes by a native call.
+pub const WRITE_SLAB_BYTES: usize = 256 * 1024;
+/// A write of this size or more is one native call that sends at once; a smaller one is copied into the write slab.
+pub const DIRECT_WRITE_BYTES: usize = 4096;
+/// Slabs that chunks (`dataReceived`) are read into, replaced once full. All full: the batch ends.
+pub const CHUNK_SLABS: usize = 4;
+/// Size of one of them. A multiple of 64 KiB would waste its tail, hence the page more (see `ring::Slabs`).
+pub const CHUNK_SLAB_BYTES: usize = 128 * 1024 + 4096;
+/// The slab that borrowed bytes are read into, reused from its start by every batch so that it stays in cache.
+pub const BORROWED_SLAB_BYTES: usize = 256 * 1024 + 4096;
+/// Smallest room worth a read.
+pub const READ_MIN_BYTES: usize = 2048;
+/// Most bytes of one read.
+pub const READ_MAX_BYTES: usize = 64 * 1024;
+/// Reads of one connection in one batch. Past it the connection waits on the ready list.
+pub const READS_PER_BATCH: usize = 4;
+/// Connections accepted from one listener in one batch. Past it the listener waits on the ready list.
+pub const ACCEPTS_PER_BATCH: usize = 256;
+/// Connections accepted from one listener when it stops: its queue, served to the end.
+pub const ACCEPTS_AT_STOP: usize = 65_536;
+/// Events taken from the kernel by one poll.
+pub const POLL_EVENTS: usize = 1024;
+/// Batches of one wake-up while the ready list is not empty. Past it libuv has its turn.
+pub const BATCHES_PER_WAKE: usize = 16;
+/// Time after which a wake-up starts no further batch.
+pub const WAKE_BUDGET_US: u64 = 500;
+/// Pause between two attempts to accept when the process or the system is out of descriptors.
+pub const ACCEPT_RETRY_MS: u64 = 100;
+/// Resolution of idle timeouts.
+pub const TIMER_TICK_MS: u64 = 100;
+/// Slots of the timer wheel; a timeout beyond its turn is put in again when it comes round.
+pub const TIMER_SLOTS: usize = 512;
+/// Pieces handed to the kernel by one vectored write.
+pub const WRITEV_PIECES: usize = 64;
+/// Small queued pieces are joined up to this size.
+pub const WRITE_JOIN_BYTES: usize = 64 * 1024;
+/// How long a closed connection with bytes still on their way waits for the peer's end before its descriptor
+/// closes (a close with unread input would reset it and destroy them).
+pub const LINGER_MS: u64 = 2_000;
+/// Connections that may linger at once. Past it they close without.
+pub const LINGERING_MAX: usize = 1024;
+/// Connections of one shard: the slot bits of a handle. Past it a new connection is closed at once and counted.
+pub const CONNECTIONS_MAX: usize = 1 << 20;

@@ -1,0 +1,6 @@
+//! Sockets: the only place where they are made, inspected and tuned.
+
+pub mod addresses;
+pub mod listen;
+pub mod options;
+pub mod tcp;

@@ -1,0 +1,191 @@
+//! System calls on TCP connections, each without allocation.
+
+use socket2::SockRef;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Accepts one connection, non-blocking and close-on-exec, with the peer's address.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
+    let mut address: MaybeUninit<libc::sockaddr_storage> = MaybeUninit::zeroed();
+    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: `address` and `length` are valid for writes and agree; `listener` is open, as it is borrowed. A
+    // descriptor that comes back is new and ours alone.
+    let fd = unsafe {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let fd = libc::accept4(
+            listener.as_raw_fd(),
+            address.as_mut_ptr().cast(),
+            &mut length,
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        );
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let fd = libc::accept(listener.as_raw_fd(), address.as_mut_ptr().cast(), &mut length);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let socket = SockRef::from(&fd); // macOS has no accept4
+        socket.set_nonblocking(true)?;
+        socket.set_cloexec(true)?;
+        #[cfg(target_vendor = "apple")]
+        socket.set_nosigpipe(true)?;
+    }
+    // SAFETY: zeroed storage is a valid value, and the kernel wrote `length` bytes of an address into it.
+    let address = unsafe { socket_address(address.assume_init_ref()) };
+    Ok((fd, address))
+}
+
+fn socket_address(storage: &libc::sockaddr_storage) -> SocketAddr {
+    let pointer = std::ptr::from_ref(storage);
+    match i32::from(storage.ss_family) {
+        libc::AF_INET6 => {
+            // SAFETY: the family says that a sockaddr_in6 is stored, and storage is large and aligned enough for it.
+            let address = unsafe { &*pointer.cast::<libc::sockaddr_in6>() };
+            std::net::SocketAddrV6::new(
+                address.sin6_addr.s6_addr.into(),
+                u16::from_be(address.sin6_port),
+                u32::from_be(address.sin6_flowinfo),
+                address.sin6_scope_id,
+            )
+            .into()
+        }
+        _ => {
+            // SAFETY: as above, for sockaddr_in; any other family reads as zeros, for storage was zeroed.
+            let address = unsafe { &*pointer.cast::<libc::sockaddr_in>() };
+            let ip = std::net::Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
+            SocketAddr::from((ip, u16::from_be(address.sin_port)))
+        }
+    }
+}
+
+/// Receives into `buffer`; 0 is the peer's end. EINTR is tried again.
+#[inline]
+pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    loop {
+        match SockRef::from(&fd).recv(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const SEND_FLAGS: i32 = 0; // SO_NOSIGPIPE is set when a connection is accepted
+
+/// Sends what the kernel takes. One piece goes by `send`, which is cheaper than `sendmsg`. EINTR is tried again.
+#[inline]
+pub fn send(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    let socket = SockRef::from(&fd);
+    loop {
+        let result = match pieces {
+            [piece] => socket.send_with_flags(piece, SEND_FLAGS),
+            _ => socket.send_vectored_with_flags(pieces, SEND_FLAGS),
+        };
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Makes the close of `fd` a reset: what is not sent yet is dropped, and the peer can tell it from an orderly end.
+pub fn reset_on_close(fd: BorrowedFd<'_>) {
+    // It fails only on a socket that is reset already.
+    _ = SockRef::from(&fd).set_linger(Some(std::time::Duration::ZERO));
+}
+
+/// Whether a close now could destroy sent bytes that the peer has not acknowledged: when there are some, or when
+/// unread input would make the close a reset (RFC 1122 section 4.2.2.13, RFC 9293 section 3.10.4).
+pub fn close_may_lose_bytes(fd: BorrowedFd<'_>) -> bool {
+    let count = |request: libc::c_ulong| -> libc::c_int {
+        let mut count: libc::c_int = 0;
+        // SAFETY: both requests write one int; `fd` is open, as it is borrowed.
+        let result = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, &mut count) };
+        if result < 0 { 0 } else { count }
+    };
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let unsent = count(libc::TIOCOUTQ as libc::c_ulong);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let unsent = 1; // no portable question: assume that there are
+    unsent > 0 || count(libc::FIONREAD as libc::c_ulong) > 0
+}
+
+/// Ends our sending half.
+pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&fd).shutdown(std::net::Shutdown::Write)
+}
+
+/// What a failed `accept` means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptFailure {
+    /// The queue is empty.
+    Empty,
+    /// That one connection failed; the next may not (accept(2), "Error handling").
+    Connection,
+    /// Out of descriptors or memory: wait, then try again.
+    Exhausted,
+    /// Anything else.
+    Other,
+}
+
+/// Classifies an error of `accept`.
+pub fn accept_failure(error: &io::Error) -> AcceptFailure {
+    let Some(errno) = error.raw_os_error() else { return AcceptFailure::Other };
+    // EAGAIN and EWOULDBLOCK are one number on some systems and two on others.
+    if errno == libc::EAGAIN || errno == libc::EWOULDBLOCK {
+        return AcceptFailure::Empty;
+    }
+    match errno {
+        libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => AcceptFailure::Exhausted,
+        libc::EINTR
+        | libc::ECONNABORTED
+        | libc::ECONNRESET
+        | libc::EPROTO
+        | libc::EPERM
+        | libc::ENETDOWN
+        | libc::ENOPROTOOPT
+        | libc::EHOSTDOWN
+        | libc::EHOSTUNREACH
+        | libc::ENETUNREACH
+        | libc::ETIMEDOUT => AcceptFailure::Connection,
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        libc::ENONET => AcceptFailure::Connection,
+        _ => AcceptFailure::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn accept_errors_are_classified() {
+        let class = |errno| accept_failure(&io::Error::from_raw_os_error(errno));
+        assert_eq!(class(libc::EAGAIN), AcceptFailure::Empty);
+        assert_eq!(class(libc::EMFILE), AcceptFailure::Exhausted);
+        assert_eq!(class(libc::ENFILE), AcceptFailure::Exhausted);
+        assert_eq!(class(libc::ECONNABORTED), AcceptFailure::Connection);
+        assert_eq!(class(libc::EBADF), AcceptFailure::Other);
+    }
+
+    #[test]
+    fn accept_tells_the_peer_and_inherits_no_delay() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = std::net::TcpListener::bind(host) else { continue };
+            SockRef::from(&listener).set_tcp_nodelay(true).unwrap();
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (fd, peer) = accept(listener.as_fd()).unwrap();
+            assert_eq!(peer, client.local_addr().unwrap());
+            assert!(SockRef::from(&fd).tcp_nodelay().unwrap());
+            assert!(SockRef::from(&fd).nonblocking().unwrap());
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The memory that native code shares with JavaScript: the two rings, the write slab and the read slabs.
+//!
+//! All of it belongs to JavaScript (ArrayBuffers that `bind` keeps referenced) and is touched only on the shard's own
+//! thread, while JavaScript does not run.
+
+use crate::abi;
+use crate::limits::{CHUNK_SLABS, READ_MAX_BYTES, READ_MIN_BYTES};
+use crate::shard::{Event, Sink};
+use std::mem::MaybeUninit;
+
+/// Number of read slabs: the borrowed one, then those for chunks.
+pub const SLABS: usize = CHUNK_SLABS + 1;
+const WORDS: usize = abi::RECORD_WORDS as usize;
+/// A larger guess at the next read does not make a slab count as full.
+const HINT_MAX_BYTES: usize = 16 * 1024;
+
+/// A range of JavaScript's memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Region<T> {
+    base: *mut T,
+    length: usize,
+}
+
+impl<T> Region<T> {
+    /// # Safety
+    /// `base` must be valid for reads and writes of `length` elements, on this thread, until the region is replaced
+    /// or dropped, or its detachment is reported by [`Attached`].
+    pub unsafe fn new(base: *mut T, length: usize) -> Self {
+        Self { base, length }
+    }
+}
+
+/// Says whether a slab's memory is still there: JavaScript can detach it (`ArrayBuffer.prototype.transfer`).
+pub trait Attached {
+    /// Whether slab `index` may be touched.
+    fn is_attached(&self, index: usize) -> bool;
+}
+
+#[derive(Debug)]
+struct Slab {
+    memory: Region<u8>,
+    used: usize,
+    retired: bool,
+    /// Checked in this batch; JavaScript has not run since.
+    checked: bool,
+}
+
+/// The shared memory of one shard.
+#[derive(Debug)]
+pub struct SharedMemory {
+    control: Region<i32>,
+    events: Region<i32>,
+    commands: Region<i32>,
+    write_slab: Region<u8>,
+    slabs: [Slab; SLABS],
+}
+
+impl SharedMemory {
+    /// Takes the regions; their sizes are those of `abi`.
+    pub fn new(
+        control: Region<i32>,
+        events: Region<i32>,
+        commands: Region<i32>,
+        write_slab: Region<u8>,
+        slabs: [Region<u8>; SLABS],
+    ) -> Self {
+        assert!(control.length >= abi::CONTROL_WORDS as usize, "control words are short");
+        assert!(events.length >= abi::EVENT_RING_RECORDS as usize * WORDS, "the events ring is short");
+        assert!(commands.length >= abi::COMMAND_RING_RECORDS as usize * WORDS, "the commands ring is short");
+        let slab = |memory| Slab { memory, used: 0, retired: false, checked: false };
+        Self { control, events, commands, write_slab, slabs: slabs.map(slab) }
+    }
+
+    /// A control word.
+    #[inline]
+    pub fn control(&self, word: i32) -> i32 {
+        debug_assert!((word as usize) < self.control.length, "no such control word");
+        // SAFETY: in bounds (asserted in `new` for all words of `abi`); the region is valid by `Region::new`.
+        unsafe { *self.control.base.add(word as usize) }
+    }
+
+    /// Sets a control word.
+    #[inline]
+    pub fn set_control(&self, word: i32, value: i32) {
+        debug_assert!((word as usize) < self.control.length, "no such control word");
+        // SAFETY: as in `control`.
+        unsafe { *self.control.base.add(word as usize) = value }
+    }
+
+    /// Puts another slab in the place of a retired one.
+    pub fn replace_slab(&mut self, index: usize, memory: Region<u8>) {
+        self.slabs[index] = Slab { memory, used: 0, retired: false, checked: false };
+        self.set_control(abi::CONTROL_RETIRED, self.control(abi::CONTROL_RETIRED) & !(1 << index));
+    }
+
+    /// Begins a batch: the borrowed slab starts over, for the last batch's commands are flushed.
+    pub fn batch<'a>(&'a mut self, attached: &'a dyn Attached) -> Batch<'a> {
+        for slab in &mut self.slabs {
+            slab.checked = false;
+        }
+        self.slabs[0].used = 0;
+        let copy_chunks = self.control(abi::CONTROL_COPY_CHUNKS) != 0;
+        Batch { memory: self, attached, records: 0, copy_chunks }
+    }
+
+    /// The commands that wait, and resets the ring: JavaScript writes the next from its start once native returns.
+    pub fn commands<'a>(&'a self, attached: &dyn Attached) -> Commands<'a> {
+        let words = usize::try_from(self.control(abi::CONTROL_COMMANDS)).unwrap_or(0).min(self.commands.length);
+        self.set_control(abi::CONTROL_COMMANDS, 0);
+        self.set_control(abi::CONTROL_WRITE_BYTES, 0);
+        // SAFETY: `words` is within the region; JavaScript, its only other user, does not run while this borrow lives.
+        let records = unsafe { std::slice::from_raw_parts(self.commands.base, words) };
+        // SAFETY: as above; the write slab is not reachable by users, so it cannot be detached.
+        let write_slab = unsafe { std::slice::from_raw_parts(self.write_slab.base, self.write_slab.length) };
+        let mut slabs: [&[u8]; SLABS] = [&[]; SLABS];
+        let mut checked = [false; SLABS];
+        for record in records.chunks_exact(WORDS) {
+            let index = (record[0] >> abi::SLAB_SHIFT) as usize;
+            if record[0] & abi::KIND_MASK == abi::COMMAND_WRITE_SLAB && index < SLABS && !checked[index] {
+                checked[index] = true;
+                if attached.is_attached(index) {
+                    let memory = self.slabs[index].memory;
+                    // SAFETY: attached, so valid by `Region::new`, and JavaScript does not run meanwhile.
+                    slabs[index] = unsafe { std::slice::from_raw_parts(memory.base, memory.length) };
+                }
+            }
+        }
+        Commands { records, write_slab, slabs }
+    }
+
+    /// Bytes of waiting write commands of one connection.
+    pub fn waiting_bytes(&self, handle: i32) -> usize {
+        let words = usize::try_from(self.control(abi::CONTROL_COMMANDS)).unwrap_or(0).min(self.commands.length);
+        // SAFETY: as in `commands`.
+        let records = unsafe { std::slice::from_raw_parts(self.commands.base, words) };
+        let is_write = |op| op == abi::COMMAND_WRITE || op == abi::COMMAND_WRITE_SLAB;
+        let of_handle = |r: &&[i32]| r[1] == handle && is_write(r[0] & abi::KIND_MASK);
+        records.chunks_exact(WORDS).filter(of_handle).map(|r| r[3] as usize).sum()
+    }
+}
+
+/// Commands in order, with the bytes that they refer to. Offsets and lengths come from our own JavaScript, and are
+/// checked all the same: a defect there must not read beyond a slab.
+#[derive(Debug)]
+pub struct Commands<'a> {
+    records: &'a [i32],
+    write_slab: &'a [u8],
+    slabs: [&'a [u8]; SLABS],
+}
+
+impl<'a> Commands<'a> {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.records.len() / WORDS
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Operation, handle, a and b of one.
+    #[inline]
+    pub fn record(&self, index: usize) -> [i32; 4] {
+        let at = index * WORDS;
+        [self.records[at], self.records[at + 1], self.records[at + 2], self.records[at + 3]]
+    }
+
+    /// The bytes of a write; `None` when their slab was detached.
+    #[inline]
+    pub fn bytes(&self, index: usize) -> Option<&'a [u8]> {
+        let [operation, _, offset, length] = self.record(index);
+        let source = if operation & abi::KIND_MASK == abi::COMMAND_WRITE {
+            self.write_slab
+        } else {
+            self.slabs.get((operation >> abi::SLAB_SHIFT) as usize)?
+        };
+        source.get(offset as usize..offset as usize + length as usize)
+    }
+}
+
+/// One batch of events while it is collected.
+pub struct Batch<'a> {
+    memory: &'a mut SharedMemory,
+    attached: &'a dyn Attached,
+    records: usize,
+    copy_chunks: bool,
+}
+
+impl Batch<'_> {
+    /// Hands the batch over: how many events, and whether slabs are to be replaced.
+    pub fn finish(self) -> (usize, bool) {
+        let words = self.records * WORDS;
+        self.memory.set_control(abi::CONTROL_EVENTS, words as i32);
+        self.memory.set_control(abi::CONTROL_CURSOR, 0);
+        (self.records, self.memory.control(abi::CONTROL_RETIRED) != 0)
+    }
+
+    fn retire(&mut self, index: usize) {
+        self.memory.slabs[index].retired = true;
+        let retired = self.memory.control(abi::CONTROL_RETIRED) | 1 << index;
+        self.memory.set_control(abi::CONTROL_RETIRED, retired);
+    }
+
+    /// Whether slab `index` can take `needed` bytes; a chunk slab that cannot is retired, as is a detached one.
+    fn has_room(&mut self, index: usize, needed: usize) -> bool {
+        let slab = &mut self.memory.slabs[index];
+        if slab.retired {
+            return false;
+        }
+        if !slab.checked {
+            slab.checked = true;
+            if !self.attached.is_attached(index) {
+                self.retire(index);
+                return false;
+            }
+        }
+        let enough = slab.memory.length - slab.used >= needed;
+        if !enough && index != 0 {
+            self.retire(index);
+        }
+        enough
+    }
+}
+
+impl Sink for Batch<'_> {
+    #[inline]
+    fn room(&self) -> usize {
+        abi::EVENT_RING_RECORDS as usize - self.records
+    }
+
+    #[inline]
+    fn event(&mut self, event: Event) {
+        assert!(self.room() > 0, "an event was delivered without asking for room");
+        let words = [event.kind, event.handle, event.a, event.b];
+        // SAFETY: there is room for the record (asserted), and the region is valid by `Region::new`.
+        unsafe { self.memory.events.base.add(self.records * WORDS).cast::<[i32; 4]>().write_unaligned(words) };
+        self.records += 1;
+    }
+
+    #[inline]
+    fn read_buffer(&mut self, borrows: bool, hint: usize) -> Option<(usize, &mut [MaybeUninit<u8>])> {
+        // One byte more than expected: a read that fills its buffer says nothing about what is left.
+        let needed = (hint.min(HINT_MAX_BYTES) + 1).max(READ_MIN_BYTES);
+        let index = if borrows || self.copy_chunks {
+            self.has_room(0, needed).then_some(0)?
+        } else {
+            (1..SLABS).find(|&index| self.has_room(index, needed))?
+        };
+        let slab = &self.memory.slabs[index];
+        let room = (slab.memory.length - slab.used).min(READ_MAX_BYTES);
+        // SAFETY: attached (checked in this batch, during which JavaScript does not run) and within the slab.
+        let buffer = unsafe { std::slice::from_raw_parts_mut(slab.memory.base.add(slab.used).cast(), room) };
+        Some((index, buffer))
+    }
+
+    #[inline]
+    fn received(&mut self, handle: i32, slab: usize, length: usize) {
+        let entry = &mut self.memory.slabs[slab];
+        let offset = entry.used;
+        entry.used = ((offset + length + 7) & !7).min(entry.memory.length);
+        self.event(Event {
+            kind: abi::EVENT_DATA | (slab as i32) << abi::SLAB_SHIFT,
+            handle,
+            a: offset as i32,
+            b: length as i32,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    struct Switch(Cell<bool>);
+    impl Attached for Switch {
+        fn is_attached(&self, _: usize) -> bool {
+            self.0.get()
+        }
+    }
+
+    struct Owned {
+        control: Vec<i32>,
+        events: Vec<i32>,
+        commands: Vec<i32>,
+        write_slab: Vec<u8>,
+        slabs: Vec<Vec<u8>>,
+    }
+
+    impl Owned {
+        fn new() -> Self {
+            Self {
+                control: vec![0; abi::CONTROL_WORDS as usize],
+                events: vec![0; abi::EVENT_RING_RECORDS as usize * WORDS],
+                commands: vec![0; abi::COMMAND_RING_RECORDS as usize * WORDS],
+                write_slab: vec![0; 1024],
+                slabs: vec![vec![0; 8192]; SLABS],
+            }
+        }
+
+        fn share(&mut self) -> SharedMemory {
+            fn region<T>(memory: &mut [T]) -> Region<T> {
+                // SAFETY: the vectors outlive the shared memory in every test and are not touched meanwhile.
+                unsafe { Region::new(memory.as_mut_ptr(), memory.len()) }
+            }
+            let mut slabs = self.slabs.iter_mut().map(|slab| region(slab));
+            SharedMemory::new(
+                region(&mut self.control),
+                region(&mut self.events),
+                region(&mut self.commands),
+                region(&mut self.write_slab),
+                std::array::from_fn(|_| slabs.next().unwrap()),
+            )
+        }
+    }
+
+    #[test]
+    fn chunk_slabs_retire_when_full_and_come_back_replaced_while_the_borrowed_one_starts_over() {
+        let mut owned = Owned::new();
+        let mut spare = vec![0u8; 8192];
+        let mut memory = owned.share();
+        let attached = Switch(Cell::new(true));
+        let mut batch = memory.batch(&attached);
+        let mut reads = 0;
+        while let Some((slab, buffer)) = batch.read_buffer(false, 4000) {
+            assert!(buffer.len() > 4000);
+            batch.received(1, slab, 4000);
+            reads += 1;
+        }
+        assert_eq!(reads, 2 * CHUNK_SLABS);
+        assert!(batch.read_buffer(true, 4000).is_some(), "borrowed reads do not depend on chunk slabs");
+        batch.received(2, 0, 8192);
+        assert!(batch.read_buffer(true, 0).is_none());
+        assert_eq!(batch.finish(), (reads + 1, true));
+        assert_eq!(memory.control(abi::CONTROL_RETIRED), (1 << SLABS) - 2);
+        // SAFETY: as in `share`.
+        memory.replace_slab(2, unsafe { Region::new(spare.as_mut_ptr(), spare.len()) });
+        let mut batch = memory.batch(&attached);
+        assert_eq!(batch.read_buffer(false, 0).unwrap().0, 2);
+        assert!(batch.read_buffer(true, 4000).is_some());
+    }
+
+    #[test]
+    fn a_detached_slab_is_never_touched() {
+        let mut owned = Owned::new();
+        let mut memory = owned.share();
+        let attached = Switch(Cell::new(false));
+        let mut batch = memory.batch(&attached);
+        assert!(batch.read_buffer(true, 0).is_none());
+        assert!(batch.read_buffer(false, 0).is_none());
+        assert_eq!(batch.finish(), (0, true));
+        memory.set_control(abi::CONTROL_COMMANDS, 4);
+        let record = [abi::COMMAND_WRITE_SLAB | 1 << abi::SLAB_SHIFT, 9, 0, 8];
+        owned.commands[..4].copy_from_slice(&record);
+        assert_eq!(memory.waiting_bytes(9), 8);
+        let commands = memory.commands(&attached);
+        assert_eq!((commands.len(), commands.bytes(0)), (1, None));
+    }
+
+    #[test]
+    fn a_range_beyond_its_slab_is_refused() {
+        let mut owned = Owned::new();
+        owned.commands[..4].copy_from_slice(&[abi::COMMAND_WRITE, 9, 1020, 8]);
+        let memory = owned.share();
+        memory.set_control(abi::CONTROL_COMMANDS, 4);
+        assert_eq!(memory.commands(&Switch(Cell::new(true))).bytes(0), None);
+    }
+}

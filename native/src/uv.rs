@@ -1,0 +1,115 @@
+//! The few functions of libuv that nest a loop into Node's. The Node binary exports them; they are looked up when the
+//! first shard starts, so that a runtime without them gets an error rather than an addon that does not load.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+
+/// A `uv_loop_t`.
+pub type Loop = c_void;
+/// Any `uv_handle_t`, whose first field is `void* data`.
+pub type RawHandle = c_void;
+
+/// `UV_READABLE`.
+pub const READABLE: c_int = 1;
+
+/// Handle types, from `uv_handle_type`. They are part of libuv's ABI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named as in libuv")]
+pub enum HandleType {
+    Idle = 6,
+    Poll = 8,
+    Prepare = 9,
+    Timer = 13,
+}
+
+macro_rules! functions {
+    ($($name:ident: $symbol:literal => fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
+        /// Addresses of libuv's functions in this process.
+        #[derive(Debug)]
+        #[allow(missing_docs, reason = "named as in libuv")]
+        pub struct Uv { $(pub $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)* }
+
+        impl Uv {
+            fn load() -> Result<Self, &'static CStr> {
+                Ok(Self { $($name: {
+                    let symbol: &'static CStr = $symbol;
+                    // SAFETY: a look-up by name in the whole process, which runs no foreign code.
+                    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, symbol.as_ptr()) };
+                    if address.is_null() {
+                        return Err(symbol);
+                    }
+                    // SAFETY: the symbol is libuv's, whose ABI has had this signature since 1.0 (1.39 for the metrics).
+                    unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) $(-> $result)?>(address) }
+                }),* })
+            }
+        }
+    };
+}
+
+type PollCallback = unsafe extern "C" fn(*mut RawHandle, c_int, c_int);
+type Callback = unsafe extern "C" fn(*mut RawHandle);
+
+functions! {
+    handle_size: c"uv_handle_size" => fn(c_int) -> usize;
+    poll_init: c"uv_poll_init" => fn(*mut Loop, *mut RawHandle, c_int) -> c_int;
+    poll_start: c"uv_poll_start" => fn(*mut RawHandle, c_int, PollCallback) -> c_int;
+    prepare_init: c"uv_prepare_init" => fn(*mut Loop, *mut RawHandle) -> c_int;
+    prepare_start: c"uv_prepare_start" => fn(*mut RawHandle, Callback) -> c_int;
+    idle_init: c"uv_idle_init" => fn(*mut Loop, *mut RawHandle) -> c_int;
+    idle_start: c"uv_idle_start" => fn(*mut RawHandle, Callback) -> c_int;
+    idle_stop: c"uv_idle_stop" => fn(*mut RawHandle) -> c_int;
+    timer_init: c"uv_timer_init" => fn(*mut Loop, *mut RawHandle) -> c_int;
+    timer_start: c"uv_timer_start" => fn(*mut RawHandle, Callback, u64, u64) -> c_int;
+    timer_stop: c"uv_timer_stop" => fn(*mut RawHandle) -> c_int;
+    update_time: c"uv_update_time" => fn(*mut Loop);
+    metrics_idle_time: c"uv_metrics_idle_time" => fn(*mut Loop) -> u64;
+    close: c"uv_close" => fn(*mut RawHandle, Option<Callback>);
+    reference: c"uv_ref" => fn(*mut RawHandle);
+    unreference: c"uv_unref" => fn(*mut RawHandle);
+    strerror: c"uv_strerror" => fn(c_int) -> *const c_char;
+}
+
+/// libuv's functions, or the name of the first that this runtime lacks.
+pub fn uv() -> Result<&'static Uv, String> {
+    static UV: OnceLock<Result<Uv, &'static CStr>> = OnceLock::new();
+    UV.get_or_init(Uv::load).as_ref().map_err(|symbol| {
+        format!("this runtime does not export {}: shardloop needs Node.js", symbol.to_string_lossy())
+    })
+}
+
+impl Uv {
+    /// Memory for a handle, with its data pointer set. It is given to libuv by an init function, and freed in the
+    /// callback of `uv_close`.
+    pub fn allocate(&self, kind: HandleType, data: *mut c_void) -> NonNull<RawHandle> {
+        // SAFETY: a plain question; then zeroed memory of that size, which is at least one pointer for any handle.
+        unsafe {
+            let size = (self.handle_size)(kind as c_int);
+            assert!(size >= size_of::<*mut c_void>(), "libuv knows no handle type {kind:?}");
+            let Some(handle) = NonNull::new(libc::calloc(1, size)) else {
+                std::alloc::handle_alloc_error(std::alloc::Layout::new::<[usize; 32]>())
+            };
+            handle.cast::<*mut c_void>().write(data);
+            handle
+        }
+    }
+
+    /// What a negative result means.
+    pub fn check(&self, result: c_int, call: &str) -> Result<(), String> {
+        if result >= 0 {
+            return Ok(());
+        }
+        // SAFETY: libuv returns a static string for every number.
+        let text = unsafe { CStr::from_ptr((self.strerror)(result)) };
+        Err(format!("{call}: {}", text.to_string_lossy()))
+    }
+}
+
+/// The data pointer of a handle.
+///
+/// # Safety
+/// `handle` must come from [`Uv::allocate`] and not be freed.
+pub unsafe fn data(handle: *mut RawHandle) -> *mut c_void {
+    // SAFETY: by the caller; `data` is the first field of every handle.
+    unsafe { *handle.cast::<*mut c_void>() }
+}

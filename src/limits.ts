@@ -1,0 +1,79 @@
+/**
+ * Every bound and default of the TypeScript side, with its unit in its name and what happens past it. Those of
+ * the native core are in native/src/limits.rs.
+ */
+
+/** Most shards in a process. More is refused with ERR_SHARDLOOP_OPTION. */
+export const SHARDS_MAX = 256
+
+/** Most hosts that one server may listen on. More is refused with ERR_SHARDLOOP_OPTION. */
+export const HOSTS_MAX = 64
+
+/** Longest `name` of a server, in UTF-16 units. Longer is refused with ERR_SHARDLOOP_OPTION. */
+export const NAME_MAX_LENGTH = 128
+
+/** Longest time that a Node timer takes (24.8 days). A longer option in milliseconds is refused with ERR_SHARDLOOP_OPTION. */
+export const TIME_MAX_MS: number = 2 ** 31 - 1
+
+/** Connections that may wait in a listener's accept queue; the kernel caps it by `net.core.somaxconn`, and drops or refuses what is beyond. */
+export const BACKLOG_DEFAULT = 4096
+
+/** Largest backlog that listen(2) takes. More is refused with ERR_SHARDLOOP_OPTION. */
+export const BACKLOG_MAX: number = 2 ** 31 - 1
+
+/** Time that a shard has to listen; past it createServer rejects with ERR_SHARDLOOP_START and the shards are ended. */
+export const START_TIMEOUT_DEFAULT_MS = 10_000
+
+/** Time that open connections have to flush when a server closes; past it they are aborted. */
+export const DRAIN_TIMEOUT_DEFAULT_MS = 10_000
+
+/** Bytes waiting for one peer above which its protocol is told to pause. */
+export const WRITE_HIGH_DEFAULT_BYTES: number = 64 * 1024
+
+/** Bytes waiting for one peer above which its connection is aborted with ERR_SHARDLOOP_WRITE_OVERFLOW. */
+export const WRITE_MAX_DEFAULT_BYTES: number = 64 * 1024 * 1024
+
+/** Largest write watermark or bound: it travels to native code in 31 bits. More is refused with ERR_SHARDLOOP_OPTION. */
+export const WRITE_BOUND_MAX_BYTES: number = 2 ** 31 - 1
+
+/** Memory of slabs that chunks still refer to, per shard; past it chunks are copied at exact size until it falls. */
+export const RETAINED_SLAB_BYTES: number = 64 * 1024 * 1024
+
+/** How often a start asks again for a port's start lock while another process binds that port. */
+export const START_LOCK_RETRY_MS = 5
+
+/** How long a start waits for another process that binds the same port; past it createServer rejects with ERR_SHARDLOOP_START. */
+export const START_LOCK_TIMEOUT_MS = 2_000
+
+/** Ports that the kernel chose and that are tried on all of several hosts; past it createServer rejects with the last EADDRINUSE. */
+export const PORT_ZERO_ATTEMPTS_MAX = 16
+
+/** Time that a shard has to answer an abort; past it its thread is terminated, for it is stuck in JavaScript. */
+export const ABORT_GRACE_MS = 1_000
+
+/**
+ * Time that a shard has to free its loop after its last server: closed connections get 2 seconds there for their last
+ * bytes. Past it its thread is terminated.
+ */
+export const SHARD_RELEASE_TIMEOUT_MS = 4_000
+
+/** Time that a shard has to end by itself once its loop is freed; past it its thread is terminated, as the program's own timers may keep it. */
+export const SHARD_STOP_GRACE_MS = 1_000
+
+/**
+ * With a terminal, Ctrl-C sends SIGINT to the whole process group, and npm and tsx relay theirs on top. A SIGINT
+ * that follows another this soon is that relay, not a second wish.
+ */
+export const SIGINT_RELAY_WINDOW_MS = 100
+
+/** Links of an error's `cause` chain that are carried from a shard to the supervisor; what is deeper is left out. */
+export const ERROR_CAUSES_MAX = 8
+
+/** Characters of a wrong value that an error message shows; the rest is cut. */
+export const VALUE_SHOWN_MAX_LENGTH = 80
+
+/**
+ * Bytes of slabs that a shard's kept chunks may keep from being freed. Above it chunks are handed out as copies of
+ * their exact size until it falls, so that a few kept bytes do not hold whole slabs.
+ */
+export const RETAINED_SLAB_BYTES: number = 64 * 1024 * 1024

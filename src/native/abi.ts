@@ -1,0 +1,121 @@
+// Generated from native/src/abi.rs by `npm run build`. Do not edit: a test fails when it drifts.
+/** Layout version; JavaScript refuses an addon of another. */
+export const ABI_VERSION = 1 as const
+/** Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`. */
+export const RECORD_WORDS = 4 as const
+/** Records of the events ring. */
+export const EVENT_RING_RECORDS = 4096 as const
+/** Records of the commands ring. */
+export const COMMAND_RING_RECORDS = 4096 as const
+/** Bytes of the write slab. */
+export const WRITE_SLAB_BYTES = 262144 as const
+/** From this size on a write is a native call. */
+export const DIRECT_WRITE_BYTES = 4096 as const
+/** Number of chunk slabs; they have the indexes 1 to this. Index 0 is the borrowed slab. */
+export const CHUNK_SLABS = 4 as const
+/** Bytes of a chunk slab. */
+export const CHUNK_SLAB_BYTES = 135168 as const
+/** Bytes of the borrowed slab. */
+export const BORROWED_SLAB_BYTES = 266240 as const
+/** Resolution of idle timeouts. */
+export const TIMER_TICK_MS = 100 as const
+/** Low bits of a handle: the slot. */
+export const HANDLE_SLOT_MASK = 1048575 as const
+/** High bits of a handle: the slot's generation. */
+export const HANDLE_GENERATION_SHIFT = 20 as const
+/** Low bits of the first word: kind of event, or operation. */
+export const KIND_MASK = 255 as const
+/** Above it in the first word: index of the slab that `a` (offset) and `b` (length) refer to. */
+export const SLAB_SHIFT = 8 as const
+/** A connection was accepted; a: server. */
+export const EVENT_OPEN = 1 as const
+/** Bytes arrived; a: offset, b: length, in the slab of the first word. */
+export const EVENT_DATA = 2 as const
+/** The peer sends no more. */
+export const EVENT_EOF = 3 as const
+/** The connection is gone, its descriptor closed; a: errno, 0 or a CLOSE_ reason. */
+export const EVENT_CLOSED = 4 as const
+/** The write queue is above the high watermark. */
+export const EVENT_PAUSE_WRITING = 5 as const
+/** The write queue is at or below the low watermark again. */
+export const EVENT_RESUME_WRITING = 6 as const
+/** Owned writes were flushed, in order; a: how many. */
+export const EVENT_OWNED_FLUSHED = 7 as const
+/** No byte moved for the idle timeout. */
+export const EVENT_IDLE = 8 as const
+/** Accepting failed; handle: server, a: errno, b: 1 when accepting pauses, to be tried again. */
+export const EVENT_ACCEPT_ERROR = 9 as const
+/** More than the connection's limit was to be queued. */
+export const CLOSE_WRITE_OVERFLOW = -1 as const
+/** Memory that a write referred to was detached. */
+export const CLOSE_DETACHED = -2 as const
+/** Bytes of the write slab; a: offset, b: length. */
+export const COMMAND_WRITE = 1 as const
+/** Bytes of the read slab in the first word; a: offset, b: length. */
+export const COMMAND_WRITE_SLAB = 2 as const
+/** The protocol is there: reading may begin; a: 1 when it takes borrowed bytes. */
+export const COMMAND_START = 3 as const
+/** Stop reading. */
+export const COMMAND_PAUSE = 4 as const
+/** Go on reading. */
+export const COMMAND_RESUME = 5 as const
+/** Close after what is queued. */
+export const COMMAND_CLOSE = 6 as const
+/** Close at once, by reset. */
+export const COMMAND_ABORT = 7 as const
+/** Close the writing half after what is queued. */
+export const COMMAND_WRITE_EOF = 8 as const
+/** Watermarks; a: high, b: low. */
+export const COMMAND_WRITE_LIMITS = 9 as const
+/** Idle timeout; a: milliseconds, 0 for none. */
+export const COMMAND_IDLE_TIMEOUT = 10 as const
+/** Another protocol; a: 1 when it takes borrowed bytes. */
+export const COMMAND_MODE = 11 as const
+/** Control word: words used in the events ring. */
+export const CONTROL_EVENTS = 0 as const
+/** Control word: the next event to handle; stored before each callback. */
+export const CONTROL_CURSOR = 1 as const
+/** Control word: words used in the commands ring. */
+export const CONTROL_COMMANDS = 2 as const
+/** Control word: bytes used in the write slab. */
+export const CONTROL_WRITE_BYTES = 3 as const
+/** Control word: bit set of slabs to be replaced at the end of the batch. */
+export const CONTROL_RETIRED = 4 as const
+/** Control word: 1 while chunks are to be read into the borrowed slab, to be copied (retention limit). */
+export const CONTROL_COPY_CHUNKS = 5 as const
+/** Control words. */
+export const CONTROL_WORDS = 32 as const
+/** Connections accepted. */
+export const METRIC_CONNECTIONS_ACCEPTED = 0 as const
+/** Connections closed. */
+export const METRIC_CONNECTIONS_CLOSED = 1 as const
+/** Bytes received. */
+export const METRIC_BYTES_READ = 2 as const
+/** Bytes handed to the kernel. */
+export const METRIC_BYTES_WRITTEN = 3 as const
+/** Calls into JavaScript with a batch of events. */
+export const METRIC_BATCHES = 4 as const
+/** Events delivered by them. */
+export const METRIC_EVENTS = 5 as const
+/** Failed accepts, those that are retried included. */
+export const METRIC_ACCEPT_ERRORS = 6 as const
+/** Turns of the thread's libuv loop. */
+export const METRIC_LOOP_TURNS = 7 as const
+/** Sum over turns of the time between leaving the poll and entering it again. */
+export const METRIC_LOOP_BUSY_NS = 8 as const
+/** The longest of them. */
+export const METRIC_LOOP_LAG_MAX_NS = 9 as const
+/** The latest of them. */
+export const METRIC_LOOP_LAG_LAST_NS = 10 as const
+/** recv system calls. */
+export const METRIC_READS = 11 as const
+/** send and sendmsg system calls. */
+export const METRIC_WRITES = 12 as const
+/** Polls of the engine. */
+export const METRIC_POLLS = 13 as const
+/** Calls from JavaScript into native code on the data path (flushes and direct writes). */
+export const METRIC_NATIVE_CALLS = 14 as const
+/** Connections aborted because more was queued than their limit. */
+export const METRIC_WRITE_OVERFLOWS = 15 as const
+/** Number of metrics. */
+export const METRIC_COUNT = 16 as const

@@ -1,0 +1,87 @@
+import {
+  COMMAND_RING_RECORDS,
+  COMMAND_WRITE,
+  COMMAND_WRITE_SLAB,
+  CONTROL_COMMANDS,
+  CONTROL_WRITE_BYTES,
+  RECORD_WORDS,
+  SLAB_SHIFT,
+  WRITE_SLAB_BYTES,
+} from '../native/abi.js'
+
+const CAPACITY = COMMAND_RING_RECORDS * RECORD_WORDS
+
+/**
+ * Commands on their way to native code, which takes them after each batch and before its loop waits. So a small write
+ * is a copy and four integers, not a native call. Its memory never leaves this module and native code: nobody can
+ * detach it.
+ */
+export class CommandRing {
+  readonly commands: Int32Array = new Int32Array(CAPACITY)
+  readonly writeSlab: Buffer = Buffer.allocUnsafeSlow(WRITE_SLAB_BYTES)
+  private readonly control: Int32Array
+  private readonly flush: () => void
+
+  constructor(control: Int32Array, flush: () => void) {
+    this.control = control
+    this.flush = flush
+  }
+
+  push(operation: number, handle: number, a: number, b: number): void {
+    let at = this.control[CONTROL_COMMANDS] as number
+    if (at === CAPACITY) {
+      this.flush()
+      at = 0
+    }
+    const commands = this.commands
+    commands[at] = operation
+    commands[at + 1] = handle
+    commands[at + 2] = a
+    commands[at + 3] = b
+    this.control[CONTROL_COMMANDS] = at + RECORD_WORDS
+  }
+
+  /** Copies bytes, fewer than the slab holds. */
+  write(handle: number, data: Uint8Array): void {
+    const length = data.length
+    if ((this.control[CONTROL_WRITE_BYTES] as number) + length > WRITE_SLAB_BYTES) this.flush()
+    const offset = this.control[CONTROL_WRITE_BYTES] as number
+    this.writeSlab.set(data, offset)
+    this.record(handle, offset, length)
+  }
+
+  /** Encodes text of which the slab holds at least three times the length, the most that UTF-8 takes. */
+  writeText(handle: number, text: string): void {
+    if ((this.control[CONTROL_WRITE_BYTES] as number) + text.length * 3 > WRITE_SLAB_BYTES) this.flush()
+    const offset = this.control[CONTROL_WRITE_BYTES] as number
+    this.record(handle, offset, this.writeSlab.write(text, offset, 'utf8'))
+  }
+
+  /** Refers to bytes of a read slab, which stay as they are until the batch's commands are flushed. */
+  writeFromSlab(handle: number, slab: number, offset: number, length: number): void {
+    this.push(COMMAND_WRITE_SLAB | (slab << SLAB_SHIFT), handle, offset, length)
+  }
+
+  private record(handle: number, offset: number, length: number): void {
+    const { commands, control } = this
+    const at = control[CONTROL_COMMANDS] as number
+    control[CONTROL_WRITE_BYTES] = offset + length
+    // A write right behind the last of the same connection lengthens that one's record.
+    if (
+      at > 0 &&
+      commands[at - 3] === handle &&
+      commands[at - 4] === COMMAND_WRITE &&
+      (commands[at - 2] as number) + (commands[at - 1] as number) === offset
+    ) {
+      commands[at - 1] = (commands[at - 1] as number) + length
+      return
+    }
+    if (at === CAPACITY) {
+      // The bytes stay where they are in the slab; only the position starts over, and nothing is written before the
+      // record is.
+      this.flush()
+      control[CONTROL_WRITE_BYTES] = offset + length
+    }
+    this.push(COMMAND_WRITE, handle, offset, length)
+  }
+}

@@ -1,0 +1,48 @@
+import type { Protocol, ProtocolFactory, Transport } from './protocol.js'
+
+/** What an exception handler is told. */
+export interface ExceptionContext {
+  /** What happened, for people. */
+  readonly message: string
+  /** What was thrown, or the promise's reason; any value. */
+  readonly error: unknown
+  /** The connection concerned. */
+  readonly transport?: Transport
+  /** Its protocol. */
+  readonly protocol?: Protocol
+}
+
+/** Receives what callbacks throw, and failures that belong to no connection. Runs on the shard's thread. */
+export type ExceptionHandler = (context: ExceptionContext) => void
+
+/** How one server is served by one shard. */
+export interface ServeOptions {
+  readonly factory: ProtocolFactory
+  /** Tokens of native listeners. */
+  readonly listeners: readonly number[]
+  readonly writeHighBytes: number
+  readonly writeLowBytes: number
+  readonly writeMaxBytes: number
+  /** 0 is none. */
+  readonly idleTimeoutMs: number
+  readonly exceptionHandler: ExceptionHandler
+}
+
+/** One server's part in one shard. */
+export interface ServedServer {
+  /** Connections that are there, or accepted and about to be announced once listening has stopped. */
+  readonly connectionCount: number
+  /** Accepts what is queued already, then takes no more. */
+  stopListening(): void
+  /** Stops listening, then closes every connection after flushing. Resolves when the last one is lost. */
+  drain(): Promise<void>
+  /** Stops listening and aborts every connection (`ERR_SHARDLOOP_SERVER_ABORTED`). */
+  abort(): void
+}
+
+/** What a connection needs to know of its server. */
+export interface ConnectionServer {
+  readonly writeHighBytes: number
+  readonly writeLowBytes: number
+  readonly writeMaxBytes: number
+}

@@ -1,0 +1,103 @@
+import { ShardloopError, systemError } from '../errors.js'
+import type {
+  ConnectionServer,
+  ExceptionContext,
+  ExceptionHandler,
+  ServedServer,
+  ServeOptions,
+} from './connection-server.js'
+import type { ProtocolFactory } from './protocol.js'
+import type { ShardLoop } from './shard-loop.js'
+import type { TcpTransport } from './transport.js'
+
+/** One server's connections in this thread. */
+export class LocalServer implements ServedServer, ConnectionServer {
+  readonly factory: ProtocolFactory
+  readonly writeHighBytes: number
+  readonly writeLowBytes: number
+  readonly writeMaxBytes: number
+  /** @internal What happens to a connection that comes out of the queue after listening has stopped. */
+  stopped: ((transport: TcpTransport) => void) | undefined = undefined
+  private readonly loop: ShardLoop
+  private readonly id: number
+  private readonly exceptionHandler: ExceptionHandler
+  private open = 0
+  private announced = 0
+  /** Connections in all, once listening has stopped. */
+  private accepted: number | undefined = undefined
+  private whenEmpty: (() => void) | undefined = undefined
+  private draining: Promise<void> | undefined = undefined
+
+  constructor(loop: ShardLoop, id: number, options: ServeOptions) {
+    this.loop = loop
+    this.id = id
+    this.factory = options.factory
+    this.exceptionHandler = options.exceptionHandler
+    this.writeHighBytes = options.writeHighBytes
+    this.writeLowBytes = options.writeLowBytes
+    this.writeMaxBytes = options.writeMaxBytes
+  }
+
+  get connectionCount(): number {
+    return this.open + (this.accepted === undefined ? 0 : this.accepted - this.announced)
+  }
+
+  stopListening(): void {
+    this.accepted ??= this.loop.native.unlisten(this.id)
+  }
+
+  drain(): Promise<void> {
+    this.draining ??= new Promise((resolve) => {
+      this.whenEmpty = resolve
+      this.stopListening()
+      this.stopped ??= (transport) => transport.close()
+      for (const transport of this.loop.transportsOf(this)) transport.close()
+      this.settle()
+    })
+    return this.draining
+  }
+
+  abort(): void {
+    this.stopListening()
+    this.stopped = (transport) => {
+      transport.abort(
+        new ShardloopError('ERR_SHARDLOOP_SERVER_ABORTED', `the server of connection ${transport.id} was stopped by force`),
+      )
+    }
+    for (const transport of this.loop.transportsOf(this)) this.stopped(transport)
+  }
+
+  /** @internal */
+  opened(): void {
+    this.open++
+    this.announced++
+  }
+
+  /** @internal */
+  ended(): void {
+    this.open--
+    this.settle()
+  }
+
+  /** @internal */
+  acceptFailed(errno: number, pauses: boolean): void {
+    const error = systemError(errno, 'accept')
+    const consequence = pauses
+      ? 'connections wait in the queue; accepting goes on when a descriptor is free'
+      : 'a connection was dropped'
+    this.handleException({ message: `accepting failed: ${error.code}; ${consequence}`, error })
+  }
+
+  /** @internal Tells the user's handler; one that throws itself is reported, and nothing else suffers. */
+  handleException(context: ExceptionContext): void {
+    try {
+      this.exceptionHandler(context)
+    } catch (error) {
+      console.error('shardloop: the exception handler threw', error, 'while it was told of', context.error)
+    }
+  }
+
+  private settle(): void {
+    if (this.whenEmpty !== undefined && this.connectionCount === 0) this.whenEmpty()
+  }
+}

@@ -1,0 +1,444 @@
+import { markAsUntransferable } from 'node:worker_threads'
+import { ShardloopError, systemError } from '../errors.js'
+import { RETAINED_SLAB_BYTES } from '../limits.js'
+import {
+  BORROWED_SLAB_BYTES,
+  CHUNK_SLAB_BYTES,
+  CHUNK_SLABS,
+  CLOSE_DETACHED,
+  CLOSE_WRITE_OVERFLOW,
+  COMMAND_START,
+  CONTROL_COPY_CHUNKS,
+  CONTROL_CURSOR,
+  CONTROL_EVENTS,
+  CONTROL_RETIRED,
+  CONTROL_WORDS,
+  EVENT_ACCEPT_ERROR,
+  EVENT_CLOSED,
+  EVENT_DATA,
+  EVENT_EOF,
+  EVENT_IDLE,
+  EVENT_OPEN,
+  EVENT_OWNED_FLUSHED,
+  EVENT_PAUSE_WRITING,
+  EVENT_RESUME_WRITING,
+  EVENT_RING_RECORDS,
+  HANDLE_SLOT_MASK,
+  KIND_MASK,
+  RECORD_WORDS,
+  SLAB_SHIFT,
+} from '../native/abi.js'
+import type { NativeShard } from '../native/binding.js'
+import { native as binding } from '../native/index.js'
+import { CommandRing } from './command-ring.js'
+import type { ExceptionContext, ServedServer, ServeOptions } from './connection-server.js'
+import { LocalServer } from './local-server.js'
+import type { Protocol } from './protocol.js'
+import { SlabRetention } from './retention.js'
+import { RECEIVE_BORROWED, RECEIVE_BUFFERED, RECEIVE_CHUNKS, receivingOf, TcpTransport } from './transport.js'
+
+export type { ExceptionContext, ExceptionHandler, ServedServer, ServeOptions } from './connection-server.js'
+
+/** What a shard's loop is made with. */
+export interface ShardLoopOptions {
+  readonly shardId: number
+  readonly engine: 'mio'
+  /** Names the shard's counters, see the binding's `allocateMetrics`. */
+  readonly metricsToken: number
+}
+
+/** The range that `bytesReceived` is lending; `end` is -1 outside. `slab` is -1 when `memory` is not a native slab. */
+interface Borrow {
+  slab: number
+  start: number
+  end: number
+  memory: Buffer | null
+}
+
+/** A callback's name in messages. */
+type CallbackName = keyof Protocol | 'factory'
+
+function newSlab(bytes: number): Buffer {
+  const slab = Buffer.allocUnsafeSlow(bytes)
+  // A chunk's buffer is everybody's: posting it with a transfer list must not take it from under us. What detaches it
+  // all the same (ArrayBuffer.prototype.transfer) is noticed by native code.
+  markAsUntransferable(slab.buffer)
+  return slab
+}
+
+/** A copy that shares its memory with nothing (Buffer.from would use Buffer's pool, which a kept byte keeps whole). */
+function exactCopy(slab: Buffer, start: number, end: number): Buffer {
+  const copy = Buffer.allocUnsafeSlow(end - start)
+  slab.copy(copy, 0, start, end)
+  return copy
+}
+
+/**
+ * The JavaScript half of a shard: takes batches of events from native code and hands them to protocols. One per
+ * thread. Native code calls {@link ShardLoop.drain} once per batch, inside Node's callback scope, so next ticks and
+ * microtasks run when the batch is done; then it takes the commands.
+ */
+export class ShardLoop {
+  readonly shardId: number
+  /** @internal */ readonly native: NativeShard
+  /** @internal */ readonly commands: CommandRing
+  /** @internal */ readonly borrow: Borrow = { slab: 0, start: 0, end: -1, memory: null }
+  private readonly control: Int32Array = new Int32Array(CONTROL_WORDS)
+  private readonly events: Int32Array = new Int32Array(EVENT_RING_RECORDS * RECORD_WORDS)
+  private readonly slabs: Buffer[] = []
+  /** A command refers to a chunk slab, so it must be flushed before that slab is replaced. */
+  private chunkSlabReferred = false
+  private readonly retention: SlabRetention = new SlabRetention(RETAINED_SLAB_BYTES)
+  /** By slot. */
+  private readonly transports: (TcpTransport | undefined)[] = []
+  private readonly servers: LocalServer[] = []
+  private sequence = 0
+  /** Whose callback runs, and which: for the case that it throws. */
+  private current: TcpTransport | undefined = undefined
+  private currentName: CallbackName = 'factory'
+  private readonly whenClosed: Promise<void>
+
+  constructor(options: ShardLoopOptions) {
+    this.shardId = options.shardId
+    this.slabs.push(newSlab(BORROWED_SLAB_BYTES))
+    for (let i = 0; i < CHUNK_SLABS; i++) this.slabs.push(newSlab(CHUNK_SLAB_BYTES))
+    this.commands = new CommandRing(this.control, () => this.native.flush())
+    let closed!: () => void
+    this.whenClosed = new Promise((resolve) => {
+      closed = resolve
+    })
+    this.native = new binding.NativeShard({
+      engine: options.engine,
+      metrics: options.metricsToken,
+      control: this.control,
+      events: this.events,
+      commands: this.commands.commands,
+      writeSlab: this.commands.writeSlab,
+      slabs: this.slabs,
+      drain: this.drain.bind(this),
+      closed,
+    })
+  }
+
+  /** Serves a server from its native listeners. Throws the system's error when one cannot be watched. */
+  serve(options: ServeOptions): ServedServer {
+    const id = this.servers.length
+    const server = new LocalServer(this, id, options)
+    this.servers.push(server)
+    const { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs } = options
+    this.native.addServer(id, { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs })
+    for (const listener of options.listeners) {
+      const failure = this.native.listen(id, listener)
+      if (failure !== null) {
+        server.stopListening()
+        throw systemError(failure.errno, failure.syscall)
+      }
+    }
+    return server
+  }
+
+  /**
+   * Frees the native half. Connections that are left are aborted; those that are closed already get the time that
+   * their last bytes need (2 seconds at most). Resolves when all of it is gone.
+   */
+  close(): Promise<void> {
+    for (const server of this.servers) server.abort()
+    this.native.close(true)
+    return this.whenClosed
+  }
+
+  /** @internal */
+  *transportsOf(server: LocalServer): Generator<TcpTransport> {
+    for (const transport of this.transports) if (transport?.server === server) yield transport
+  }
+
+  /** @internal */
+  writeFromSlab(handle: number, slab: number, offset: number, length: number): void {
+    if (slab !== 0) this.chunkSlabReferred = true
+    this.commands.writeFromSlab(handle, slab, offset, length)
+  }
+
+  /** @internal An event that was held back while reading was paused; null is the peer's end. */
+  deliverHeld(transport: TcpTransport, event: Buffer | null): void {
+    try {
+      if (event === null) this.deliverEof(transport)
+      else this.receive(transport, event, -1, 0, event.length)
+    } catch (error) {
+      this.callbackFailed(error)
+    }
+  }
+
+  /** Called by native code with a batch in the events ring. Never throws. */
+  private drain(): void {
+    const control = this.control
+    const end = control[CONTROL_EVENTS] as number
+    // The loop that is hot has no handler inside: what a callback throws is caught here, and the batch goes on behind
+    // its record, for the cursor is stored before each callback.
+    while ((control[CONTROL_CURSOR] as number) < end) {
+      try {
+        this.deliver(end)
+      } catch (error) {
+        this.callbackFailed(error)
+      }
+    }
+    if (control[CONTROL_RETIRED] !== 0) this.replaceSlabs()
+    else if (control[CONTROL_COPY_CHUNKS] !== 0 && !this.retention.isOver(true)) control[CONTROL_COPY_CHUNKS] = 0
+  }
+
+  private deliver(end: number): void {
+    const { control, events, transports } = this
+    for (let at = control[CONTROL_CURSOR] as number; at < end; at += RECORD_WORDS) {
+      control[CONTROL_CURSOR] = at + RECORD_WORDS
+      const word = events[at] as number
+      const kind = word & KIND_MASK
+      const handle = events[at + 1] as number
+      if (kind === EVENT_OPEN) {
+        this.open(handle, this.servers[events[at + 2] as number] as LocalServer)
+        continue
+      }
+      if (kind === EVENT_ACCEPT_ERROR) {
+        this.servers[handle]?.acceptFailed(events[at + 2] as number, events[at + 3] !== 0)
+        continue
+      }
+      const transport = transports[handle & HANDLE_SLOT_MASK]
+      if (transport === undefined || transport.handle !== handle) continue
+      if (kind === EVENT_DATA) {
+        if (transport.closing) continue
+        const slabIndex = word >> SLAB_SHIFT
+        const start = events[at + 2] as number
+        const length = events[at + 3] as number
+        const slab = this.slabs[slabIndex] as Buffer
+        if (transport.paused || transport.holds) transport.hold(exactCopy(slab, start, start + length))
+        else this.receive(transport, slab, slabIndex, start, length)
+      } else if (kind === EVENT_CLOSED) {
+        transports[handle & HANDLE_SLOT_MASK] = undefined
+        this.end(transport, events[at + 2] as number)
+      } else {
+        this.signal(transport, kind, events[at + 2] as number)
+      }
+    }
+  }
+
+  private signal(transport: TcpTransport, kind: number, a: number): void {
+    if (kind === EVENT_OWNED_FLUSHED) {
+      transport.ownedFlushed(a)
+      return
+    }
+    if (kind === EVENT_PAUSE_WRITING || kind === EVENT_RESUME_WRITING) {
+      // Also while the connection closes after flushing: whoever waits for room learns of it.
+      this.notify(transport, kind === EVENT_PAUSE_WRITING ? 'pauseWriting' : 'resumeWriting')
+      return
+    }
+    if (transport.closing && kind !== EVENT_IDLE) return
+    if (kind === EVENT_EOF) {
+      if (transport.paused || transport.holds) transport.hold(null)
+      else this.deliverEof(transport)
+    } else if (kind === EVENT_IDLE) {
+      if (transport.protocol.idleTimedOut !== undefined && !transport.closing) this.notify(transport, 'idleTimedOut')
+      else transport.abort(new ShardloopError('ERR_SHARDLOOP_IDLE_TIMEOUT', `connection ${transport.id} was idle`))
+    }
+  }
+
+  private open(handle: number, server: LocalServer): void {
+    const transport = new TcpTransport(this, server, handle, ++this.sequence)
+    this.transports[handle & HANDLE_SLOT_MASK] = transport
+    server.opened()
+    this.current = transport
+    this.currentName = 'factory'
+    const protocol: Protocol = transport.resource.runInAsyncScope(server.factory)
+    if (protocol === null || typeof protocol !== 'object') {
+      throw new ShardloopError('ERR_SHARDLOOP_ARGUMENT', 'the protocol factory returned no protocol object')
+    }
+    transport.protocol = protocol
+    transport.receiving = receivingOf(protocol)
+    this.commands.push(COMMAND_START, handle, transport.receiving === RECEIVE_CHUNKS ? 0 : 1, 0)
+    if (server.stopped !== undefined) {
+      // Taken from the queue when listening stopped: it is told, then treated as all the others were.
+      this.notify(transport, 'connectionMade', transport)
+      server.stopped(transport)
+    } else {
+      this.notify(transport, 'connectionMade', transport)
+    }
+  }
+
+  /** Calls a callback that takes at most the transport. */
+  private notify(
+    transport: TcpTransport,
+    name: 'connectionMade' | 'pauseWriting' | 'resumeWriting' | 'idleTimedOut',
+    argument?: TcpTransport,
+  ): void {
+    const { protocol } = transport
+    const callback = protocol[name] as ((argument?: TcpTransport) => void | PromiseLike<void>) | undefined
+    if (callback === undefined) return
+    this.current = transport
+    this.currentName = name
+    const result = transport.resource.runInAsyncScope(callback, protocol, argument)
+    if (result !== undefined) this.watch(result, transport, name)
+  }
+
+  /** @param slabIndex -1 when `memory` is not a native slab */
+  private receive(transport: TcpTransport, memory: Buffer, slabIndex: number, start: number, length: number): void {
+    const { protocol } = transport
+    this.current = transport
+    if (transport.receiving === RECEIVE_CHUNKS) {
+      if (protocol.dataReceived === undefined) return
+      // Slab 0 starts over with the next batch; the others are handed out.
+      const chunk =
+        slabIndex === 0 ? exactCopy(memory, start, start + length) : Buffer.from(memory.buffer, memory.byteOffset + start, length)
+      this.currentName = 'dataReceived'
+      const result = transport.resource.runInAsyncScope(protocol.dataReceived, protocol, chunk)
+      if (result !== undefined) this.watch(result, transport, 'dataReceived')
+    } else if (transport.receiving === RECEIVE_BORROWED) {
+      const { borrow } = this
+      borrow.slab = slabIndex
+      borrow.memory = memory
+      borrow.start = start
+      borrow.end = start + length
+      this.currentName = 'bytesReceived'
+      const callback = protocol.bytesReceived as NonNullable<Protocol['bytesReceived']>
+      const result = transport.resource.runInAsyncScope(callback, protocol, memory, start, start + length)
+      borrow.end = -1
+      if (result !== undefined) this.watch(result, transport, 'bytesReceived')
+    } else {
+      this.fill(transport, memory, start, start + length)
+    }
+  }
+
+  /** asyncio's BufferedProtocol: into memory of the protocol's own, in as many rounds as it takes. */
+  private fill(transport: TcpTransport, memory: Buffer, start: number, end: number): void {
+    let from = start
+    while (from < end && !transport.closing) {
+      const { protocol } = transport
+      if (transport.paused || transport.receiving !== RECEIVE_BUFFERED) {
+        // Paused, or given to a protocol of another kind, in between: the rest follows as its own event.
+        const rest = exactCopy(memory, from, end)
+        if (transport.paused) transport.hold(rest)
+        else this.receive(transport, rest, -1, 0, rest.length)
+        return
+      }
+      this.currentName = 'getBuffer'
+      const target = transport.resource.runInAsyncScope(
+        protocol.getBuffer as NonNullable<Protocol['getBuffer']>,
+        protocol,
+        end - from,
+      )
+      if (!(target instanceof Uint8Array) || target.length === 0) {
+        throw new ShardloopError('ERR_SHARDLOOP_ARGUMENT', 'getBuffer returned no memory; expected a Uint8Array of at least 1 byte')
+      }
+      const bytes = Math.min(target.length, end - from)
+      memory.copy(target, 0, from, from + bytes)
+      from += bytes
+      this.currentName = 'bufferUpdated'
+      const callback = protocol.bufferUpdated
+      if (callback === undefined) continue
+      const result = transport.resource.runInAsyncScope(callback, protocol, bytes)
+      if (result !== undefined) this.watch(result, transport, 'bufferUpdated')
+    }
+  }
+
+  private deliverEof(transport: TcpTransport): void {
+    const { protocol } = transport
+    this.current = transport
+    this.currentName = 'eofReceived'
+    const keep =
+      protocol.eofReceived === undefined
+        ? undefined
+        : transport.resource.runInAsyncScope(protocol.eofReceived, protocol)
+    if (keep === true) return
+    if (typeof keep === 'object' && keep !== null) {
+      // An async answer: half open until it is there.
+      Promise.resolve(keep as PromiseLike<unknown>).then(
+        (kept) => {
+          if (kept !== true) transport.close()
+        },
+        (error: unknown) => this.report(error, transport, 'eofReceived'),
+      )
+    } else {
+      transport.close()
+    }
+  }
+
+  private end(transport: TcpTransport, reason: number): void {
+    const server = transport.server as LocalServer
+    const error = transport.error ?? this.reasonOf(transport, reason)
+    transport.ended(error)
+    try {
+      const { protocol } = transport
+      if (protocol.connectionLost !== undefined) {
+        this.current = transport
+        this.currentName = 'connectionLost'
+        const result = transport.resource.runInAsyncScope(protocol.connectionLost, protocol, error)
+        if (result !== undefined) this.watch(result, transport, 'connectionLost')
+      }
+    } finally {
+      server.ended()
+    }
+  }
+
+  private reasonOf(transport: TcpTransport, reason: number): Error | null {
+    if (reason === 0) return null
+    if (reason === CLOSE_WRITE_OVERFLOW) {
+      return new ShardloopError(
+        'ERR_SHARDLOOP_WRITE_OVERFLOW',
+        `connection ${transport.id} had more than ${transport.server.writeMaxBytes} bytes waiting to be sent (writeMaxBytes): stop writing at pauseWriting, or raise the limit`,
+      )
+    }
+    if (reason === CLOSE_DETACHED) {
+      return new ShardloopError(
+        'ERR_SHARDLOOP_DETACHED',
+        `the memory of a write to connection ${transport.id} was detached or shrunk before it was sent`,
+      )
+    }
+    const error = systemError(reason, 'read')
+    return error.code === 'EPIPE' ? systemError(reason, 'write') : error
+  }
+
+  private watch(result: unknown, transport: TcpTransport, name: CallbackName): void {
+    if (typeof (result as PromiseLike<unknown> | null)?.then !== 'function') return
+    ;(result as PromiseLike<unknown>).then(undefined, (error: unknown) => this.report(error, transport, name))
+  }
+
+  private callbackFailed(error: unknown): void {
+    this.borrow.end = -1
+    const transport = this.current
+    this.current = undefined
+    this.report(error, transport, this.currentName)
+  }
+
+  /** A callback failed: its connection ends, its server's handler is told, everything else goes on. */
+  private report(error: unknown, transport: TcpTransport | undefined, name: CallbackName): void {
+    if (transport === undefined) {
+      process.nextTick(() => {
+        throw error // not a callback's: a defect of ours, which must not pass in silence
+      })
+      return
+    }
+    const context: ExceptionContext = {
+      message: `${name} of connection ${transport.id} threw; the connection was aborted`,
+      error,
+      transport,
+      protocol: transport.protocol,
+    }
+    const reason = error instanceof Error ? error : new Error(`${name} threw a value that is no Error`, { cause: error })
+    transport.abort(reason)
+    ;(transport.server as LocalServer).handleException(context)
+  }
+
+  private replaceSlabs(): void {
+    const { control } = this
+    if (this.chunkSlabReferred) {
+      this.native.flush()
+      this.chunkSlabReferred = false
+    }
+    const retired = control[CONTROL_RETIRED] as number
+    for (let index = 0; index < this.slabs.length; index++) {
+      if ((retired & (1 << index)) === 0) continue
+      const old = this.slabs[index] as Buffer
+      if (index !== 0) this.retention.add(old.buffer)
+      const slab = newSlab(index === 0 ? BORROWED_SLAB_BYTES : CHUNK_SLAB_BYTES)
+      this.slabs[index] = slab
+      this.native.replaceSlab(index, slab)
+    }
+    if (this.retention.isOver(control[CONTROL_COPY_CHUNKS] !== 0)) control[CONTROL_COPY_CHUNKS] = 1
+  }
+}

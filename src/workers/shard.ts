@@ -1,0 +1,270 @@
+import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
+import { ShardloopError } from '../errors.js'
+import type { EndedCall, ServeOrder, ShardMessage, SupervisorMessage } from '../server/messages.js'
+import { CallCounter } from './call-counter.js'
+import { packError, unpackError } from './error-transfer.js'
+import { printException } from './exception-report.js'
+import { importFactory, type Registration } from './factory-module.js'
+import type { ShardIdentity } from './identity.js'
+import { Program } from './program.js'
+import { ServerLink } from './server-link.js'
+import { type HeldLoop, threadLoop } from './thread-loop.js'
+import { threadSingleton } from './thread-singleton.js'
+
+/** A call of `createServer` made by the program in a shard. */
+export interface ShardCall {
+  readonly name: string | undefined
+  /** A factory, or the URL of a module that exports it. */
+  readonly source: Registration | URL
+  /** How long the supervisor may take to make the same call, in milliseconds. */
+  readonly startTimeoutMs: number
+}
+
+/**
+ * What runs in a shard's thread: it brings the supervisor's orders and the program's calls of `createServer` together,
+ * serves what both know, and answers the supervisor.
+ */
+export class Shard {
+  readonly identity: ShardIdentity
+  readonly #port: MessagePort
+  readonly #program: Program
+  readonly #calls = new CallCounter()
+  readonly #links = new Map<string, ServerLink>()
+  #held: HeldLoop | null = null
+  #entryStarted = false
+  #entryFailure: { readonly error: unknown } | null = null
+  #stopped = false
+
+  constructor(identity: ShardIdentity) {
+    this.identity = identity
+    this.#port = identity.port
+    this.#program = new Program(identity.entry, identity.tsxApi)
+  }
+
+  /** Takes the orders that are there already, then every later one. The open port keeps the thread alive. */
+  start(): void {
+    for (let next = receiveMessageOnPort(this.#port); next; next = receiveMessageOnPort(this.#port)) {
+      this.#receive(next.message as SupervisorMessage)
+    }
+    this.#port.on('message', (message: SupervisorMessage) => this.#receive(message))
+  }
+
+  /**
+   * The program's call. Resolves as soon as the supervisor's matching call is known; that is at once, unless the
+   * supervisor has still to reach it. Rejects as the supervisor's call did, or with ERR_SHARDLOOP_START when the
+   * supervisor makes no such call.
+   */
+  async call(call: ShardCall): Promise<ServerLink> {
+    if (this.#stopped) throw stopping()
+    const key = this.#calls.next(call.name)
+    const link = this.#link(key)
+    link.called = true
+    if (call.source instanceof URL) link.module = call.source.href
+    else link.registration ??= call.source
+    this.#serve(link)
+    this.#releaseCrossedCalls()
+    const timer = setTimeout(() => link.matched.reject(this.#unmatched(key, call)), call.startTimeoutMs)
+    try {
+      await link.matched.promise
+    } finally {
+      clearTimeout(timer)
+    }
+    if (link.ended?.error) throw unpackError(link.ended.error)
+    return link
+  }
+
+  /** Asks the supervisor to drain a server, on behalf of its handle in this shard. */
+  requestDrain(key: string, deadlineMs: number | null): void {
+    if (!this.#stopped) this.#post({ type: 'control', key, action: 'drain', deadlineMs })
+  }
+
+  requestAbort(key: string): void {
+    if (!this.#stopped) this.#post({ type: 'control', key, action: 'abort' })
+  }
+
+  #post(message: ShardMessage): void {
+    this.#port.postMessage(message)
+  }
+
+  #link(key: string): ServerLink {
+    let link = this.#links.get(key)
+    if (link === undefined) {
+      link = new ServerLink(key)
+      this.#links.set(key, link)
+    }
+    return link
+  }
+
+  #receive(message: SupervisorMessage): void {
+    switch (message.type) {
+      case 'serve':
+        return this.#ordered(message.order)
+      case 'drain':
+        return this.#drain(message.server)
+      case 'abort':
+        this.#drain(message.server)
+        return this.#served(message.server)?.served?.abort()
+      case 'shard':
+        return this.#link(message.key).setShard(message.change)
+      case 'ended':
+        return this.#ended(message.call)
+      case 'stop':
+        return void this.#stop()
+    }
+  }
+
+  #ordered(order: ServeOrder): void {
+    const link = this.#link(order.key)
+    link.order = order
+    link.shards = order.shards
+    link.matched.resolve()
+    if (order.module === null && !link.called) this.#evaluateEntry(link)
+    else this.#serve(link)
+    this.#releaseCrossedCalls()
+  }
+
+  /** The program registers the link's factory when it runs. */
+  #evaluateEntry(link: ServerLink): void {
+    if (this.#entryFailure !== null) {
+      this.#refuse(link, this.#entryFailure.error)
+      return
+    }
+    if (this.#entryStarted) return
+    this.#entryStarted = true
+    this.#program.evaluateEntry().then(
+      () => this.#post({ type: 'imported' }),
+      (error: unknown) => this.#entryFailed(error),
+    )
+  }
+
+  #entryFailed(error: unknown): void {
+    this.#entryFailure = { error }
+    const links = [...this.#links.values()].filter(({ order }) => order?.module === null)
+    const refused = links.filter((link) => this.#refuse(link, error))
+    if (refused.length > 0) return
+    // It threw after its servers listened: like any other error that nobody catches.
+    process.nextTick(() => {
+      throw error
+    })
+  }
+
+  /** Listens when both sides are known. */
+  #serve(link: ServerLink): void {
+    const { order, registration, ended, served } = link
+    if (order === null || ended !== null || served !== null || this.#stopped) return
+    const module = order.module ?? link.module
+    if (module !== null) this.#importFactory(link, module)
+    else if (registration !== null) this.#listen(link, order, registration)
+  }
+
+  #importFactory(link: ServerLink, module: string): void {
+    this.#program
+      .registerTsx()
+      .then(() => importFactory(module))
+      .then(
+        (registration) => {
+          if (link.order && !link.ended && !link.served) this.#listen(link, link.order, registration)
+        },
+        (error: unknown) => this.#refuse(link, error),
+      )
+  }
+
+  #listen(link: ServerLink, order: ServeOrder, registration: Registration): void {
+    try {
+      this.#held ??= threadLoop().acquire()
+      link.served = this.#held.loop.serve({
+        factory: registration.factory,
+        exceptionHandler: registration.exceptionHandler ?? printException,
+        listeners: order.listeners,
+        writeHighBytes: order.writeHighBytes,
+        writeLowBytes: order.writeLowBytes,
+        writeMaxBytes: order.writeMaxBytes,
+        idleTimeoutMs: order.idleTimeoutMs,
+      })
+    } catch (error) {
+      this.#refuse(link, error)
+      return
+    }
+    this.#post({ type: 'listening', server: order.server })
+  }
+
+  /** Tells the supervisor why an order cannot be followed; false when there is none that waits. */
+  #refuse(link: ServerLink, error: unknown): boolean {
+    if (link.order === null || link.ended !== null || link.served !== null || this.#stopped) return false
+    this.#post({ type: 'refused', server: link.order.server, error: packError(error) })
+    return true
+  }
+
+  #served(server: number): ServerLink | undefined {
+    return [...this.#links.values()].find(({ order }) => order?.server === server)
+  }
+
+  #drain(server: number): void {
+    const link = this.#served(server)
+    if (link?.draining) return
+    if (link) link.draining = true
+    // Not serving yet: there is nothing to end, and `ended` keeps it from beginning.
+    const drained = link?.served?.drain() ?? Promise.resolve()
+    this.#post({ type: 'unlistened', server })
+    void drained.then(() => this.#post({ type: 'drained', server }))
+  }
+
+  #ended(call: EndedCall): void {
+    const link = this.#link(call.key)
+    link.end(call)
+    link.served = null
+  }
+
+  /**
+   * Program and supervisor may make their calls in different orders, each waiting for the other's next one. Then the
+   * program goes on: its handle knows no addresses until the supervisor's call comes.
+   */
+  #releaseCrossedCalls(): void {
+    const links = [...this.#links.values()]
+    if (!links.some((link) => link.awaitsCall)) return
+    for (const link of links) if (link.awaitsOrder) link.matched.resolve()
+  }
+
+  #unmatched(key: string, call: ShardCall): ShardloopError {
+    return new ShardloopError(
+      'ERR_SHARDLOOP_START',
+      `createServer (${key}) was called in shard ${this.identity.shardId}, but not by the main thread within ` +
+        `startTimeoutMs (${call.startTimeoutMs}). Make the same calls on both sides, or give createServer the URL of a ` +
+        'module whose default export is the factory',
+    )
+  }
+
+  async #stop(): Promise<void> {
+    if (this.#stopped) return
+    this.#stopped = true
+    for (const link of this.#links.values()) if (link.awaitsOrder) link.matched.reject(stopping())
+    if (this.#held) await threadLoop().release()
+    this.#post({ type: 'released' })
+    this.#port.close()
+  }
+}
+
+function stopping(): ShardloopError {
+  return new ShardloopError('ERR_SHARDLOOP_STATE', 'createServer was called in a shard that is stopping')
+}
+
+/** Where the bootstrap leaves the thread's shard, for `createServer` to find. */
+interface ShardSlot {
+  shard: Shard | null
+}
+
+function slot(): ShardSlot {
+  return threadSingleton<ShardSlot>('shard', () => ({ shard: null }))
+}
+
+/** The shard that runs in this thread, or null outside of shards. */
+export function currentShard(): Shard | null {
+  return slot().shard
+}
+
+/** Starts this thread's shard; the bootstrap's only step. */
+export function startShard(identity: ShardIdentity): void {
+  const shard = new Shard(identity)
+  slot().shard = shard
+  shard.start()
+}

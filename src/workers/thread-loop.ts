@@ -1,0 +1,53 @@
+import { threadId } from 'node:worker_threads'
+import { SHARDS_MAX } from '../limits.js'
+import { native } from '../native/index.js'
+import { shardIdentity } from './identity.js'
+import { ShardLoop } from './shard-loop.js'
+import { threadSingleton } from './thread-singleton.js'
+
+/** The thread's loop, as one of its users holds it. */
+export interface HeldLoop {
+  readonly loop: ShardLoop
+  /** Native token of the loop's counters. */
+  readonly metricsToken: number
+}
+
+/**
+ * The one ShardLoop of this thread: made for its first user, closed after its last, so that a thread without
+ * servers has no handle that keeps it alive.
+ */
+export class ThreadLoop {
+  #held: HeldLoop | null = null
+  #users = 0
+
+  /** Every call is paired with one `release`. */
+  acquire(): HeldLoop {
+    this.#held ??= open()
+    this.#users += 1
+    return this.#held
+  }
+
+  /** Resolves when the loop's handles are closed, or at once when others still use it. */
+  async release(): Promise<void> {
+    this.#users -= 1
+    const held = this.#held
+    if (this.#users > 0 || held === null) return
+    this.#held = null
+    await held.loop.close()
+    // A shard's counters belong to the supervisor, which reads them after the shard is gone.
+    if (shardIdentity() === null) native.freeMetrics(held.metricsToken)
+  }
+}
+
+function open(): HeldLoop {
+  const identity = shardIdentity()
+  const metricsToken = identity?.metricsTokens[identity.shardId] ?? native.allocateMetrics()
+  // Shards have the numbers below SHARDS_MAX; so a worker of the program's own cannot give out a shard's transport ids.
+  const shardId = identity?.shardId ?? (threadId === 0 ? 0 : SHARDS_MAX + threadId)
+  return { loop: new ShardLoop({ shardId, engine: 'mio', metricsToken }), metricsToken }
+}
+
+/** The loop of the calling thread. */
+export function threadLoop(): ThreadLoop {
+  return threadSingleton('thread-loop', () => new ThreadLoop())
+}

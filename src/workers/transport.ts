@@ -1,0 +1,351 @@
+import { AsyncResource } from 'node:async_hooks'
+import { inspect } from 'node:util'
+import { ShardloopError } from '../errors.js'
+import {
+  COMMAND_ABORT,
+  COMMAND_CLOSE,
+  COMMAND_IDLE_TIMEOUT,
+  COMMAND_MODE,
+  COMMAND_PAUSE,
+  COMMAND_RESUME,
+  COMMAND_WRITE_EOF,
+  COMMAND_WRITE_LIMITS,
+  DIRECT_WRITE_BYTES,
+} from '../native/abi.js'
+import type { ExtraInfo, Protocol, SocketAddress, Transport, WriteData } from './protocol.js'
+import type { ShardLoop } from './shard-loop.js'
+import type { ConnectionServer } from './connection-server.js'
+import { ConnectionSocket } from './transport-socket.js'
+
+/** How a protocol takes bytes: `dataReceived`, `bytesReceived`, or `getBuffer` and `bufferUpdated`. */
+export type Receiving = typeof RECEIVE_CHUNKS | typeof RECEIVE_BORROWED | typeof RECEIVE_BUFFERED
+export const RECEIVE_CHUNKS = 0
+export const RECEIVE_BORROWED = 1
+export const RECEIVE_BUFFERED = 2
+
+/** The way of a protocol, by the methods it has. */
+export function receivingOf(protocol: Protocol): Receiving {
+  if (protocol.bytesReceived !== undefined) return RECEIVE_BORROWED
+  return protocol.getBuffer !== undefined ? RECEIVE_BUFFERED : RECEIVE_CHUNKS
+}
+
+/** A promise of `writeOwned` that waits for its bytes to be flushed. */
+interface OwnedWrite {
+  readonly resolve: () => void
+  readonly reject: (error: Error) => void
+}
+
+/** What few connections need, so that the others do not carry it. */
+interface Rare {
+  owned?: OwnedWrite[]
+  /** Events that came while reading was paused, from the batch in which it was: chunks, then null for the end. */
+  held?: (Buffer | null)[]
+  releasing?: boolean
+  peername?: SocketAddress
+  sockname?: SocketAddress
+  socket?: ConnectionSocket
+  limits?: { readonly high: number; readonly low: number }
+}
+
+/** Largest watermark: it travels in an int32. */
+const LIMIT_MAX_BYTES = 0x7fffffff
+/** Above this many characters a string is encoded on its own. */
+const TEXT_MAX_LENGTH = 16_384
+
+function invalid(name: string, value: unknown, expected: string): ShardloopError {
+  return new ShardloopError('ERR_SHARDLOOP_ARGUMENT', `${name} is ${inspect(value, { depth: 0 })}; expected ${expected}`)
+}
+
+/** One TCP connection. Its fields are few, for there may be very many of them. */
+export class TcpTransport implements Transport {
+  /** @internal */ readonly loop: ShardLoop
+  /** @internal */ readonly server: ConnectionServer
+  /** @internal The native handle. */ readonly handle: number
+  /** @internal Callbacks run in this connection's own async context. */ readonly resource: AsyncResource
+  /** @internal Why it ends, when it was not the peer or the system that ended it. */ error: Error | null = null
+  /** @internal `close` or `abort` was called, or it is lost: no more events but its end. */ closing = false
+  /** @internal connectionLost was or is being called. */ lost = false
+  /** @internal */ paused = false
+  /** @internal */ receiving: Receiving = RECEIVE_CHUNKS
+  protocol: Protocol
+  private eofWritten = false
+  private rare: Rare | undefined = undefined
+  private readonly sequence: number
+
+  constructor(loop: ShardLoop, server: ConnectionServer, handle: number, sequence: number) {
+    this.loop = loop
+    this.server = server
+    this.handle = handle
+    this.sequence = sequence
+    this.protocol = NO_PROTOCOL
+    this.resource = new AsyncResource('SHARDLOOP_CONNECTION', RESOURCE_OPTIONS)
+  }
+
+  get id(): string {
+    return `${this.loop.shardId}-${this.sequence}`
+  }
+
+  write(data: WriteData): void {
+    if (this.closing || this.eofWritten) {
+      this.refuseWriteAfterEof()
+      return
+    }
+    if (typeof data === 'string') {
+      if (data.length <= TEXT_MAX_LENGTH) {
+        if (data.length > 0) this.loop.commands.writeText(this.handle, data)
+        return
+      }
+      this.loop.native.write(this.handle, Buffer.from(data))
+    } else if (!(data instanceof Uint8Array)) {
+      throw invalid('data', data, 'a Uint8Array, a Buffer or a string')
+    } else if (data.length >= DIRECT_WRITE_BYTES) {
+      this.loop.native.write(this.handle, data)
+    } else if (data.length > 0) {
+      this.loop.commands.write(this.handle, data)
+    }
+  }
+
+  writev(pieces: readonly WriteData[]): void {
+    if (!Array.isArray(pieces)) throw invalid('pieces', pieces, 'an array of Uint8Array or string')
+    for (const piece of pieces) {
+      if (typeof piece !== 'string' && !(piece instanceof Uint8Array)) {
+        throw invalid('a piece', piece, 'a Uint8Array, a Buffer or a string')
+      }
+    }
+    // Pieces in the ring leave together, by one system call, with whatever else goes to this connection.
+    for (const piece of pieces) this.write(piece)
+  }
+
+  writeOwned(data: Uint8Array): Promise<void> {
+    if (!(data instanceof Uint8Array)) throw invalid('data', data, 'a Uint8Array or a Buffer')
+    if (this.closing || this.eofWritten) {
+      this.refuseWriteAfterEof()
+      return Promise.reject(this.error ?? closedError(this.id))
+    }
+    return new Promise((resolve, reject) => {
+      const rare = this.rarely()
+      rare.owned ??= []
+      rare.owned.push({ resolve, reject })
+      // What cannot be written (any more) is lost with its connection, whose end rejects it.
+      this.loop.native.writeOwned(this.handle, data)
+    })
+  }
+
+  writeBorrowed(start: number, end: number): void {
+    const { borrow } = this.loop
+    if (borrow.end < 0) {
+      throw new ShardloopError(
+        'ERR_SHARDLOOP_BORROW',
+        'writeBorrowed was called outside bytesReceived: the range was lent until that callback returned; copy it to keep it',
+      )
+    }
+    if (!(Number.isInteger(start) && Number.isInteger(end) && start <= end && start >= borrow.start && end <= borrow.end)) {
+      throw new ShardloopError(
+        'ERR_SHARDLOOP_BORROW',
+        `the range ${start} to ${end} is not within the borrowed one, ${borrow.start} to ${borrow.end}`,
+      )
+    }
+    if (this.closing || this.eofWritten) {
+      this.refuseWriteAfterEof()
+      return
+    }
+    if (start === end) return
+    if (borrow.slab < 0) this.write((borrow.memory as Buffer).subarray(start, end))
+    else this.loop.writeFromSlab(this.handle, borrow.slab, start, end - start)
+  }
+
+  writeEof(): void {
+    if (this.closing || this.eofWritten) return
+    this.eofWritten = true
+    this.loop.commands.push(COMMAND_WRITE_EOF, this.handle, 0, 0)
+  }
+
+  canWriteEof(): boolean {
+    return true
+  }
+
+  close(): void {
+    if (this.closing) return
+    this.closing = true
+    this.dropHeld()
+    this.loop.commands.push(COMMAND_CLOSE, this.handle, 0, 0)
+  }
+
+  abort(error?: Error): void {
+    if (this.lost) return
+    // After `close` it still cuts short what waits to be flushed.
+    this.error ??= error ?? null
+    this.closing = true
+    this.dropHeld()
+    this.loop.commands.push(COMMAND_ABORT, this.handle, 0, 0)
+  }
+
+  isClosing(): boolean {
+    return this.closing
+  }
+
+  pauseReading(): void {
+    if (this.paused || this.closing) return
+    this.paused = true
+    this.loop.commands.push(COMMAND_PAUSE, this.handle, 0, 0)
+  }
+
+  resumeReading(): void {
+    if (!this.paused || this.closing) return
+    this.paused = false
+    if (this.rare?.held === undefined) this.loop.commands.push(COMMAND_RESUME, this.handle, 0, 0)
+    else this.releaseLater()
+  }
+
+  isReading(): boolean {
+    return !this.paused && !this.closing
+  }
+
+  setWriteBufferLimits(limits: { readonly high?: number; readonly low?: number } = {}): void {
+    const high = limits.high ?? (limits.low === undefined ? this.server.writeHighBytes : limits.low * 4)
+    const low = limits.low ?? Math.floor(high / 4)
+    if (!(Number.isInteger(high) && Number.isInteger(low) && low >= 0 && low <= high && high <= LIMIT_MAX_BYTES)) {
+      throw invalid('limits', limits, `integers with 0 <= low <= high <= ${LIMIT_MAX_BYTES}`)
+    }
+    if (this.closing) return
+    this.rarely().limits = { high, low }
+    this.loop.commands.push(COMMAND_WRITE_LIMITS, this.handle, high, low)
+  }
+
+  getWriteBufferLimits(): { readonly high: number; readonly low: number } {
+    return this.rare?.limits ?? { high: this.server.writeHighBytes, low: this.server.writeLowBytes }
+  }
+
+  getWriteBufferSize(): number {
+    return this.lost ? 0 : this.loop.native.bufferedBytes(this.handle)
+  }
+
+  getExtraInfo<Name extends keyof ExtraInfo>(name: Name): ExtraInfo[Name] | undefined
+  getExtraInfo<Name extends keyof ExtraInfo, Default>(name: Name, fallback: Default): ExtraInfo[Name] | Default
+  getExtraInfo(name: keyof ExtraInfo, fallback?: unknown): unknown {
+    switch (name) {
+      case 'socket':
+        return this.socket()
+      case 'peername':
+        return this.peername() ?? fallback
+      case 'sockname':
+        return this.sockname() ?? fallback
+      default:
+        return fallback
+    }
+  }
+
+  setIdleTimeout(ms: number): void {
+    if (!(Number.isInteger(ms) && ms >= 0 && ms <= 0x7fffffff)) {
+      throw invalid('ms', ms, 'an integer from 0 to 2147483647')
+    }
+    if (!this.closing) this.loop.commands.push(COMMAND_IDLE_TIMEOUT, this.handle, ms, 0)
+  }
+
+  setProtocol(protocol: Protocol): void {
+    if (protocol === null || typeof protocol !== 'object') throw invalid('protocol', protocol, 'an object')
+    this.protocol = protocol
+    this.receiving = receivingOf(protocol)
+    if (!this.closing) {
+      this.loop.commands.push(COMMAND_MODE, this.handle, this.receiving === RECEIVE_CHUNKS ? 0 : 1, 0)
+    }
+  }
+
+  /** @internal Keeps an event of the batch in which reading was paused; null is the peer's end. */
+  hold(event: Buffer | null): void {
+    const rare = this.rarely()
+    rare.held ??= []
+    rare.held.push(event)
+  }
+
+  /** @internal Whether earlier events wait, so that a new one must wait behind them. */
+  get holds(): boolean {
+    return this.rare !== undefined && this.rare.held !== undefined
+  }
+
+  /** @internal The first owned writes are flushed. */
+  ownedFlushed(count: number): void {
+    const flushed = this.rare?.owned?.splice(0, count) ?? []
+    for (const write of flushed) write.resolve()
+  }
+
+  /** @internal The connection is gone: keeps what is still asked for afterwards. */
+  ended(error: Error | null): void {
+    this.closing = true
+    this.lost = true
+    this.dropHeld()
+    this.peername()
+    const owned = this.rare?.owned
+    if (owned !== undefined && owned.length > 0) {
+      const reason = error ?? closedError(this.id)
+      for (const write of owned.splice(0)) write.reject(reason)
+    }
+  }
+
+  private socket(): ConnectionSocket {
+    const rare = this.rarely()
+    rare.socket ??= new ConnectionSocket(this.loop.native, this.handle, () => this.peername())
+    return rare.socket
+  }
+
+  private peername(): SocketAddress | undefined {
+    const known = this.rare?.peername
+    if (known !== undefined) return known
+    const address = this.loop.native.peerAddress(this.handle)
+    if (address === null) return undefined
+    this.rarely().peername = address
+    return address
+  }
+
+  private sockname(): SocketAddress | undefined {
+    const known = this.rare?.sockname
+    if (known !== undefined) return known
+    const address = this.loop.native.localAddress(this.handle)
+    if ('errno' in address) return undefined
+    this.rarely().sockname = address
+    return address
+  }
+
+  private rarely(): Rare {
+    this.rare ??= {}
+    return this.rare
+  }
+
+  private dropHeld(): void {
+    if (this.rare?.held !== undefined) delete this.rare.held
+  }
+
+  /** Held events come after the callback that resumed, as if they were just received. */
+  private releaseLater(): void {
+    const rare = this.rarely()
+    if (rare.releasing === true) return
+    rare.releasing = true
+    process.nextTick(() => {
+      rare.releasing = false
+      while (rare.held !== undefined && !this.paused && !this.closing) {
+        const event = rare.held.shift()
+        if (event === undefined) {
+          delete rare.held
+          this.loop.commands.push(COMMAND_RESUME, this.handle, 0, 0)
+        } else {
+          this.loop.deliverHeld(this, event)
+        }
+      }
+    })
+  }
+
+  private refuseWriteAfterEof(): void {
+    if (this.eofWritten && !this.closing) {
+      throw new ShardloopError('ERR_SHARDLOOP_STATE', `connection ${this.id} was written to after writeEof`)
+    }
+  }
+}
+
+/** The end of a connection that nothing broke, for those who still waited for it. */
+function closedError(id: string): ShardloopError {
+  return new ShardloopError('ERR_SHARDLOOP_CLOSED', `connection ${id} was closed before these bytes were sent`)
+}
+
+const NO_PROTOCOL: Protocol = {}
+/** We never emit a destroy event by the garbage collector's leave: following objects there costs more than it tells. */
+const RESOURCE_OPTIONS = { requireManualDestroy: true }
