@@ -36,9 +36,6 @@ export const WRITE_MAX_DEFAULT_BYTES: number = 64 * 1024 * 1024
 /** Largest write watermark or bound: it travels to native code in 31 bits. More is refused with ERR_SHARDLOOP_OPTION. */
 export const WRITE_BOUND_MAX_BYTES: number = 2 ** 31 - 1
 
-/** Memory of slabs that chunks still refer to, per shard; past it chunks are copied at exact size until it falls. */
-export const RETAINED_SLAB_BYTES: number = 64 * 1024 * 1024
-
 /** How often a start asks again for a port's start lock while another process binds that port. */
 export const START_LOCK_RETRY_MS = 5
 

@@ -1,0 +1,46 @@
+/** Figures as people read them. */
+import { type Bar, METRIC_TITLES, PEER_TITLES } from './rows.js'
+import type { Interval } from './statistics.js'
+
+/** `1,234,567`. */
+export function count(value: number): string {
+  return Math.round(value).toLocaleString('en-US')
+}
+
+/** `12.3k`, `1.86M`: three digits. */
+export function short(value: number): string {
+  if (value >= 999_500) return `${(value / 1e6).toPrecision(3)}M`
+  if (value >= 9_995) return `${(value / 1e3).toPrecision(3)}k`
+  return count(value)
+}
+
+/** Microseconds as `480 µs`, `1.23 ms` or `2.10 s`. */
+export function micros(value: number): string {
+  if (value < 1000) return `${value.toFixed(0)} µs`
+  return value < 1e6 ? `${(value / 1e3).toPrecision(3)} ms` : `${(value / 1e6).toPrecision(3)} s`
+}
+
+/** `98 %`. */
+export function percent(share: number): string {
+  return `${(share * 100).toFixed(0)} %`
+}
+
+/** `1.47 [1.44, 1.50]`, or `–`. Figures above 20 without decimals. */
+export function interval(value: Interval | null): string {
+  if (value === null) return '–'
+  const show = (one: number): string => (Math.abs(one) >= 20 ? count(one) : one.toFixed(2))
+  return `${show(value.middle)} [${show(value.low)}, ${show(value.high)}]`
+}
+
+/** `≥ 1.45 × node:net` or `≤ 700 B`. */
+export function goal(bar: Bar): string {
+  const sign = bar.direction === 'at-least' ? '≥' : '≤'
+  return bar.against === null
+    ? `${sign} ${bar.value} B`
+    : `${sign} ${bar.value} × ${PEER_TITLES[bar.against]}`
+}
+
+/** What a bar is about, without the row. */
+export function subject(bar: Bar): string {
+  return `${PEER_TITLES[bar.peer]}: ${METRIC_TITLES[bar.metric]}`
+}

@@ -1,0 +1,179 @@
+//! The ceiling: an echo server on bare mio. One thread, edge-triggered, one read buffer for all connections, answers
+//! written straight from it. A short read ends the read; what the socket does not take is kept, and nothing more is read
+//! from that connection until it has gone out.
+//!
+//! Ends on SIGTERM by the signal's default action: there is nothing to clean up.
+
+use std::{
+    io::{self, Read, Write},
+    net::SocketAddr,
+    process::ExitCode,
+};
+
+use clap::Parser;
+use loadgen::limits::{EVENTS_PER_POLL, READ_BUFFER_BYTES, reserve_descriptors};
+use mio::{
+    Events, Interest, Poll, Token,
+    net::{TcpListener, TcpStream},
+};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// As shardloop's default; the kernel caps it by net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+const LISTENER: Token = Token(usize::MAX);
+
+/// Echo server on bare mio, the ceiling of the benchmark.
+#[derive(Parser)]
+#[command(version, name = "raw-mio-echo")]
+struct Cli {
+    /// IP address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    host: std::net::IpAddr,
+    /// Port to listen on; 0 lets the kernel choose
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match listen(SocketAddr::new(cli.host, cli.port)).and_then(Server::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("raw-mio-echo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn listen(addr: SocketAddr) -> io::Result<Server> {
+    // Raises the limit as far as it goes; how many connections will come is not known here.
+    reserve_descriptors(0).map_err(io::Error::other)?;
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    let mut listener = TcpListener::from_std(socket.into());
+    let poll = Poll::new()?;
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    println!("listening on tcp://{} (shards 1, engine raw-mio)", listener.local_addr()?);
+    Ok(Server { poll, listener, connections: Vec::new(), free: Vec::new() })
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// Bytes read that the socket has not taken yet.
+    unwritten: Vec<u8>,
+}
+
+struct Server {
+    poll: Poll,
+    listener: TcpListener,
+    connections: Vec<Option<Connection>>,
+    free: Vec<usize>,
+}
+
+impl Server {
+    fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS_PER_POLL);
+        let mut buffer = vec![0; READ_BUFFER_BYTES];
+        loop {
+            if let Err(error) = self.poll.poll(&mut events, None)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                return Err(error);
+            }
+            for event in &events {
+                if event.token() == LISTENER {
+                    self.accept()?;
+                    continue;
+                }
+                let slot = event.token().0;
+                let hung_up = event.is_read_closed() || event.is_error();
+                let Some(connection) = &mut self.connections[slot] else { continue };
+                // An error of one connection is that connection's end; a benchmark's client sees it.
+                if !connection.echo(&mut buffer, hung_up).unwrap_or(false) {
+                    self.connections[slot] = None;
+                    self.free.push(slot);
+                }
+            }
+        }
+    }
+
+    /// Takes every queued connection.
+    fn accept(&mut self) -> io::Result<()> {
+        loop {
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                    ) =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            // A client that has reset already makes this fail; the read will see it too.
+            let _ = stream.set_nodelay(true);
+            let slot = self.free.pop().unwrap_or_else(|| {
+                self.connections.push(None);
+                self.connections.len() - 1
+            });
+            self.poll.registry().register(
+                &mut stream,
+                Token(slot),
+                Interest::READABLE | Interest::WRITABLE,
+            )?;
+            self.connections[slot] = Some(Connection { stream, unwritten: Vec::new() });
+        }
+    }
+}
+
+impl Connection {
+    /// Echoes what is there; false when the connection has ended.
+    fn echo(&mut self, buffer: &mut [u8], hung_up: bool) -> io::Result<bool> {
+        loop {
+            if !self.flush()? {
+                return Ok(true);
+            }
+            let length = match self.stream.read(buffer) {
+                Ok(0) => return Ok(false),
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let mut written = 0;
+            while written < length {
+                match self.stream.write(&buffer[written..length]) {
+                    Ok(count) => written += count,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.unwritten.extend_from_slice(&buffer[written..length]);
+            if length < buffer.len() && !hung_up {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Writes what was kept; true when nothing is left.
+    fn flush(&mut self) -> io::Result<bool> {
+        let mut written = 0;
+        while written < self.unwritten.len() {
+            match self.stream.write(&self.unwritten[written..]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.unwritten.drain(..written);
+        Ok(self.unwritten.is_empty())
+    }
+}

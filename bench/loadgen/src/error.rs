@@ -1,0 +1,148 @@
+//! Everything that can end a run early, and the failures of single connections.
+
+use std::{io, net::SocketAddr};
+
+/// Why a run could not start or go on. Not the server's answers: those are [`Failure`]s.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// `--addr` is not HOST:PORT or does not resolve.
+    #[error("--addr {given}: {reason}; expected HOST:PORT, for example 127.0.0.1:7000")]
+    Address {
+        /// What was given.
+        given: String,
+        /// Why it is refused.
+        reason: String,
+    },
+    /// `--addr` is not on this machine and `--allow-remote` was not given.
+    #[error(
+        "{addr} is not a loopback address; load on another machine needs its owner's consent and --allow-remote"
+    )]
+    Remote {
+        /// The resolved address.
+        addr: SocketAddr,
+    },
+    /// An option's value is out of bounds, or two options contradict each other.
+    #[error("{0}")]
+    Option(String),
+    /// More connections than this process may have descriptors.
+    #[error(
+        "{needed} descriptors are needed and the hard limit is {available}; raise it (ulimit -Hn as root, or LimitNOFILE) \
+         or ask for fewer connections"
+    )]
+    Descriptors {
+        /// Connections and what the process holds besides.
+        needed: u64,
+        /// The hard RLIMIT_NOFILE.
+        available: u64,
+    },
+    /// No free source port is left.
+    #[error(
+        "no source port is left towards {addr} (connections in TIME_WAIT hold them for a minute): use --sources N with a \
+         larger N, or --close rst"
+    )]
+    PortsExhausted {
+        /// The server.
+        addr: SocketAddr,
+    },
+    /// A system call failed that has nothing to do with the server.
+    #[error("{call}: {source}")]
+    System {
+        /// The call's name.
+        call: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `--server-pid` names no process, or this is not Linux.
+    #[error("processor time of process {pid} cannot be read: {source}")]
+    ServerPid {
+        /// The process.
+        pid: u32,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl LoadError {
+    /// Names the call that failed; for `map_err`.
+    pub fn system(call: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { call, source }
+    }
+}
+
+/// What went wrong with one connection. The server's fault or the network's, never ours.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The connect was refused or timed out.
+    #[error("connection {connection} was not established: {source}")]
+    Connect {
+        /// Number of the connection within the run, from 0.
+        connection: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The server closed before every answer was in.
+    #[error("connection {connection} was closed by the server after {received} of {sent} bytes")]
+    Closed {
+        /// Number of the connection.
+        connection: u64,
+        /// Bytes that came back.
+        received: u64,
+        /// Bytes sent.
+        sent: u64,
+    },
+    /// A read or write failed.
+    #[error("connection {connection} broke after {received} of {sent} bytes: {source}")]
+    Broken {
+        /// Number of the connection.
+        connection: u64,
+        /// Bytes that came back.
+        received: u64,
+        /// Bytes sent.
+        sent: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A byte came back that was not sent at this place: lost, doubled, reordered or foreign bytes.
+    #[error(
+        "connection {connection} got a wrong byte at position {position}: {found:#04x} instead of {expected:#04x}"
+    )]
+    WrongByte {
+        /// Number of the connection.
+        connection: u64,
+        /// Position in the connection's stream, from 0.
+        position: u64,
+        /// The byte that was sent there.
+        expected: u8,
+        /// The byte that came back.
+        found: u8,
+    },
+    /// More bytes came back than were sent.
+    #[error("connection {connection} got {received} bytes back though only {sent} were sent")]
+    Surplus {
+        /// Number of the connection.
+        connection: u64,
+        /// Bytes that came back.
+        received: u64,
+        /// Bytes sent.
+        sent: u64,
+    },
+    /// Answers were still missing after the wait at the end of the run.
+    #[error("connection {connection} is missing {missing} bytes {waited_secs} s after the end of the run")]
+    Unanswered {
+        /// Number of the connection.
+        connection: u64,
+        /// Bytes that did not come back.
+        missing: u64,
+        /// Length of the wait.
+        waited_secs: u64,
+    },
+}
+
+impl Failure {
+    /// True when content was wrong: no `--tolerate` forgives that.
+    pub fn is_corruption(&self) -> bool {
+        matches!(self, Self::WrongByte { .. } | Self::Surplus { .. })
+    }
+}

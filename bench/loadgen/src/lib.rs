@@ -1,0 +1,23 @@
+//! Load generator for stream servers: echo, churn and idle connections from one thread.
+//!
+//! It must cost less than the server it measures, so it is one mio loop, edge-triggered, with one read buffer and
+//! one write per batch of messages. Every byte that comes back is compared with what was sent.
+//!
+//! - [`echo`], [`churn`], [`idle`]: the three kinds of load, one loop each.
+//! - [`pattern`], [`in_flight`], [`schedule`]: pure parts, unit-tested without a network.
+//! - [`target`]: where the load goes, and from which source addresses.
+//! - [`cpu`]: processor time of the server, of this process and of the machine around the measured window.
+//! - [`outcome`]: what a run found, as one JSON line or as a table.
+
+pub mod churn;
+pub mod cpu;
+pub mod echo;
+pub mod error;
+pub mod idle;
+pub mod in_flight;
+pub mod limits;
+pub mod outcome;
+pub mod pattern;
+pub mod progress;
+pub mod schedule;
+pub mod target;

@@ -1,0 +1,205 @@
+//! Command line of the load generator; `loadgen --help` says what each option means.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use loadgen::{
+    churn::{self, ChurnOptions},
+    echo::{self, EchoOptions},
+    error::LoadError,
+    idle::{self, IdleOptions},
+    outcome::Outcome,
+    target::{Close, Target},
+};
+
+/// Loads an echo server and checks every byte that comes back.
+///
+/// Exits with 0 when all went well, 1 when a byte was wrong or a connection failed (see --tolerate), and 2 when the
+/// options are wrong or the load could not be made.
+#[derive(Parser)]
+#[command(version, name = "loadgen")]
+struct Cli {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// N connections that each keep P messages of B bytes in flight
+    Echo {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        window: Window,
+        /// Connections
+        #[arg(long, value_name = "N", default_value_t = 64)]
+        conns: usize,
+        /// Bytes of a message
+        #[arg(long, value_name = "B", default_value_t = 64)]
+        size: usize,
+        /// Messages in flight on each connection; with --rate the most that may be
+        #[arg(long, value_name = "P", default_value_t = 1)]
+        pipeline: u32,
+        /// Messages per second in all on a fixed schedule, latency counted from the moment a message was meant to go out
+        /// (corrected for coordinated omission); without it the next message follows the answer
+        #[arg(long, value_name = "R")]
+        rate: Option<f64>,
+    },
+    /// Connect, one echo, close; again and again
+    Churn {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        window: Window,
+        /// Connections under way at once
+        #[arg(long, value_name = "N", default_value_t = 64)]
+        conns: usize,
+        /// Bytes echoed once on each connection
+        #[arg(long, value_name = "B", default_value_t = 64)]
+        size: usize,
+        /// Source addresses 127.0.0.2, 127.0.0.3 ... that are taken in turn, so that ports in TIME_WAIT do not run out
+        /// (28,000 per address; Linux loopback only); 0 leaves the address to the kernel
+        #[arg(long, value_name = "N", default_value_t = 200)]
+        sources: u32,
+        /// How a connection ends: fin as clients do, rst leaves no port in TIME_WAIT
+        #[arg(long, value_enum, default_value_t = Close::Fin)]
+        close: Close,
+    },
+    /// Connections held open that do nothing
+    Idle {
+        #[command(flatten)]
+        common: Common,
+        /// Connections
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        conns: usize,
+        /// Bytes echoed once on each connection before it idles; 0 sends nothing
+        #[arg(long, value_name = "B", default_value_t = 0)]
+        size: usize,
+        /// Seconds to hold them; without it until stdin closes
+        #[arg(long, value_name = "S", value_parser = seconds)]
+        secs: Option<Duration>,
+        /// Source addresses 127.0.0.2, 127.0.0.3 ...; at least one for every 10,000 connections
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        sources: u32,
+    },
+}
+
+#[derive(Args)]
+struct Common {
+    /// The server; tcp:// before it is allowed
+    #[arg(long, value_name = "HOST:PORT")]
+    addr: String,
+    /// Allow an address that is not this machine's loopback
+    #[arg(long)]
+    allow_remote: bool,
+    /// Print one JSON line and nothing else on stdout
+    #[arg(long)]
+    json: bool,
+    /// Go on, and exit with 0, when connections fail (wrong bytes still end the run)
+    #[arg(long)]
+    tolerate: bool,
+    /// Write the progress line also when stderr is no terminal
+    #[arg(long)]
+    progress: bool,
+}
+
+#[derive(Args)]
+struct Window {
+    /// Seconds to measure
+    #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
+    secs: Duration,
+    /// Seconds of load before that
+    #[arg(long, value_name = "S", default_value = "0.5", value_parser = seconds)]
+    warmup: Duration,
+    /// Process of the server, to measure its processor time in the window (Linux)
+    #[arg(long, value_name = "PID")]
+    server_pid: Option<u32>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let secs: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    Duration::try_from_secs_f64(secs).map_err(|error| error.to_string())
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = match &cli.mode {
+        Mode::Echo { common, .. } | Mode::Churn { common, .. } | Mode::Idle { common, .. } => common.json,
+    };
+    match run(cli.mode) {
+        Ok(outcome) => {
+            println!("{}", if json { outcome.json_line() } else { outcome.table() });
+            if outcome.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+        }
+        Err(error) => {
+            eprintln!("loadgen: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(mode: Mode) -> Result<Outcome, LoadError> {
+    match mode {
+        Mode::Echo { common, window, conns, size, pipeline, rate } => {
+            let addr = Target::resolve(&common.addr, common.allow_remote)?;
+            echo::run(EchoOptions {
+                target: Target { addr, sources: 0 },
+                connections: conns,
+                size,
+                pipeline,
+                window: window.secs,
+                warmup: window.warmup,
+                rate_per_sec: rate,
+                server_pid: window.server_pid,
+                tolerate: common.tolerate,
+                progress: common.progress,
+            })
+        }
+        Mode::Churn { common, window, conns, size, sources, close } => {
+            let addr = Target::resolve(&common.addr, common.allow_remote)?;
+            churn::run(ChurnOptions {
+                target: Target { addr, sources: Target::sources_possible(addr, sources) },
+                concurrency: conns,
+                size,
+                close,
+                window: window.secs,
+                warmup: window.warmup,
+                server_pid: window.server_pid,
+                tolerate: common.tolerate,
+                progress: common.progress,
+            })
+        }
+        Mode::Idle { common, conns, size, secs, sources } => {
+            let addr = Target::resolve(&common.addr, common.allow_remote)?;
+            idle::run(IdleOptions {
+                target: Target { addr, sources },
+                connections: conns,
+                size,
+                hold: secs,
+                tolerate: common.tolerate,
+                progress: common.progress,
+                json: common.json,
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn seconds_are_read_strictly() {
+        assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
+        assert!(seconds("-1").is_err());
+        assert!(seconds("soon").is_err());
+        assert!(seconds("NaN").is_err());
+    }
+}

@@ -1,0 +1,76 @@
+/** What the figures were measured on, and how programs are pinned to a CPU. Linux only: it reads /proc. */
+import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { availableParallelism, cpus, release, totalmem } from 'node:os'
+
+/** Commit, machine and versions, as they go into every result file. */
+export interface Environment {
+  readonly commit: string
+  /** Files differ from the commit. */
+  readonly modified: boolean
+  readonly date: string
+  readonly cpu: string
+  readonly cpus: number
+  readonly memoryGiB: number
+  readonly kernel: string
+  readonly virtual: boolean
+  readonly node: string
+  readonly rust: string
+  readonly bun: string | null
+  readonly serverCpu: number
+  readonly clientCpu: number
+}
+
+/** Looks at the machine. `bun` is the program's path, when there is one. */
+export function describeMachine(root: string, bun: string | null): Environment {
+  const [serverCpu, clientCpu] = measuredCpus()
+  return {
+    commit: output('git', ['-C', root, 'rev-parse', 'HEAD']) ?? 'unknown',
+    modified: output('git', ['-C', root, 'status', '--porcelain']) !== '',
+    date: new Date().toISOString(),
+    cpu: cpus()[0]?.model ?? 'unknown',
+    cpus: availableParallelism(),
+    memoryGiB: Math.round(totalmem() / 2 ** 30),
+    kernel: `Linux ${release()}`,
+    virtual: / hypervisor /.test(readFileSync('/proc/cpuinfo', 'utf8')),
+    node: process.version,
+    rust: output('rustc', ['--version']) ?? 'unknown',
+    bun: bun === null ? null : output(bun, ['--version']),
+    serverCpu,
+    clientCpu,
+  }
+}
+
+/** The first two CPUs that this process may use: the server's and the client's. Throws by name with fewer. */
+export function measuredCpus(): [server: number, client: number] {
+  const list = /^Cpus_allowed_list:\s*(.+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? ''
+  const allowed = list.split(',').flatMap((range) => {
+    const [first, last] = range.split('-').map(Number)
+    return Array.from(
+      { length: (last ?? (first as number)) - (first as number) + 1 },
+      (_, i) => (first as number) + i,
+    )
+  })
+  const [server, client] = allowed
+  if (server === undefined || client === undefined) {
+    throw new Error(
+      `the benchmark needs two CPUs, one for the server and one for the client; allowed here: ${list}`,
+    )
+  }
+  return [server, client]
+}
+
+/** The command line that runs `command` with all its threads on one CPU. */
+export function pinned(cpu: number, command: readonly string[]): string[] {
+  return ['taskset', '-c', String(cpu), ...command]
+}
+
+/** First line of a program's output, null when it is not there or fails. */
+export function output(program: string, args: readonly string[]): string | null {
+  try {
+    const text = execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
+    return text.split('\n')[0] ?? ''
+  } catch {
+    return null
+  }
+}

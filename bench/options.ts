@@ -1,0 +1,97 @@
+/** Arguments of `npm run bench`. */
+import { parseArgs } from 'node:util'
+import type { RoundPlan } from './rounds.js'
+import { PARTS, type Part, PEER_TITLES, type PeerId, ROWS, type Row } from './rows.js'
+
+/** What the benchmark is to do. */
+export interface BenchOptions {
+  readonly quick: boolean
+  readonly rows: readonly Row[]
+  readonly parts: readonly Part[]
+  readonly peers: readonly PeerId[]
+  readonly plan: RoundPlan
+  readonly memoryRepetitions: number
+  readonly latencyRounds: number
+  readonly latencySecs: number
+  readonly latencyWarmupSecs: number
+  readonly syscallRows: readonly string[]
+  readonly syscallSecs: number
+}
+
+const HELP = `npm run bench [-- OPTIONS]
+
+  --quick          under two minutes: fewer and shorter rounds, good to see whether something broke
+  --rows LIST      ${[...ROWS.map((row) => row.id), ...PARTS].join(',')}
+  --peers LIST     ${Object.keys(PEER_TITLES).join(',')}
+  --rounds N       rounds that must count, for each comparison (15; quick 3)
+  --max-rounds N   rounds at most (2.5 times as many; quick 1 more)
+  --secs S         length of a measured window (2; quick 0.5)
+`
+
+/** Parsed arguments; null when only help was asked for, which is printed. Throws by name when they are wrong. */
+export function readOptions(args: readonly string[]): BenchOptions | null {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      quick: { type: 'boolean', default: false },
+      rows: { type: 'string' },
+      peers: { type: 'string' },
+      rounds: { type: 'string' },
+      'max-rounds': { type: 'string' },
+      secs: { type: 'string' },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  if (values.help) {
+    process.stdout.write(HELP)
+    return null
+  }
+  const { quick } = values
+  const names = list('--rows', values.rows, [...ROWS.map((row) => row.id), ...PARTS])
+  const peers = list('--peers', values.peers, Object.keys(PEER_TITLES) as PeerId[])
+  const wanted = positive('--rounds', values.rounds, quick ? 3 : 15)
+  const max = positive('--max-rounds', values['max-rounds'], quick ? wanted + 1 : Math.ceil(wanted * 2.5))
+  if (!Number.isInteger(wanted) || !Number.isInteger(max) || max < wanted) {
+    throw new Error(
+      '--rounds and --max-rounds are whole numbers, and the second is no smaller than the first',
+    )
+  }
+  return {
+    quick,
+    rows: ROWS.filter((row) => names.includes(row.id)),
+    parts: PARTS.filter((part) => names.includes(part)),
+    peers,
+    plan: {
+      wanted,
+      max,
+      windowSecs: positive('--secs', values.secs, quick ? 0.5 : 2),
+      warmupSecs: quick ? 0.1 : 0.3,
+      firstWarmupSecs: quick ? 0.3 : 1.5,
+    },
+    memoryRepetitions: quick ? 1 : 3,
+    latencyRounds: quick ? 1 : wanted,
+    latencySecs: quick ? 2 : 4,
+    latencyWarmupSecs: quick ? 0.3 : 1,
+    syscallRows: quick ? ['64x64', '64x16k'] : ROWS.map((row) => row.id),
+    syscallSecs: quick ? 0.3 : 2,
+  }
+}
+
+function list<Name extends string>(
+  option: string,
+  given: string | undefined,
+  known: readonly Name[],
+): readonly Name[] {
+  if (given === undefined) return known
+  const names = given.split(',').map((name) => name.trim())
+  const unknown = names.find((name) => !(known as readonly string[]).includes(name))
+  if (unknown !== undefined) throw new Error(`${option}: ${unknown} is not one of ${known.join(', ')}`)
+  return known.filter((name) => names.includes(name))
+}
+
+function positive(option: string, given: string | undefined, fallback: number): number {
+  const value = given === undefined ? fallback : Number(given)
+  if (!(value > 0) || value === Number.POSITIVE_INFINITY)
+    throw new Error(`${option}: ${given} is not a number above 0`)
+  return value
+}

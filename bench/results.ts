@@ -1,0 +1,173 @@
+/** What a benchmark found, and how it stands against the bars. Pure: a result file can be evaluated again. */
+import type { LatencySample } from './inside-latency.js'
+import type { Environment } from './machine.js'
+import type { MemoryResult } from './memory.js'
+import { cleanPairs, type Pair, type RoundPlan, type RowResult, type Sample } from './rounds.js'
+import { BARS, type Bar, type Metric, type PeerId, type Probe } from './rows.js'
+import { type Interval, meanInterval, median, ratioInterval } from './statistics.js'
+import type { SyscallResult } from './syscalls.js'
+
+/** All that was measured; the JSON file. */
+export interface Results {
+  readonly environment: Environment
+  readonly quick: boolean
+  readonly plan: RoundPlan
+  readonly peers: readonly PeerId[]
+  readonly rows: readonly RowResult[]
+  readonly memory: readonly MemoryResult[]
+  readonly syscalls: readonly SyscallResult[]
+  readonly latency: readonly LatencySample[]
+  /** What was not measured though it was asked for, and why. */
+  readonly absent: readonly string[]
+  readonly durationSecs: number
+}
+
+/** `undecided`: the interval spans the bar, or there were too few rounds. `not-measured`: there is no figure. */
+export type Verdict = 'pass' | 'fail' | 'undecided' | 'not-measured'
+
+/** A bar and how it stands. */
+export interface BarResult {
+  readonly bar: Bar
+  readonly interval: Interval | null
+  readonly verdict: Verdict
+  /** Why it is undecided or not measured. */
+  readonly reason: string
+}
+
+/** One peer on one row, over its rounds that count. */
+export interface PeerFigures {
+  readonly peer: PeerId
+  readonly rounds: number
+  readonly leftOutBusy: number
+  readonly leftOutNoise: number
+  readonly requestsPerSec: number
+  readonly requestsPerCpuSec: number
+  readonly serverBusy: number
+  /** Microseconds. */
+  readonly p50: number
+  readonly p99: number
+  readonly p999: number
+}
+
+/** Medians over the rounds that count; over all rounds when none does, which `rounds: 0` tells. Null without samples. */
+export function figuresOf(result: RowResult, peer: PeerId): PeerFigures | null {
+  const all = result.samples.filter((sample) => sample.peer === peer)
+  if (all.length === 0) return null
+  const clean = all.filter((sample) => sample.leftOut === null)
+  const middle = (read: (sample: Sample) => number): number =>
+    median((clean.length > 0 ? clean : all).map(read))
+  return {
+    peer,
+    rounds: clean.length,
+    leftOutBusy: all.filter((sample) => sample.leftOut === 'not-busy').length,
+    leftOutNoise: all.filter((sample) => sample.leftOut === 'noise').length,
+    requestsPerSec: middle((sample) => sample.requestsPerSec),
+    requestsPerCpuSec: middle((sample) => sample.requestsPerCpuSec),
+    serverBusy: middle((sample) => sample.serverBusy),
+    p50: middle((sample) => sample.latencyUs.p50),
+    p99: middle((sample) => sample.latencyUs.p99),
+    p999: middle((sample) => sample.latencyUs.p999),
+  }
+}
+
+/** Ratio of requests per server-CPU-second over the rounds in which both count. */
+export function cpuRatio(result: RowResult, pair: Pair): Interval | null {
+  return ratioInterval(
+    cleanPairs(result.samples, pair).map(
+      ([ours, theirs]) => ours.requestsPerCpuSec / theirs.requestsPerCpuSec,
+    ),
+  )
+}
+
+/** Every bar that belongs to what was asked for. */
+export function evaluate(results: Results): BarResult[] {
+  const measured = new Set<string>(results.rows.map((result) => result.row.id))
+  if (results.memory.length > 0) measured.add('memory')
+  if (results.latency.length > 0) measured.add('latency')
+  return BARS.filter(
+    (bar) =>
+      measured.has(bar.row) &&
+      results.peers.includes(bar.peer) &&
+      (bar.against === null || results.peers.includes(bar.against)) &&
+      (bar.metric !== 'syscalls-per-request' || results.syscalls.some((result) => result.row === bar.row)),
+  ).map((bar) => judge(bar, results))
+}
+
+/** Whether the interval lies on the bar's good side, on its bad side, or across it. */
+export function verdictOf(bar: Bar, interval: Interval): Verdict {
+  if (bar.direction === 'at-least') {
+    return interval.low >= bar.value ? 'pass' : interval.high < bar.value ? 'fail' : 'undecided'
+  }
+  return interval.high <= bar.value ? 'pass' : interval.low > bar.value ? 'fail' : 'undecided'
+}
+
+function judge(bar: Bar, results: Results): BarResult {
+  const values = barValues(bar, results)
+  const wanted = wantedValues(bar, results)
+  const interval = intervalOf(bar, values)
+  if (interval === null) {
+    if (values.length === 0) return { bar, interval, verdict: 'not-measured', reason: 'no round counts' }
+    return { bar, interval, verdict: 'undecided', reason: `${values.length} of ${wanted} rounds count` }
+  }
+  if (values.length < wanted) {
+    return { bar, interval, verdict: 'undecided', reason: `${values.length} of ${wanted} rounds count` }
+  }
+  const verdict = verdictOf(bar, interval)
+  return { bar, interval, verdict, reason: verdict === 'undecided' ? 'the interval spans the bar' : '' }
+}
+
+function intervalOf(bar: Bar, values: readonly number[]): Interval | null {
+  // Counted, not timed: one run is the figure.
+  if (bar.metric === 'syscalls-per-request') {
+    const [value] = values
+    return value === undefined ? null : { low: value, middle: value, high: value, count: 1 }
+  }
+  return bar.against === null ? meanInterval(values) : ratioInterval(values)
+}
+
+function wantedValues(bar: Bar, results: Results): number {
+  if (bar.metric === 'syscalls-per-request') return 1
+  if (bar.row === 'memory') return Math.max(...results.memory.map((one) => one.residentBytes.length))
+  return results.plan.wanted
+}
+
+function barValues(bar: Bar, results: Results): readonly number[] {
+  const { peer, against } = bar
+  switch (bar.metric) {
+    case 'resident-bytes-per-connection':
+      return results.memory.find((one) => one.peer === peer)?.residentBytes ?? []
+    case 'heap-bytes-per-connection':
+      return results.memory.find((one) => one.peer === peer)?.heapBytes ?? []
+    case 'syscalls-per-request': {
+      const calls = (of: PeerId | null): number | undefined =>
+        results.syscalls.find((one) => one.row === bar.row && one.peer === of)?.perRequest
+      const [ours, theirs] = [calls(peer), calls(against)]
+      return ours === undefined || theirs === undefined ? [] : [ours / theirs]
+    }
+    case 'requests-per-cpu-second':
+    case 'p99': {
+      const result = results.rows.find((one) => one.row.id === bar.row)
+      if (result === undefined || against === null) return []
+      const read = (sample: Sample): number =>
+        bar.metric === 'p99' ? sample.latencyUs.p99 : sample.requestsPerCpuSec
+      return cleanPairs(result.samples, { peer, against }).map(([ours, theirs]) => read(ours) / read(theirs))
+    }
+    default:
+      return against === null ? [] : probeRatios(bar.metric, peer, against, results.latency)
+  }
+}
+
+function probeRatios(
+  metric: Extract<Metric, `${Probe}-${string}`>,
+  peer: PeerId,
+  against: PeerId,
+  samples: readonly LatencySample[],
+): number[] {
+  const [probe, share] = metric.split('-') as [Probe, 'p50' | 'p99']
+  const read = (sample: LatencySample): number => sample.probes[probe]?.[share] ?? Number.NaN
+  return samples.flatMap((sample) => {
+    const other = samples.find((one) => one.round === sample.round && one.peer === against)
+    const ratio = sample.peer === peer && other !== undefined ? read(sample) / read(other) : Number.NaN
+    return Number.isFinite(ratio) && ratio > 0 ? [ratio] : []
+  })
+}

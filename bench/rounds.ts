@@ -1,0 +1,204 @@
+/**
+ * Measures a row in interleaved rounds. In a round every peer is measured once, in shuffled order, so that a drift of
+ * the machine meets all alike and only the ratios inside a round are used.
+ *
+ * All servers of a row are up at the same time (an idle one costs nothing) and are started anew every
+ * {@link GENERATION_ROUNDS} rounds: long enough to be warm, and often enough that the luck of one process (where its
+ * heap lies, what its compiler decided) does not pass for a property of the server. Rows never share a process.
+ */
+import { type LatencySummary, type LoadResult, runLoad } from './load.js'
+import { measuredCpus } from './machine.js'
+import { BASELINES, OUR_PEERS, type PeerId, type Row } from './rows.js'
+import { type RunningServer, serverCommand, startServer } from './servers.js'
+import { shuffled } from './statistics.js'
+
+/** Rounds that one set of server processes is measured in. */
+export const GENERATION_ROUNDS = 5
+/** Other processes may use this much of one CPU in the window, in all. */
+export const OTHER_CPU_MAX = 0.05
+/** The hypervisor may take this much of one CPU in the window. */
+export const STEAL_MAX = 0.02
+
+/** Why a measurement does not count: the server waited for the client, or the machine did something else. */
+export type LeftOut = 'not-busy' | 'noise'
+
+/** One peer in one round. */
+export interface Sample {
+  readonly round: number
+  readonly peer: PeerId
+  readonly requestsPerSec: number
+  readonly requestsPerCpuSec: number
+  /** Share of its CPU that the server used. */
+  readonly serverBusy: number
+  readonly clientBusy: number
+  /** CPUs used by all other processes, and stolen by the hypervisor. */
+  readonly otherCpu: number
+  readonly steal: number
+  readonly latencyUs: LatencySummary
+  readonly leftOut: LeftOut | null
+}
+
+/** How long to measure, and how often. */
+export interface RoundPlan {
+  /** Rounds that must count, for each pair of ours and a baseline. */
+  readonly wanted: number
+  /** Rounds at most. */
+  readonly max: number
+  readonly windowSecs: number
+  readonly warmupSecs: number
+  /** Load on a process that has just started. */
+  readonly firstWarmupSecs: number
+}
+
+/** A row's samples. */
+export interface RowResult {
+  readonly row: Row
+  readonly rounds: number
+  readonly samples: readonly Sample[]
+}
+
+/** A comparison that rounds are made for. */
+export interface Pair {
+  readonly peer: PeerId
+  readonly against: PeerId
+}
+
+/** Ours with every baseline, and every other peer with node:net and raw mio, as far as they are measured. */
+export function pairsOf(peers: readonly PeerId[]): Pair[] {
+  const all = BASELINES.flatMap((against) => peers.map((peer): Pair => ({ peer, against })))
+  return all.filter(
+    ({ peer, against }) =>
+      peer !== against && peers.includes(against) && (against !== 'bun' || OUR_PEERS.includes(peer)),
+  )
+}
+
+/** The rounds in which both of a pair count, as pairs of samples. */
+export function cleanPairs(samples: readonly Sample[], pair: Pair): [ours: Sample, theirs: Sample][] {
+  const clean = samples.filter((sample) => sample.leftOut === null)
+  const theirs = new Map(clean.filter((one) => one.peer === pair.against).map((one) => [one.round, one]))
+  return clean.flatMap((sample) => {
+    const other = theirs.get(sample.round)
+    return sample.peer === pair.peer && other !== undefined ? [[sample, other]] : []
+  })
+}
+
+/** Measures `row` until every pair has enough rounds that count, or the plan's maximum is reached. */
+export async function measureRow(
+  row: Row,
+  peers: readonly PeerId[],
+  plan: RoundPlan,
+  random: () => number,
+  progress: (text: string) => void,
+): Promise<RowResult> {
+  const samples: Sample[] = []
+  let servers = new Map<PeerId, RunningServer>()
+  let round = 0
+  try {
+    for (; round < plan.max; round++) {
+      const needed = peersStillNeeded(samples, peers, plan.wanted)
+      if (needed.length === 0) break
+      if (round % GENERATION_ROUNDS === 0) {
+        await stopAll(servers)
+        servers = await startAll(row, needed, plan, progress)
+      }
+      for (const peer of shuffled(needed, random)) {
+        progress(progressText(row, peer, round, samples, peers, plan))
+        const server = servers.get(peer)
+        if (server === undefined) throw new Error(`${peer} was given up and is needed again`)
+        samples.push(sampleOf(row, round, peer, await load(row, server, plan.warmupSecs, plan.windowSecs)))
+      }
+    }
+    // A server that has died since is an error, not a figure.
+    await stopAll(servers)
+  } catch (error) {
+    for (const server of servers.values()) server.child.kill('SIGKILL')
+    throw error
+  }
+  return { row, rounds: round, samples }
+}
+
+/** A pair stays unfinished until it has enough; a peer never drops out and comes back, for pairs only ever finish. */
+function peersStillNeeded(samples: readonly Sample[], peers: readonly PeerId[], wanted: number): PeerId[] {
+  const unfinished = pairsOf(peers).filter((pair) => cleanPairs(samples, pair).length < wanted)
+  const measured = new Set(samples.map((sample) => sample.round)).size
+  const alone = pairsOf(peers).length === 0 && measured < wanted
+  return peers.filter(
+    (peer) => alone || unfinished.some((pair) => pair.peer === peer || pair.against === peer),
+  )
+}
+
+async function startAll(
+  row: Row,
+  peers: readonly PeerId[],
+  plan: RoundPlan,
+  progress: (text: string) => void,
+): Promise<Map<PeerId, RunningServer>> {
+  const [serverCpu] = measuredCpus()
+  const servers = new Map<PeerId, RunningServer>()
+  try {
+    for (const peer of peers) {
+      progress(`${row.id}: starting and warming ${peer}`)
+      const command = serverCommand(peer)
+      if (command === null) throw new Error(`${peer} is not installed`)
+      const server = await startServer(serverCpu, command)
+      servers.set(peer, server)
+      await load(row, server, 0, plan.firstWarmupSecs)
+    }
+  } catch (error) {
+    for (const server of servers.values()) server.child.kill('SIGKILL')
+    throw error
+  }
+  return servers
+}
+
+async function stopAll(servers: ReadonlyMap<PeerId, RunningServer>): Promise<void> {
+  for (const server of servers.values()) await server.stop()
+}
+
+function load(row: Row, server: RunningServer, warmupSecs: number, windowSecs: number): Promise<LoadResult> {
+  const [, clientCpu] = measuredCpus()
+  const args = [row.mode, '--addr', server.addr, '--server-pid', String(server.pid)]
+  args.push('--conns', String(row.connections), '--size', String(row.size))
+  if (row.mode === 'echo') args.push('--pipeline', String(row.pipeline))
+  args.push('--warmup', String(warmupSecs), '--secs', String(windowSecs))
+  return runLoad(clientCpu, args)
+}
+
+function sampleOf(row: Row, round: number, peer: PeerId, result: LoadResult): Sample {
+  const { secs, cpu } = result
+  const { serverSecs, clientSecs, machineBusySecs, machineStealSecs } = cpu
+  if (serverSecs === null || clientSecs === null || machineBusySecs === null || machineStealSecs === null) {
+    throw new Error('the load generator could not read processor times from /proc')
+  }
+  const serverBusy = serverSecs / secs
+  const otherCpu = Math.max(0, machineBusySecs - serverSecs - clientSecs) / secs
+  const steal = machineStealSecs / secs
+  const noisy = otherCpu > OTHER_CPU_MAX || steal > STEAL_MAX
+  const waited = row.busyFloor !== null && serverBusy < row.busyFloor
+  return {
+    round,
+    peer,
+    requestsPerSec: result.requestsPerSec,
+    requestsPerCpuSec: result.requests / serverSecs,
+    serverBusy,
+    clientBusy: clientSecs / secs,
+    otherCpu,
+    steal,
+    latencyUs: result.latencyUs,
+    leftOut: noisy ? 'noise' : waited ? 'not-busy' : null,
+  }
+}
+
+function progressText(
+  row: Row,
+  peer: PeerId,
+  round: number,
+  samples: readonly Sample[],
+  peers: readonly PeerId[],
+  plan: RoundPlan,
+): string {
+  const counts = pairsOf(peers).map((pair) => cleanPairs(samples, pair).length)
+  const clean = counts.length === 0 ? round : Math.min(...counts)
+  const leftOut = samples.filter((sample) => sample.leftOut !== null).length
+  return `${row.id}: round ${round + 1}, ${clean} of ${plan.wanted} clean, ${leftOut} measurements left out, now ${peer}`
+}

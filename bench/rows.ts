@@ -1,0 +1,189 @@
+/** What is measured, with whom it is compared, and what it must reach. All bars of the project are in this one table. */
+
+/** A server that is measured: ours in two modes, and its peers. */
+export type PeerId = 'chunk' | 'borrowed' | 'node-net' | 'raw-mio' | 'bun'
+
+/** How each peer is called in tables and plots. */
+export const PEER_TITLES: Readonly<Record<PeerId, string>> = {
+  chunk: 'shardloop, Buffer chunks',
+  borrowed: 'shardloop, borrowed bytes',
+  'node-net': 'node:net',
+  'raw-mio': 'raw mio (Rust)',
+  bun: 'Bun.listen',
+}
+
+/** Ours, in the order of the tables. */
+export const OUR_PEERS: readonly PeerId[] = ['chunk', 'borrowed']
+
+/** What the others are compared with. */
+export const BASELINES: readonly PeerId[] = ['node-net', 'raw-mio', 'bun']
+
+/** One workload, measured in rounds. */
+export interface Row {
+  readonly id: string
+  readonly title: string
+  readonly mode: 'echo' | 'churn'
+  readonly connections: number
+  /** Bytes of a message. */
+  readonly size: number
+  /** Messages in flight on each connection. */
+  readonly pipeline: number
+  /**
+   * Share of its CPU that a server must have used for its measurement to count; null: not asked for.
+   * With churn the client does more work per connection than the server, so no server gets near 1.
+   */
+  readonly busyFloor: number | null
+}
+
+/** A server below this share of its CPU waited for the client, and what it costs per request then depends on the wait. */
+export const BUSY_FLOOR = 0.95
+
+/** The workloads, in the order in which they run. */
+export const ROWS: readonly Row[] = [
+  {
+    id: '64x64',
+    title: '64 connections × 64 B, 1 in flight',
+    mode: 'echo',
+    connections: 64,
+    size: 64,
+    pipeline: 1,
+    busyFloor: BUSY_FLOOR,
+  },
+  {
+    id: '64x64-p16',
+    title: '64 connections × 64 B, 16 in flight',
+    mode: 'echo',
+    connections: 64,
+    size: 64,
+    pipeline: 16,
+    busyFloor: BUSY_FLOOR,
+  },
+  {
+    id: '64x16k',
+    title: '64 connections × 16 KiB, 1 in flight',
+    mode: 'echo',
+    connections: 64,
+    size: 16_384,
+    pipeline: 1,
+    busyFloor: BUSY_FLOOR,
+  },
+  {
+    id: '1000x64',
+    title: '1,000 connections × 64 B, 1 in flight',
+    mode: 'echo',
+    connections: 1000,
+    size: 64,
+    pipeline: 1,
+    busyFloor: BUSY_FLOOR,
+  },
+  {
+    id: 'churn',
+    title: 'connect, echo 64 B, close; 64 at once',
+    mode: 'churn',
+    connections: 64,
+    size: 64,
+    pipeline: 1,
+    busyFloor: null,
+  },
+]
+
+/** Parts that are measured in another way than the rows; named like rows by `--rows`. */
+export const PARTS = ['memory', 'syscalls', 'latency'] as const
+/** See {@link PARTS}. */
+export type Part = (typeof PARTS)[number]
+
+/** What a bar is about. A ratio is ours divided by the baseline's, over rounds in which both count. */
+export type Metric =
+  | 'requests-per-cpu-second'
+  | 'p99'
+  | 'resident-bytes-per-connection'
+  | 'heap-bytes-per-connection'
+  | 'syscalls-per-request'
+  | `${Probe}-${'p50' | 'p99'}`
+
+/** What is timed inside a loaded server. */
+export type Probe = 'timer' | 'fs' | 'fetch'
+
+/** How each metric is called in tables. */
+export const METRIC_TITLES: Readonly<Record<Metric, string>> = {
+  'requests-per-cpu-second': 'requests per server-CPU-second',
+  p99: 'p99 latency',
+  'resident-bytes-per-connection': 'resident bytes per idle connection',
+  'heap-bytes-per-connection': 'JS heap bytes per idle connection',
+  'syscalls-per-request': 'system calls per request',
+  'timer-p50': 'timer lateness under load, p50',
+  'timer-p99': 'timer lateness under load, p99',
+  'fs-p50': 'fs latency under load, p50',
+  'fs-p99': 'fs latency under load, p99',
+  'fetch-p50': 'fetch latency under load, p50',
+  'fetch-p99': 'fetch latency under load, p99',
+}
+
+/** One thing to reach. */
+export interface Bar {
+  /** `must` is a promise of the project, `aim` is where it wants to get. */
+  readonly kind: 'must' | 'aim'
+  /** Row or part. */
+  readonly row: string
+  readonly peer: PeerId
+  readonly metric: Metric
+  /** What the figure is divided by; null: the figure itself. */
+  readonly against: PeerId | null
+  /** Whether more or less is better, and the value to reach. */
+  readonly direction: 'at-least' | 'at-most'
+  readonly value: number
+}
+
+const CPU_BARS: readonly (readonly [row: string, chunk: number, borrowed: number])[] = [
+  ['64x64', 1.45, 1.5],
+  ['64x64-p16', 1.4, 1.55],
+  ['64x16k', 1.35, 2.0],
+  ['1000x64', 1.45, 1.55],
+  ['churn', 2.0, 2.0],
+]
+
+const ECHO_ROWS: readonly string[] = ROWS.filter((row) => row.mode === 'echo').map((row) => row.id)
+
+/** Every bar. */
+export const BARS: readonly Bar[] = [
+  ...CPU_BARS.flatMap(([row, chunk, borrowed]): Bar[] => [
+    ratioBar('must', row, 'chunk', 'requests-per-cpu-second', 'node-net', 'at-least', chunk),
+    ratioBar('must', row, 'borrowed', 'requests-per-cpu-second', 'node-net', 'at-least', borrowed),
+  ]),
+  ...ROWS.flatMap((row) =>
+    OUR_PEERS.map((peer) => ratioBar('must', row.id, peer, 'p99', 'node-net', 'at-most', 1)),
+  ),
+  ...OUR_PEERS.flatMap((peer): Bar[] => [
+    figureBar('memory', peer, 'resident-bytes-per-connection', 700),
+    figureBar('memory', peer, 'heap-bytes-per-connection', 350),
+  ]),
+  ...ECHO_ROWS.flatMap((row) =>
+    OUR_PEERS.map((peer) => ratioBar('must', row, peer, 'syscalls-per-request', 'raw-mio', 'at-most', 1.1)),
+  ),
+  ...(['timer', 'fs', 'fetch'] as const).flatMap((probe): Bar[] => [
+    ratioBar('must', 'latency', 'chunk', `${probe}-p50`, 'node-net', 'at-most', 1),
+    ratioBar('must', 'latency', 'chunk', `${probe}-p99`, 'node-net', 'at-most', 1),
+  ]),
+  ...ROWS.flatMap((row) =>
+    OUR_PEERS.flatMap((peer): Bar[] => [
+      ratioBar('aim', row.id, peer, 'requests-per-cpu-second', 'raw-mio', 'at-least', 0.95),
+      ratioBar('aim', row.id, peer, 'requests-per-cpu-second', 'bun', 'at-least', 1),
+    ]),
+  ),
+]
+
+function ratioBar(
+  kind: Bar['kind'],
+  row: string,
+  peer: PeerId,
+  metric: Metric,
+  against: PeerId,
+  direction: Bar['direction'],
+  value: number,
+): Bar {
+  return { kind, row, peer, metric, against, direction, value }
+}
+
+function figureBar(row: string, peer: PeerId, metric: Metric, atMost: number): Bar {
+  return { kind: 'must', row, peer, metric, against: null, direction: 'at-most', value: atMost }
+}

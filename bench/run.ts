@@ -1,0 +1,137 @@
+/** `npm run bench`: measures, prints tables, and leaves JSON and an HTML report in bench/results/. */
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { measureInsideLatency } from './inside-latency.js'
+import { loadgenProgram, ROOT } from './load.js'
+import { describeMachine, output } from './machine.js'
+import { measureMemory } from './memory.js'
+import { type BenchOptions, readOptions } from './options.js'
+import { htmlReport } from './report.js'
+import { evaluate, type Results } from './results.js'
+import { measureRow, type RowResult } from './rounds.js'
+import { type PeerId, ROWS } from './rows.js'
+import { bunProgram, serverCommand } from './servers.js'
+import { SEED, seededRandom } from './statistics.js'
+import { countSyscalls, type SyscallResult, straceIsPresent } from './syscalls.js'
+import { ProgressLine, tables } from './terminal.js'
+
+const RESULTS = join(ROOT, 'bench', 'results')
+const BUN_ABSENT =
+  'Bun.listen: the peer is not installed; "npm ci --prefix bench/peers" installs it where there is a package of it'
+
+try {
+  const options = readOptions(process.argv.slice(2))
+  if (options !== null) process.exitCode = await run(options)
+} catch (error) {
+  process.stderr.write(`\nbench: ${(error as Error).message}\n`)
+  process.exitCode = 2
+}
+
+/** Exit code: 1 when a bar that must be reached fails. */
+async function run(options: BenchOptions): Promise<number> {
+  checkMachine()
+  const started = performance.now()
+  const absent: string[] = []
+  const peers = options.peers.filter((peer) => peerIsPresent(peer, absent))
+  for (const text of absent) process.stderr.write(`bench: ${text}\n`)
+  const line = new ProgressLine()
+  const progress = (text: string): void => line.show(text)
+  const random = seededRandom(SEED)
+  const environment = describeMachine(ROOT, peers.includes('bun') ? bunProgram() : null)
+
+  const rows: RowResult[] = []
+  for (const row of options.rows) rows.push(await measureRow(row, peers, options.plan, random, progress))
+  const memory = options.parts.includes('memory')
+    ? await measureMemory(peers, options.memoryRepetitions, progress)
+    : []
+  const syscalls = options.parts.includes('syscalls')
+    ? await measureSyscalls(options, peers, absent, progress)
+    : []
+  const latency = options.parts.includes('latency')
+    ? await measureInsideLatency(
+        peers,
+        options.latencyRounds,
+        options.latencySecs,
+        options.latencyWarmupSecs,
+        random,
+        progress,
+      )
+    : []
+  line.clear()
+
+  const durationSecs = (performance.now() - started) / 1000
+  const { quick, plan } = options
+  const results: Results = {
+    environment,
+    quick,
+    plan,
+    peers,
+    rows,
+    memory,
+    syscalls,
+    latency,
+    absent,
+    durationSecs,
+  }
+  process.stdout.write(`${tables(results)}\n\n`)
+  for (const file of save(results)) process.stdout.write(`${file}\n`)
+  return evaluate(results).some(({ bar, verdict }) => bar.kind === 'must' && verdict === 'fail') ? 1 : 0
+}
+
+function checkMachine(): void {
+  if (process.platform !== 'linux') {
+    throw new Error(
+      'the benchmark needs Linux: it pins processes with taskset and reads processor times from /proc',
+    )
+  }
+  if (output('taskset', ['--version']) === null)
+    throw new Error('the benchmark needs taskset (package util-linux)')
+}
+
+function peerIsPresent(peer: PeerId, absent: string[]): boolean {
+  const command = serverCommand(peer)
+  if (command === null) {
+    absent.push(BUN_ABSENT)
+    return false
+  }
+  const missing = [...command, loadgenProgram('loadgen')].find(
+    (word) => word.startsWith(ROOT) && !existsSync(word),
+  )
+  if (missing !== undefined) throw new Error(`${missing} is not built; npm run bench builds it`)
+  return true
+}
+
+async function measureSyscalls(
+  options: BenchOptions,
+  peers: readonly PeerId[],
+  absent: string[],
+  progress: (text: string) => void,
+): Promise<SyscallResult[]> {
+  if (!straceIsPresent()) {
+    absent.push('system calls per request: strace is not installed')
+    return []
+  }
+  const results: SyscallResult[] = []
+  for (const row of ROWS.filter((one) => options.syscallRows.includes(one.id))) {
+    for (const peer of peers) {
+      progress(`syscalls: ${row.id}, ${peer}`)
+      results.push(await countSyscalls(row, peer, options.syscallSecs))
+    }
+  }
+  return results
+}
+
+/** Writes both files, under the date and as `latest`, and tells the paths. */
+function save(results: Results): string[] {
+  mkdirSync(RESULTS, { recursive: true })
+  const { environment, quick } = results
+  const stamp = environment.date.slice(0, 19).replaceAll(':', '-')
+  const name = `${stamp}-${environment.commit.slice(0, 7)}${quick ? '-quick' : ''}`
+  const json = `${JSON.stringify({ ...results, bars: evaluate(results) }, null, 1)}\n`
+  const html = htmlReport(results)
+  for (const base of [name, 'latest']) {
+    writeFileSync(join(RESULTS, `${base}.json`), json)
+    writeFileSync(join(RESULTS, `${base}.html`), html)
+  }
+  return [join(RESULTS, `${name}.json`), join(RESULTS, `${name}.html`)]
+}

@@ -1,0 +1,110 @@
+/** Starts and stops the servers that are measured, each pinned to the server's CPU. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { existsSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { loadgenProgram, ROOT } from './load.js'
+import { pinned } from './machine.js'
+import type { PeerId } from './rows.js'
+
+const START_TIMEOUT_MS = 20_000
+const STOP_TIMEOUT_MS = 20_000
+
+/** A server that is ready. */
+export interface RunningServer {
+  readonly pid: number
+  /** HOST:PORT. */
+  readonly addr: string
+  readonly child: ChildProcess
+  /** Lines that it prints on stdout after the ready line. */
+  readonly lines: AsyncIterator<string>
+  /** SIGTERM, and resolves when it has ended. Rejects when it does not, or ended with an error before. */
+  stop(): Promise<void>
+}
+
+/** How to start `peer`; null when it is not installed. */
+export function serverCommand(peer: PeerId): string[] | null {
+  const listen = ['--host', '127.0.0.1', '--port', '0']
+  const ours = [
+    process.execPath,
+    join(ROOT, 'dist', 'examples', 'echo.js'),
+    ...listen,
+    '--shards',
+    '1',
+    '--mode',
+  ]
+  switch (peer) {
+    case 'chunk':
+    case 'borrowed':
+      return [...ours, peer]
+    case 'node-net':
+      return [process.execPath, join(ROOT, 'bench', 'peers', 'node-net.mjs'), ...listen]
+    case 'raw-mio':
+      return [loadgenProgram('raw-mio-echo'), ...listen]
+    case 'bun': {
+      const bun = bunProgram()
+      return bun === null ? null : [bun, join(ROOT, 'bench', 'peers', 'bun-listen.js'), ...listen]
+    }
+  }
+}
+
+/** The Bun program of the package in bench/peers, null when it is not installed. */
+export function bunProgram(): string | null {
+  const scope = join(ROOT, 'bench', 'peers', 'node_modules', '@oven')
+  if (!existsSync(scope)) return null
+  const programs = readdirSync(scope).map((name) => join(scope, name, 'bin', 'bun'))
+  return programs.find((program) => existsSync(program)) ?? null
+}
+
+/** Starts a command on `cpu` and waits for its line `listening on tcp://HOST:PORT ...`. Rejects when it ends before. */
+export async function startServer(cpu: number, command: readonly string[]): Promise<RunningServer> {
+  const [program, ...args] = pinned(cpu, command)
+  const child = spawn(program as string, args, { stdio: ['pipe', 'pipe', 'pipe'] })
+  let stderr = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    stderr = (stderr + text).slice(-4000)
+  })
+  const ended = new Promise<string>((resolve) => {
+    child.once('error', (error) => resolve(error.message))
+    child.once('exit', (code, signal) => resolve(signal ?? `exit code ${code}`))
+  })
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+  const fail = (reason: string): Error => new Error(`${command.join(' ')}: ${reason}\n${stderr}`)
+
+  const ready = await within(START_TIMEOUT_MS, Promise.race([lines.next(), ended]))
+  const line = typeof ready === 'object' && ready !== null && ready.done !== true ? ready.value : null
+  const addr = /^listening on tcp:\/\/(\S+)/.exec(line ?? '')?.[1]
+  if (addr === undefined || child.pid === undefined) {
+    child.kill('SIGKILL')
+    throw fail(line ?? (typeof ready === 'string' ? ready : `not ready within ${START_TIMEOUT_MS} ms`))
+  }
+
+  let endedEarly: string | null = null
+  let stopping = false
+  void ended.then((how) => {
+    if (!stopping) endedEarly = how
+  })
+  const stop = async (): Promise<void> => {
+    stopping = true
+    if (endedEarly !== null) throw fail(`ended by itself with ${endedEarly}`)
+    child.kill('SIGTERM')
+    if ((await within(STOP_TIMEOUT_MS, ended)) === null) {
+      child.kill('SIGKILL')
+      throw fail(`still running ${STOP_TIMEOUT_MS} ms after SIGTERM`)
+    }
+  }
+  return { pid: child.pid, addr, child, lines, stop }
+}
+
+/** The promise's value, or null after `ms`. */
+export async function within<T>(ms: number, promise: Promise<T>): Promise<T | null> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<null>((resolve) => {
+    timer = setTimeout(resolve, ms, null)
+  })
+  try {
+    return await Promise.race([promise, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}

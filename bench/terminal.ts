@@ -1,0 +1,160 @@
+/** The progress line and the tables on the terminal. */
+import * as format from './format.js'
+import { type BarResult, cpuRatio, evaluate, figuresOf, type Results, type Verdict } from './results.js'
+import { OTHER_CPU_MAX, STEAL_MAX } from './rounds.js'
+import { PEER_TITLES } from './rows.js'
+import { median, quantile } from './statistics.js'
+
+const VERDICTS: Readonly<Record<Verdict, string>> = {
+  pass: 'pass',
+  fail: 'FAIL',
+  undecided: 'undecided',
+  'not-measured': 'not measured',
+}
+
+/** One line over itself on a terminal; elsewhere a line for each new text's first part, so that a log stays readable. */
+export class ProgressLine {
+  readonly #terminal: boolean = process.stderr.isTTY === true
+  readonly #started: number = Date.now()
+  #part = ''
+
+  /** Shows what is going on, with the time since the start. */
+  show(text: string): void {
+    const elapsed = `${Math.floor((Date.now() - this.#started) / 1000)} s`
+    if (this.#terminal) {
+      const width = (process.stderr.columns ?? 80) - 1
+      process.stderr.write(`\r${`bench ${elapsed}  ${text}`.slice(0, width)}\x1b[K`)
+      return
+    }
+    const part = text.split(':')[0] ?? text
+    if (part !== this.#part) process.stderr.write(`bench ${elapsed}  ${text}\n`)
+    this.#part = part
+  }
+
+  /** Removes the line, so that a table can be printed. */
+  clear(): void {
+    if (this.#terminal) process.stderr.write('\r\x1b[K')
+  }
+}
+
+/** Every table, as one text. */
+export function tables(results: Results): string {
+  const parts = [
+    ...results.rows.map((row) => rowTable(results, row)),
+    memoryTable(results),
+    syscallTable(results),
+    latencyTable(results),
+    barTable(evaluate(results)),
+    ...results.absent.map((text) => `not measured: ${text}`),
+  ]
+  return parts.filter((part) => part !== '').join('\n\n')
+}
+
+function rowTable(results: Results, result: Results['rows'][number]): string {
+  const lines = results.peers.flatMap((peer) => {
+    const figures = figuresOf(result, peer)
+    if (figures === null) return []
+    const { rounds, leftOutBusy, leftOutNoise } = figures
+    return [
+      [
+        PEER_TITLES[peer] + (rounds === 0 ? ' (no round counts)' : ''),
+        format.short(figures.requestsPerSec),
+        format.short(figures.requestsPerCpuSec),
+        format.percent(figures.serverBusy),
+        format.micros(figures.p50),
+        format.micros(figures.p99),
+        format.micros(figures.p999),
+        peer === 'node-net' ? '1' : format.interval(cpuRatio(result, { peer, against: 'node-net' })),
+        peer === 'raw-mio' ? '1' : format.interval(cpuRatio(result, { peer, against: 'raw-mio' })),
+        `${rounds} (${leftOutBusy} + ${leftOutNoise})`,
+      ],
+    ]
+  })
+  const head = [
+    '',
+    'req/s',
+    'req/CPU-s',
+    'busy',
+    'p50',
+    'p99',
+    'p99.9',
+    '× node:net',
+    '× raw mio',
+    'rounds (out: idle + noise)',
+  ]
+  return `${result.row.title}, ${result.rounds} rounds\n${table(head, lines)}`
+}
+
+function memoryTable(results: Results): string {
+  if (results.memory.length === 0) return ''
+  const lines = results.memory.map((one) => [
+    PEER_TITLES[one.peer] + (one.unsettled ? ' (still moving)' : ''),
+    format.count(median(one.residentBytes)),
+    one.heapBytes.length === 0 ? '–' : format.count(median(one.heapBytes)),
+  ])
+  return `bytes per idle connection, slope from 5,000 to 15,000\n${table(['', 'resident', 'JS heap'], lines)}`
+}
+
+function syscallTable(results: Results): string {
+  const rows = [...new Set(results.syscalls.map((one) => one.row))]
+  if (rows.length === 0) return ''
+  const lines = results.peers.flatMap((peer) => {
+    const cells = rows.map(
+      (row) => results.syscalls.find((one) => one.row === row && one.peer === peer)?.perRequest,
+    )
+    if (cells.every((cell) => cell === undefined)) return []
+    return [[PEER_TITLES[peer], ...cells.map((cell) => cell?.toFixed(3) ?? '–')]]
+  })
+  return `system calls per request\n${table(['', ...rows], lines)}`
+}
+
+function latencyTable(results: Results): string {
+  if (results.latency.length === 0) return ''
+  const peers = results.peers.filter((peer) => results.latency.some((sample) => sample.peer === peer))
+  const lines = peers.map((peer) => {
+    const samples = results.latency.filter((sample) => sample.peer === peer)
+    const cell = (probe: 'timer' | 'fs' | 'fetch'): string => {
+      const middle = (share: 'p50' | 'p99'): string =>
+        format.micros(
+          quantile(
+            samples.map((one) => (one.probes[probe]?.[share] ?? Number.NaN) * 1000),
+            0.5,
+          ),
+        )
+      return `${middle('p50')} / ${middle('p99')}`
+    }
+    return [PEER_TITLES[peer], cell('timer'), cell('fs'), cell('fetch')]
+  })
+  return `inside a server under full load, p50 / p99\n${table(['', 'timer lateness', 'file read', 'fetch'], lines)}`
+}
+
+/** The bars, promises first. */
+export function barTable(bars: readonly BarResult[]): string {
+  if (bars.length === 0) return ''
+  const lines = [...bars]
+    .sort((one, other) => Number(one.bar.kind === 'aim') - Number(other.bar.kind === 'aim'))
+    .map(({ bar, interval, verdict, reason }) => [
+      bar.kind,
+      bar.row,
+      format.subject(bar),
+      format.goal(bar),
+      format.interval(interval),
+      VERDICTS[verdict] + (reason === '' ? '' : ` (${reason})`),
+    ])
+  const note =
+    `left out: measurements with a server less than 95 % busy (not asked for with churn), with more than ` +
+    `${format.percent(OTHER_CPU_MAX)} of a CPU used by others, or more than ${format.percent(STEAL_MAX)} stolen`
+  return `bars\n${table(['', 'row', 'what', 'goal', 'measured [95 %]', ''], lines)}\n${note}`
+}
+
+function table(head: readonly string[], lines: readonly (readonly string[])[]): string {
+  const all = [head, ...lines]
+  const widths = head.map((_, column) => Math.max(...all.map((line) => [...(line[column] ?? '')].length)))
+  const pad = (text: string, column: number): string => {
+    const fill = ' '.repeat(Math.max(0, (widths[column] ?? 0) - [...text].length))
+    return /^[\d.–≥≤-]/.test(text) || /[/×]|^(p\d|busy|req)/.test(head[column] ?? '')
+      ? fill + text
+      : text + fill
+  }
+  return all.map((line) => `  ${line.map(pad).join('  ')}`.trimEnd()).join('\n')
+}

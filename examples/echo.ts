@@ -1,0 +1,48 @@
+// Sends back what it receives. Run: npm run -s example -- echo --port 7000, then: nc 127.0.0.1 7000
+import { parseArgs } from 'node:util'
+import { createServer, isSupervisor, type Protocol, type ServerOptions, type Transport } from 'shardloop'
+
+class Echo implements Protocol {
+  protected transport!: Transport
+  connectionMade(transport: Transport): void { this.transport = transport }
+  dataReceived(chunk: Buffer): void { this.transport.write(chunk) }
+  // A peer that sends but does not read: let it wait until it has read what is queued.
+  pauseWriting(): void { this.transport.pauseReading() }
+  resumeWriting(): void { this.transport.resumeReading() }
+}
+
+/** The same on borrowed memory: no Buffer is made, and the bytes are sent from where they were received. */
+class BorrowedEcho extends Echo {
+  bytesReceived(_slab: Buffer, start: number, end: number): void { this.transport.writeBorrowed(start, end) }
+}
+
+main().catch((error: Error & { code?: string }) => {
+  console.error(`echo: ${error.message}`)
+  process.exitCode = /^ERR_(PARSE_ARGS|SHARDLOOP_OPTION)/.test(error.code ?? '') ? 2 : 1
+})
+
+async function main(): Promise<void> {
+  const { mode, ...options } = readArguments()
+  const server = await createServer(() => (mode === 'borrowed' ? new BorrowedEcho() : new Echo()), options)
+  if (!isSupervisor) return
+  const [address] = server.addresses
+  const host = address?.family === 'IPv6' ? `[${address.address}]` : address?.address
+  console.log(`listening on tcp://${host}:${address?.port} (shards ${server.shards.length}, engine ${server.engine})`)
+}
+
+function readArguments(): ServerOptions & { mode: string } {
+  const { values } = parseArgs({
+    options: {
+      host: { type: 'string', default: '127.0.0.1' },
+      port: { type: 'string', default: '7000' },
+      shards: { type: 'string', default: 'auto' },
+      engine: { type: 'string', default: 'auto' },
+      mode: { type: 'string', default: 'chunk' },
+    },
+  })
+  if (values.mode !== 'chunk' && values.mode !== 'borrowed') {
+    throw Object.assign(new Error(`--mode: expected chunk or borrowed, given ${values.mode}`), { code: 'ERR_PARSE_ARGS' })
+  }
+  const { host, mode, port, shards, engine } = values
+  return { host, mode, port: Number(port), shards: shards === 'auto' ? shards : Number(shards), engine: engine as 'auto' }
+}

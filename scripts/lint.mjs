@@ -1,0 +1,99 @@
+// @ts-check
+// npm run lint: formatting and lint rules of both languages, types, and that the generated files in src/native are
+// what the Rust sources generate. Everything is checked, then what failed is named.
+import { readFileSync } from 'node:fs'
+import { ended, startGroup } from './lib/child-process-groups.mjs'
+import { cargoLocked, prepare } from './lib/prepare.mjs'
+import { path, ROOT } from './lib/project.mjs'
+import { outputOf } from './lib/toolchain.mjs'
+
+/** @type {string[]} */
+const failed = []
+/** @type {string[]} */
+const skipped = []
+
+await prepare({ native: false, typescript: false, cargo: true })
+const biome = path('node_modules', '@biomejs', 'biome', 'bin', 'biome')
+// Biome colours its output in CI even when it is not a terminal.
+const colours = process.stdout.isTTY ? [] : ['--colors=off']
+const tsc = path('node_modules', 'typescript', 'bin', 'tsc')
+await check('biome', process.execPath, [biome, 'ci', '--error-on-warnings', ...colours, '.'])
+await check('types', process.execPath, [tsc, '--noEmit', '-p', path('tsconfig.json')])
+await check('types of scripts', process.execPath, [tsc, '-p', path('scripts', 'tsconfig.json')])
+if (hasComponent('rustfmt', ['fmt', '--version'])) {
+  await check('rustfmt', 'cargo', ['fmt', '--all', '--check'])
+}
+if (hasComponent('clippy', ['clippy', '--version'])) {
+  const args = ['clippy', '--workspace', '--all-targets', '--target-dir', path('target'), ...cargoLocked()]
+  await check('clippy', 'cargo', [...args, '--', '-D', 'warnings'])
+}
+await checkBinding()
+// The constants' drift test lies beside the layout that generates them.
+const abiTests = [
+  '-p',
+  'shardloop-native',
+  '--lib',
+  '--target-dir',
+  path('target'),
+  ...cargoLocked(),
+  '--',
+  'abi',
+]
+await check('src/native/abi.ts is what native/src/abi.rs generates', 'cargo', ['test', ...abiTests])
+
+for (const name of skipped)
+  console.log(`lint: NOT CHECKED: ${name} is not installed (rustup component add ${name})`)
+for (const name of failed) console.log(`lint: FAILED: ${name}`)
+if (failed.length === 0) console.log('lint: ok')
+process.exit(failed.length === 0 ? 0 : 1)
+
+/**
+ * @param {string} name
+ * @param {string} command
+ * @param {readonly string[]} args
+ */
+async function check(name, command, args) {
+  console.log(`lint: ${name} …`)
+  const { code } = await ended(
+    startGroup(command, args, { cwd: ROOT, stdio: ['ignore', 'inherit', 'inherit'] }),
+  )
+  if (code !== 0) failed.push(name)
+}
+
+/**
+ * Whether cargo has the component; rustup's minimal profile has neither rustfmt nor clippy.
+ * @param {string} name
+ * @param {readonly string[]} args
+ */
+function hasComponent(name, args) {
+  const found = outputOf('cargo', args) !== null
+  if (!found) skipped.push(name)
+  return found
+}
+
+/** The build overwrites a stale binding.d.ts, so what was there before the build is what counts. */
+async function checkBinding() {
+  const name = 'src/native/binding.d.ts is what the addon generates'
+  console.log(`lint: ${name} …`)
+  const before = readOrNull(path('src', 'native', 'binding.d.ts'))
+  const { code } = await ended(
+    startGroup(process.execPath, [path('scripts', 'build.mjs'), '--native'], {
+      cwd: ROOT,
+      stdio: ['ignore', 'inherit', 'inherit'],
+    }),
+  )
+  if (code !== 0) failed.push('native build')
+  else if (before === null || before !== readOrNull(path('build', 'binding.d.ts'))) {
+    console.log('lint: src/native/binding.d.ts was stale and has been written anew')
+    failed.push(name)
+  }
+}
+
+/** @param {string} file */
+function readOrNull(file) {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch {
+    return null
+  }
+}

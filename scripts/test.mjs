@@ -1,0 +1,217 @@
+// @ts-check
+// npm test [-- [PATTERN ...] [--engine E] [--timeout SECONDS]]: cargo's tests and every dist/test/**/*.test.js, one
+// file after the other, each in a process of its own. `--long` (npm run test:long) takes the *.long.js files instead.
+// PATTERN is part of a file's path; `cargo` stands for cargo's tests. The last line is `N passed, N failed`.
+import { relative } from 'node:path'
+import { parseArgs, stripVTControlCharacters } from 'node:util'
+import { ENDING_SIGNALS, signalExitCode, signalGroup, startGroup } from './lib/child-process-groups.mjs'
+import { cargoLocked, prepare } from './lib/prepare.mjs'
+import { path, ROOT } from './lib/project.mjs'
+import { newestNode } from './lib/runtimes.mjs'
+import { filesBelow } from './lib/stamps.mjs'
+
+/** What one run may take before its process group is killed and it counts as failed. */
+const FILE_TIMEOUT_S = 120
+const LONG_FILE_TIMEOUT_S = 900
+const CARGO_TIMEOUT_S = 900
+/** After a process has ended and its group was killed: how long its pipes may stay open. */
+const PIPE_CLOSE_TIMEOUT_MS = 2_000
+/** A test that cannot run here says so by a line `skipped: SUITE: NAME: REASON`, which the summary repeats. */
+const SKIPPED_LINE = /\bskipped: (.+)$/gm
+
+/** @typedef {{ passed: number, failed: number, skipped: number, problem?: string, skips: string[] }} Outcome */
+
+const { options, patterns } = readArguments()
+await prepare({ loadgen: true, runtimes: true, cargo: !options.long })
+
+/** @type {{ name: string, run: () => Promise<Outcome> }[]} */
+const runs = []
+if (!options.long) runs.push({ name: 'cargo test', run: runCargo })
+const suffix = options.long ? '.long.js' : '.test.js'
+for (const file of filesBelow(path('dist', 'test'))) {
+  if (file.endsWith(suffix))
+    runs.push({ name: relative(path('dist'), file).replace(/js$/, 'ts'), run: () => runFile(file) })
+}
+const selected =
+  patterns.length === 0 ? runs : runs.filter(({ name }) => patterns.some((pattern) => name.includes(pattern)))
+const newest = newestNode()
+/** @type {{ name: string, outcome: Outcome }[]} */
+const finished = []
+
+for (const signal of ENDING_SIGNALS) {
+  // startGroup's handler, which is registered later, passes the signal on to the test and ends this process.
+  process.on(signal, () => {
+    finished.push({
+      name: selected[finished.length]?.name ?? '',
+      outcome: failure(`interrupted by ${signal}`),
+    })
+    summarise()
+    setImmediate(() => process.exit(signalExitCode(signal)))
+  })
+}
+if (newest === null)
+  console.log(
+    `the newest Node.js is not available for ${process.platform}-${process.arch}: its tests are skipped`,
+  )
+for (const { name, run } of selected) {
+  console.log(`\n[${finished.length + 1}/${selected.length}] ${name}`)
+  const started = performance.now()
+  const outcome = await run()
+  finished.push({ name, outcome })
+  const { passed, failed, skipped, problem } = outcome
+  const counts = `${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`
+  const seconds = ((performance.now() - started) / 1000).toFixed(1)
+  console.log(
+    `${failed > 0 ? 'FAILED' : 'ok'}  ${name}: ${counts}${problem ? ` (${problem})` : ''}, ${seconds} s`,
+  )
+}
+summarise()
+process.exit(finished.length > 0 && finished.every(({ outcome }) => outcome.failed === 0) ? 0 : 1)
+
+function readArguments() {
+  try {
+    const { values, positionals } = parseArgs({
+      allowPositionals: true,
+      options: {
+        long: { type: 'boolean', default: false },
+        engine: { type: 'string' },
+        timeout: { type: 'string' },
+      },
+    })
+    const timeout = values.timeout === undefined ? undefined : Number(values.timeout)
+    if (timeout !== undefined && !(timeout > 0))
+      throw new Error(`--timeout takes seconds, not ${values.timeout}`)
+    return { options: { ...values, timeout }, patterns: positionals }
+  } catch (error) {
+    console.error(/** @type {Error} */ (error).message)
+    console.error('usage: npm test -- [PATTERN ...] [--engine E] [--timeout SECONDS]')
+    process.exit(1)
+  }
+}
+
+/**
+ * A run that could not be counted.
+ * @param {string} problem
+ * @returns {Outcome}
+ */
+function failure(problem) {
+  return { passed: 0, failed: 1, skipped: 0, problem, skips: [] }
+}
+
+function summarise() {
+  const total = { passed: 0, failed: 0, skipped: 0 }
+  for (const { outcome } of finished) {
+    total.passed += outcome.passed
+    total.failed += outcome.failed
+    total.skipped += outcome.skipped
+  }
+  if (selected.length === 0) {
+    console.log(`no test file matches ${patterns.join(' ') || suffix}`)
+    if (patterns.length > 0) total.failed = 1
+  }
+  const problems = finished.filter(({ outcome }) => outcome.failed > 0)
+  const skips = finished.flatMap(({ name, outcome }) => outcome.skips.map((skip) => `  ${name}: ${skip}`))
+  if (skips.length > 0) console.log(`\nskipped:\n${skips.join('\n')}`)
+  if (total.skipped > 0) console.log(`\n${total.skipped} tests skipped`)
+  if (problems.length > 0) console.log('\nfailed:')
+  for (const { name, outcome } of problems) {
+    console.log(`  ${name}: ${outcome.failed} failed${outcome.problem ? ` (${outcome.problem})` : ''}`)
+  }
+  console.log(`\n${total.passed} passed, ${total.failed} failed`)
+}
+
+/**
+ * Runs a process to its end and prints what it prints; its group is killed when the time is up, and whatever it leaves
+ * behind is killed when it has ended.
+ * @param {string} command
+ * @param {readonly string[]} args
+ * @param {number} timeoutS
+ * @param {NodeJS.ProcessEnv} env
+ * @returns {Promise<{ output: string, problem: string | undefined }>} output without colours
+ */
+async function runToEnd(command, args, timeoutS, env) {
+  const child = startGroup(command, args, { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
+  let output = ''
+  for (const [from, to] of /** @type {const} */ ([
+    [child.stdout, process.stdout],
+    [child.stderr, process.stderr],
+  ])) {
+    from?.setEncoding('utf8').on('data', (/** @type {string} */ text) => {
+      to.write(text)
+      if (from === child.stdout) output += text
+    })
+  }
+  const problem = await new Promise((/** @type {(problem: string | undefined) => void} */ resolve) => {
+    /** @type {string | undefined} */
+    let found
+    const timer = setTimeout(() => {
+      found = `killed after ${timeoutS} s`
+      signalGroup(child, 'SIGKILL')
+    }, timeoutS * 1000)
+    child.once('error', (error) => {
+      clearTimeout(timer)
+      resolve(error.message)
+    })
+    child.once('exit', (code, signal) => {
+      clearTimeout(timer)
+      if (signal) found ??= `ended by ${signal}`
+      else if (code !== 0) found ??= `exit code ${code}`
+      signalGroup(child, 'SIGKILL')
+      // A descendant in another group may hold the pipes open for ever.
+      const cut = setTimeout(() => {
+        child.stdout?.destroy()
+        child.stderr?.destroy()
+      }, PIPE_CLOSE_TIMEOUT_MS)
+      child.once('close', () => {
+        clearTimeout(cut)
+        resolve(found)
+      })
+    })
+  })
+  return { output: stripVTControlCharacters(output), problem }
+}
+
+/** @returns {Promise<Outcome>} */
+async function runCargo() {
+  const args = ['test', '--workspace', '--no-fail-fast', '--target-dir', path('target'), ...cargoLocked()]
+  const { output, problem } = await runToEnd('cargo', args, CARGO_TIMEOUT_S, process.env)
+  let [passed, failed, skipped] = [0, 0, 0]
+  for (const match of output.matchAll(/^test result: .*? (\d+) passed; (\d+) failed; (\d+) ignored;/gm)) {
+    passed += Number(match[1])
+    failed += Number(match[2])
+    skipped += Number(match[3])
+  }
+  const skips = [...output.matchAll(/^test (.+) \.\.\. ignored(?:, (.+))?$/gm)].map(([, name, why]) =>
+    why ? `${name} (${why})` : `${name}`,
+  )
+  if (problem && failed === 0) failed = 1
+  if (!problem && passed + failed === 0) return failure('cargo ran no test')
+  return { passed, failed, skipped, skips, ...(problem ? { problem } : {}) }
+}
+
+/**
+ * @param {string} file
+ * @returns {Promise<Outcome>}
+ */
+async function runFile(file) {
+  const env = { ...process.env }
+  if (options.engine !== undefined) env['SHARDLOOP_TEST_ENGINES'] = options.engine
+  if (newest !== null) env['SHARDLOOP_NEWEST_NODE'] = newest
+  else delete env['SHARDLOOP_NEWEST_NODE']
+  if (process.stdout.isTTY && env['NO_COLOR'] === undefined) env['FORCE_COLOR'] ??= '1'
+  const timeoutS = options.timeout ?? (options.long ? LONG_FILE_TIMEOUT_S : FILE_TIMEOUT_S)
+  const { output, problem } = await runToEnd(process.execPath, ['--enable-source-maps', file], timeoutS, env)
+  let [total, passed, skipped, summaries] = [0, 0, 0, 0]
+  for (const match of output.matchAll(/^ {2}Total: +(\d+)\n {2}Passed: +(\d+)\n {2}Skipped: +(\d+)$/gm)) {
+    total += Number(match[1])
+    passed += Number(match[2])
+    skipped += Number(match[3])
+    summaries++
+  }
+  const skips = [...output.matchAll(SKIPPED_LINE)].map((match) => String(match[1]))
+  const failed = total - passed
+  if (problem) return { passed, failed: Math.max(failed, 1), skipped, skips, problem }
+  if (summaries === 0 || total + skipped === 0)
+    return { passed, failed: 1, skipped, skips, problem: 'ran no test' }
+  return { passed, failed, skipped, skips }
+}

@@ -1,0 +1,61 @@
+import { ShardloopError } from '../errors.js'
+import { CallCounter } from '../workers/call-counter.js'
+import { packError } from '../workers/error-transfer.js'
+import type { EndedCall, ListenerDescription } from './messages.js'
+
+/** A call of `createServer` with shards, on the main thread. */
+export interface OpenCall {
+  /** How shards name the same call. */
+  readonly key: string
+  /** Number of the server, unique in the process. */
+  readonly server: number
+  readonly name: string
+}
+
+/** What is left of a call when its server is over. */
+export interface CallEnd {
+  readonly sockets: readonly ListenerDescription[]
+  /** What createServer rejected with; undefined when the server ran. */
+  readonly error?: unknown
+}
+
+/**
+ * All calls of `createServer` with shards that this process has made. Those that are over are kept: a shard that starts
+ * later runs the program from its beginning, and comes by them again.
+ */
+export class CallBook {
+  readonly #counter = new CallCounter()
+  readonly #open = new Map<string, OpenCall>()
+  readonly #ended: EndedCall[] = []
+  #servers = 0
+
+  /** Calls that are over, oldest first. */
+  get ended(): readonly EndedCall[] {
+    return this.#ended
+  }
+
+  /** Notes a call; every one ends with `end`. */
+  open(name: string | undefined): OpenCall {
+    this.#servers += 1
+    const call = { key: this.#counter.next(name), server: this.#servers, name: name ?? `server ${this.#servers}` }
+    this.#open.set(call.key, call)
+    return call
+  }
+
+  /** Throws ERR_SHARDLOOP_OPTION when another server that runs has the call's name. */
+  assertNameIsFree(call: OpenCall): void {
+    for (const other of this.#open.values()) {
+      if (other === call || other.name !== call.name) continue
+      const message = `option name: expected one that no running server has, given ${JSON.stringify(call.name)}`
+      throw new ShardloopError('ERR_SHARDLOOP_OPTION', message)
+    }
+  }
+
+  end(call: OpenCall, { sockets, error }: CallEnd): EndedCall {
+    this.#open.delete(call.key)
+    const { key, name } = call
+    const ended: EndedCall = { key, name, sockets, engine: 'mio', error: error === undefined ? null : packError(error) }
+    this.#ended.push(ended)
+    return ended
+  }
+}

@@ -1,0 +1,91 @@
+import { printException } from '../workers/exception-report.js'
+import { importFactory, type Registration } from '../workers/factory-module.js'
+import type { ProtocolFactory } from '../workers/protocol.js'
+import type { ServedServer } from '../workers/shard-loop.js'
+import { type HeldLoop, threadLoop } from '../workers/thread-loop.js'
+import type { ServeOrder } from './messages.js'
+import { readServerMetrics, type ServerMetrics } from './metrics.js'
+import type { DrainSteps, ShardControl, ShardDeath, ShardGroup } from './shard-control.js'
+
+/** `shards: 0`: one server on the loop of this very thread. */
+export class LocalGroup implements ShardGroup {
+  readonly #held: HeldLoop
+  readonly #shard: LocalShard
+  #lastMetrics: ServerMetrics | null = null
+
+  constructor(source: ProtocolFactory | URL, exceptionHandler: Registration['exceptionHandler']) {
+    this.#held = threadLoop().acquire()
+    this.#shard = new LocalShard(this.#held, source, exceptionHandler)
+  }
+
+  start(): readonly ShardControl[] {
+    return [this.#shard]
+  }
+
+  /** Nobody else is there to be told. */
+  announce(): void {}
+
+  metrics(): ServerMetrics {
+    return this.#lastMetrics ?? readServerMetrics([this.#held.metricsToken])
+  }
+
+  async leave(): Promise<ShardDeath | null> {
+    this.#lastMetrics = this.metrics()
+    await threadLoop().release()
+    return null
+  }
+
+  async discard(): Promise<boolean> {
+    this.#shard.cancel()
+    await this.leave()
+    return true
+  }
+}
+
+class LocalShard implements ShardControl {
+  readonly id = 0
+  readonly hasRunEntry = true
+  readonly #held: HeldLoop
+  readonly #source: ProtocolFactory | URL
+  readonly #exceptionHandler: Registration['exceptionHandler']
+  #served: ServedServer | null = null
+  #cancelled = false
+
+  constructor(held: HeldLoop, source: ProtocolFactory | URL, exceptionHandler: Registration['exceptionHandler']) {
+    this.#held = held
+    this.#source = source
+    this.#exceptionHandler = exceptionHandler
+  }
+
+  async serve(order: ServeOrder): Promise<void> {
+    const source = this.#source
+    const { factory, exceptionHandler } =
+      source instanceof URL ? await importFactory(source.href) : { factory: source, exceptionHandler: this.#exceptionHandler }
+    if (this.#cancelled) return
+    this.#served = this.#held.loop.serve({
+      factory,
+      exceptionHandler: exceptionHandler ?? printException,
+      listeners: order.listeners,
+      writeHighBytes: order.writeHighBytes,
+      writeLowBytes: order.writeLowBytes,
+      writeMaxBytes: order.writeMaxBytes,
+      idleTimeoutMs: order.idleTimeoutMs,
+    })
+  }
+
+  /** An import that is still under way shall not serve any more. */
+  cancel(): void {
+    this.#cancelled = true
+  }
+
+  drain(): DrainSteps {
+    return { unlistened: Promise.resolve(), drained: this.#served?.drain() ?? Promise.resolve() }
+  }
+
+  abort(): void {
+    this.#served?.abort()
+  }
+
+  /** A thread cannot be stuck and call this; an abort has closed every connection. */
+  terminate(): void {}
+}

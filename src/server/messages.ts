@@ -1,0 +1,79 @@
+import type { TransferredError } from '../workers/error-transfer.js'
+import type { SocketAddress } from '../workers/protocol.js'
+
+/** What a shard's thread is doing for one server. */
+export type ShardState = 'starting' | 'ready' | 'draining' | 'stopped' | 'failed'
+
+/** A change of one shard, as `server.events` reports it. */
+export interface ShardChange {
+  readonly id: number
+  readonly state: ShardState
+  /** Why, when it did not go as asked. */
+  readonly reason?: string
+}
+
+/** A listening socket as shards know it, for `server.sockets` there. */
+export interface ListenerDescription {
+  readonly address: SocketAddress
+  /** The descriptor's number; descriptors are process-wide. */
+  readonly fd: number
+  /** Socket options that could be read, as the kernel's numbers. A listener's options do not change. */
+  readonly options: Readonly<Record<string, number>>
+}
+
+/** Tells a shard to serve one server. */
+export interface ServeOrder {
+  /** Number of the server, unique in the process. */
+  readonly server: number
+  /** Which call of `createServer` this is, see `CallCounter`. */
+  readonly key: string
+  readonly name: string
+  /** URL of the module with the factory; null when the factory comes from the shard's own call. */
+  readonly module: string | null
+  /** Native tokens of the listeners that are this shard's. */
+  readonly listeners: readonly number[]
+  readonly sockets: readonly ListenerDescription[]
+  /** The shards' states when the order was sent. */
+  readonly shards: readonly ShardChange[]
+  readonly engine: 'mio'
+  readonly writeHighBytes: number
+  readonly writeLowBytes: number
+  readonly writeMaxBytes: number
+  readonly idleTimeoutMs: number
+}
+
+/** A server that is over, or never came to be: calls that a shard makes later are matched to it too. */
+export interface EndedCall {
+  readonly key: string
+  readonly name: string
+  readonly sockets: readonly ListenerDescription[]
+  readonly engine: 'mio'
+  /** Why the supervisor's `createServer` rejected; null when the server ran and was closed. */
+  readonly error: TransferredError | null
+}
+
+/** From the supervisor to a shard. */
+export type SupervisorMessage =
+  | { readonly type: 'serve'; readonly order: ServeOrder }
+  /** Stop listening, then close every connection after flushing. Answered by `unlistened`, then `drained`. */
+  | { readonly type: 'drain'; readonly server: number }
+  /** Abort every connection; `drained` follows. */
+  | { readonly type: 'abort'; readonly server: number }
+  | { readonly type: 'ended'; readonly call: EndedCall }
+  | { readonly type: 'shard'; readonly key: string; readonly change: ShardChange }
+  /** No server is left: free the loop and let the thread end. */
+  | { readonly type: 'stop' }
+
+/** From a shard to the supervisor. */
+export type ShardMessage =
+  /** The entry's module has been evaluated. */
+  | { readonly type: 'imported' }
+  | { readonly type: 'listening'; readonly server: number }
+  | { readonly type: 'refused'; readonly server: number; readonly error: TransferredError }
+  | { readonly type: 'unlistened'; readonly server: number }
+  | { readonly type: 'drained'; readonly server: number }
+  /** Its loop is freed; the thread ends when nothing of the program keeps it. */
+  | { readonly type: 'released' }
+  /** A control method of the shard's handle was called. */
+  | { readonly type: 'control'; readonly key: string; readonly action: 'abort' }
+  | { readonly type: 'control'; readonly key: string; readonly action: 'drain'; readonly deadlineMs: number | null }

@@ -1,0 +1,179 @@
+import { isIPv4 } from 'node:net'
+import { ShardloopError } from '../errors.js'
+import {
+  BACKLOG_DEFAULT,
+  BACKLOG_MAX,
+  DRAIN_TIMEOUT_DEFAULT_MS,
+  START_TIMEOUT_DEFAULT_MS,
+  TIME_MAX_MS,
+  WRITE_BOUND_MAX_BYTES,
+  WRITE_HIGH_DEFAULT_BYTES,
+  WRITE_MAX_DEFAULT_BYTES,
+} from '../limits.js'
+import type { ProtocolFactory } from '../workers/protocol.js'
+import type { ExceptionContext } from '../workers/shard-loop.js'
+import { GivenOptions, show, wrong } from './given-options.js'
+
+/**
+ * Options of `createServer`. All are optional; they are checked once, before anything starts, and a wrong type, an
+ * unknown key or a contradiction throws ERR_SHARDLOOP_OPTION. In a shard only `name`, `startTimeoutMs` and functions
+ * count: everything else is the supervisor's.
+ */
+export interface ServerOptions {
+  /**
+   * Where to listen: an address, a name (looked up, first address), or several of them. Default as in node:net: `'::'`
+   * for IPv6 and IPv4, or `'0.0.0.0'` on a system without IPv6. At most 64.
+   */
+  readonly host?: string | readonly string[]
+  /** 0 to 65535. Default 0: the system chooses one port, the same for every host and shard. */
+  readonly port?: number
+  /** Connections that may wait to be accepted, per listener; at least 1. Default 4096; the kernel caps it by its somaxconn. */
+  readonly backlog?: number
+  /** Whether an IPv6 listener refuses IPv4. Default false. */
+  readonly ipv6Only?: boolean
+  /**
+   * Worker threads, 0 to 256. `'auto'` (default): the CPUs that the process may use, no more than its cgroup's quota pays
+   * for, at least 1. 0: the server runs in this very thread. All servers of a process share the same shards; a later
+   * one that leaves this out takes those that run.
+   */
+  readonly shards?: 'auto' | number
+  /** What does the I/O. Default `'auto'`: mio. */
+  readonly engine?: 'auto' | 'mio'
+  /**
+   * `'reuseport'`: one listener per shard, balanced by the kernel (Linux; default there). `'shared'`: one listener for all
+   * shards (default elsewhere).
+   */
+  readonly balance?: 'reuseport' | 'shared'
+  /**
+   * What this server is called, 1 to 128 characters; unique among the servers that run. Matches this call to the
+   * same call in the shards, instead of its place among the calls. Default: a name made of that place.
+   */
+  readonly name?: string
+  /** TCP_NODELAY on every connection. Default true. */
+  readonly noDelay?: boolean
+  /** Milliseconds until every shard must listen, at least 1. Default 10,000; past it createServer rejects with ERR_SHARDLOOP_START. */
+  readonly startTimeoutMs?: number
+  /** Milliseconds that open connections have to flush when the server closes. Default 10,000; past it they are aborted. */
+  readonly drainTimeoutMs?: number
+  /** Whether SIGINT and SIGTERM drain this server; a second one ends the process. Default true; main thread only. */
+  readonly signals?: boolean
+  /** Bytes waiting for one peer above which `pauseWriting` is called, at least 1. Default 64 KiB. */
+  readonly writeHighBytes?: number
+  /** Bytes waiting for one peer at or below which `resumeWriting` is called. Default a quarter of `writeHighBytes`. */
+  readonly writeLowBytes?: number
+  /** Bytes waiting for one peer above which its connection is aborted. Default 64 MiB; no less than `writeHighBytes`. */
+  readonly writeMaxBytes?: number
+  /** Milliseconds without a byte either way after which a connection has timed out. Default 0: never. */
+  readonly idleTimeoutMs?: number
+  /**
+   * Receives what a protocol's callback threw; runs in the shard, and is taken from the shard's own call. With a factory
+   * named by URL that module exports it instead. Default: prints to stderr.
+   */
+  readonly exceptionHandler?: (context: ExceptionContext) => void
+}
+
+/** Checked and completed options. */
+export interface ServerSettings {
+  /** null: node:net's default. */
+  readonly hosts: readonly string[] | null
+  readonly port: number
+  readonly backlog: number
+  readonly ipv6Only: boolean
+  /** null: not given; those that run, else 'auto'. 0: this thread. */
+  readonly shards: number | null
+  readonly engine: 'mio'
+  readonly balance: 'reuseport' | 'shared'
+  readonly name: string | undefined
+  readonly noDelay: boolean
+  readonly startTimeoutMs: number
+  readonly drainTimeoutMs: number
+  readonly signals: boolean
+  readonly writeHighBytes: number
+  readonly writeLowBytes: number
+  readonly writeMaxBytes: number
+  readonly idleTimeoutMs: number
+  readonly exceptionHandler: ((context: ExceptionContext) => void) | undefined
+}
+
+/**
+ * Checks the arguments of `createServer`.
+ * @param kernelBalances whether SO_REUSEPORT spreads connections on this system
+ * @throws ShardloopError ERR_SHARDLOOP_ARGUMENT for the source, ERR_SHARDLOOP_OPTION for the options
+ */
+export function parseOptions(source: ProtocolFactory | URL, options: unknown, kernelBalances: boolean): ServerSettings {
+  checkSource(source)
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+    throw new ShardloopError('ERR_SHARDLOOP_OPTION', `options: expected an object, given ${show(options)}`)
+  }
+  const given = new GivenOptions(options as Record<string, unknown>)
+  const writeHighBytes = given.integer('writeHighBytes', 1, WRITE_BOUND_MAX_BYTES, WRITE_HIGH_DEFAULT_BYTES)
+  const settings: ServerSettings = {
+    hosts: given.hosts(),
+    port: given.integer('port', 0, 65535, 0),
+    backlog: given.integer('backlog', 1, BACKLOG_MAX, BACKLOG_DEFAULT),
+    ipv6Only: given.boolean('ipv6Only', false),
+    shards: given.shards(),
+    engine: given.engine(),
+    balance: given.oneOf('balance', ['reuseport', 'shared'], kernelBalances ? 'reuseport' : 'shared'),
+    name: given.name(),
+    noDelay: given.boolean('noDelay', true),
+    startTimeoutMs: given.integer('startTimeoutMs', 1, TIME_MAX_MS, START_TIMEOUT_DEFAULT_MS),
+    drainTimeoutMs: given.integer('drainTimeoutMs', 0, TIME_MAX_MS, DRAIN_TIMEOUT_DEFAULT_MS),
+    signals: given.boolean('signals', true),
+    writeHighBytes,
+    writeLowBytes: given.integer('writeLowBytes', 0, WRITE_BOUND_MAX_BYTES, Math.floor(writeHighBytes / 4)),
+    writeMaxBytes: given.integer('writeMaxBytes', 1, WRITE_BOUND_MAX_BYTES, Math.max(WRITE_MAX_DEFAULT_BYTES, writeHighBytes)),
+    idleTimeoutMs: given.integer('idleTimeoutMs', 0, TIME_MAX_MS, 0),
+    exceptionHandler: given.callable('exceptionHandler'),
+  }
+  given.refuseUnknown()
+  refuseContradictions(settings, source, kernelBalances)
+  return Object.freeze(settings)
+}
+
+/**
+ * Checks what `drain` was given.
+ * @returns milliseconds, or null when none were given
+ */
+export function parseDeadline(options: unknown): number | null {
+  if (options === undefined) return null
+  if (typeof options !== 'object' || options === null) throw wrong('drain', options, 'an object: { deadlineMs }')
+  const given = new GivenOptions(options as Record<string, unknown>)
+  const deadlineMs = given.integer('deadlineMs', 0, TIME_MAX_MS, -1)
+  given.refuseUnknown()
+  return deadlineMs === -1 ? null : deadlineMs
+}
+
+function checkSource(source: unknown): void {
+  if (typeof source === 'function') return
+  const expected = 'a function that makes protocols, or the URL of a module whose default export is one'
+  if (!(source instanceof URL)) {
+    throw new ShardloopError('ERR_SHARDLOOP_ARGUMENT', `createServer: expected ${expected}, given ${show(source)}`)
+  }
+  if (source.protocol !== 'file:' && source.protocol !== 'data:') {
+    throw new ShardloopError('ERR_SHARDLOOP_ARGUMENT', `createServer: expected a file: or data: URL, given ${show(source.href)}`)
+  }
+}
+
+function refuseContradictions(settings: ServerSettings, source: ProtocolFactory | URL, kernelBalances: boolean): void {
+  const { hosts, ipv6Only, balance, writeHighBytes, writeLowBytes, writeMaxBytes, exceptionHandler } = settings
+  if (writeLowBytes > writeHighBytes) {
+    throw wrong('writeLowBytes', writeLowBytes, `no more than writeHighBytes (${writeHighBytes})`)
+  }
+  if (writeMaxBytes < writeHighBytes) {
+    throw wrong('writeMaxBytes', writeMaxBytes, `no less than writeHighBytes (${writeHighBytes})`)
+  }
+  if (ipv6Only && hosts?.every((host) => isIPv4(host))) {
+    throw wrong('ipv6Only', ipv6Only, `false, as host has IPv4 addresses only (${hosts.join(', ')})`)
+  }
+  if (balance === 'reuseport' && !kernelBalances) {
+    throw wrong('balance', balance, `'shared', as the kernel of ${process.platform} does not balance SO_REUSEPORT listeners`)
+  }
+  if (exceptionHandler !== undefined && source instanceof URL) {
+    throw wrong(
+      'exceptionHandler',
+      exceptionHandler,
+      `nothing here, as a function cannot be sent to a shard: export it by that name from ${source.href}`,
+    )
+  }
+}

@@ -1,0 +1,70 @@
+import { createRequire } from 'node:module'
+import { resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { ShardloopError } from '../errors.js'
+
+/** The file that the process runs, `process.argv[1]`; null for `node -e`, standard input and the REPL. */
+export function programEntry(): string | null {
+  const evaluated = (process as { _eval?: unknown })._eval !== undefined
+  const entry = process.argv[1]
+  return evaluated || entry === undefined || entry === '' || entry === '-' ? null : resolve(entry)
+}
+
+/** The error for a factory in a program that has no file to run again in the shards. */
+export function noEntry(): ShardloopError {
+  return new ShardloopError(
+    'ERR_SHARDLOOP_START',
+    'createServer with a factory runs the program again in every shard, and this program has no file to run ' +
+      '(node -e, standard input or the REPL). Give createServer the URL of a module whose default export is the ' +
+      'factory, or use shards: 0',
+  )
+}
+
+/**
+ * The module with tsx's `register`, when this process runs under tsx (`tsx`, `node --import tsx`, also by NODE_OPTIONS);
+ * else null.
+ */
+export function tsxApi(): string | null {
+  for (const loader of preloadedModules()) {
+    if (!/(^|[\\/])tsx([\\/]|$)/.test(loader)) continue
+    // The loader's own package, wherever it is installed (npx has its own place); a bare name is found from the
+    // working directory, as Node finds it.
+    const from = loader.startsWith('file:') ? fileURLToPath(loader) : isPath(loader) ? resolve(loader) : resolve('entry.js')
+    return createRequire(from).resolve('tsx/esm/api')
+  }
+  return null
+}
+
+/** Arguments of `--import`, `--require` and `--loader`. */
+function preloadedModules(): string[] {
+  const flags = [...process.execArgv, ...(process.env['NODE_OPTIONS'] ?? '').split(/\s+/)]
+  const modules: string[] = []
+  flags.forEach((flag, index) => {
+    const [, module] = /^(?:--import|--require|-r|--loader|--experimental-loader)(?:=(.*))?$/.exec(flag) ?? []
+    if (module !== undefined) modules.push(module)
+    else if (/^(--import|--require|-r|--loader|--experimental-loader)$/.test(flag)) modules.push(flags[index + 1] ?? '')
+  })
+  return modules
+}
+
+function isPath(specifier: string): boolean {
+  return specifier.startsWith('.') || specifier.startsWith('/')
+}
+
+/**
+ * Node's own arguments for shards; undefined lets them inherit. A worker cannot start with `--input-type`, which comes
+ * with `node -e`; then only those that concern modules are handed on, as workers refuse the process-wide ones.
+ */
+export function shardExecArgv(): string[] | undefined {
+  if (!process.execArgv.some((flag) => flag.startsWith('--input-type'))) return undefined
+  const kept: string[] = []
+  process.execArgv.forEach((flag, index) => {
+    const [name, value] = flag.split('=', 2)
+    if (!HANDED_ON.has(name ?? '')) return
+    kept.push(flag)
+    if (value === undefined) kept.push(process.execArgv[index + 1] ?? '')
+  })
+  return kept
+}
+
+const HANDED_ON: ReadonlySet<string> = new Set(['--import', '--require', '-r', '--conditions', '-C', '--loader', '--experimental-loader'])

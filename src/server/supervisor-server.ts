@@ -1,0 +1,283 @@
+import { EventEmitter } from 'node:events'
+import { Deferred } from '../deferred.js'
+import { ShardloopError } from '../errors.js'
+import { ABORT_GRACE_MS } from '../limits.js'
+import type { SocketAddress } from '../workers/protocol.js'
+import type { CallEnd } from './call-book.js'
+import { listenerSocket } from './listener-socket.js'
+import type { Listeners } from './listeners.js'
+import type { ServeOrder, ShardChange, ShardState } from './messages.js'
+import type { ServerMetrics } from './metrics.js'
+import { parseDeadline, type ServerSettings } from './options.js'
+import { programEntry } from './program-entry.js'
+import type { ListenerSocket, Server, ServerEvents, ShardInfo } from './server.js'
+import type { ShardControl, ShardDeath, ShardGroup, ShardUser } from './shard-control.js'
+import { signalDrain } from './signals.js'
+import { startFailure } from './worker-shard.js'
+
+/** What a server is made of. */
+export interface ServerPlan {
+  readonly name: string
+  /** Which call of createServer this is, as shards know it. */
+  readonly key: string
+  readonly server: number
+  readonly settings: ServerSettings
+  /** URL of the module with the factory, or null. */
+  readonly module: string | null
+  readonly listeners: Listeners
+  readonly group: ShardGroup
+  /** Called once when the server is over, before its shards end. */
+  readonly onEnd: (end: CallEnd) => void
+}
+
+type Phase = 'starting' | 'listening' | 'draining' | 'closed'
+
+/** A server, where it is controlled: owns the listeners, and orders its shards to serve, to drain and to abort. */
+export class SupervisorServer implements Server, ShardUser {
+  readonly name: string
+  readonly key: string
+  readonly engine: 'mio'
+  readonly events: EventEmitter<ServerEvents> = new EventEmitter<ServerEvents>()
+  readonly sockets: readonly ListenerSocket[]
+  readonly addresses: readonly SocketAddress[]
+  readonly #plan: ServerPlan
+  #phase: Phase = 'starting'
+  #listenersClosed = false
+  #shards: readonly ShardControl[] = []
+  #states: ShardChange[] = []
+  /** Rejects when the start fails before every shard has answered. */
+  readonly #startBroken = new Deferred<never>()
+  /** Resolves when the start has succeeded or failed. */
+  readonly #started = new Deferred<void>()
+  #ended: Promise<void> | null = null
+  /** When open connections are aborted, on performance.now()'s clock. */
+  #deadline = Number.POSITIVE_INFINITY
+  #deadlineTimer: NodeJS.Timeout | undefined
+  /** Shards that we terminated ourselves, as they were stuck past the deadline. */
+  readonly #terminated = new Set<number>()
+  readonly #drained = new Set<number>()
+  /** The death that ends the server; emitted when all is closed. */
+  #failure: Error | null = null
+
+  constructor(plan: ServerPlan) {
+    this.#plan = plan
+    this.name = plan.name
+    this.key = plan.key
+    this.engine = plan.settings.engine
+    const { sockets } = plan.listeners
+    this.addresses = Object.freeze(sockets.map(({ address }) => address))
+    this.sockets = Object.freeze(sockets.map((socket) => listenerSocket(socket, () => this.#listenersClosed)))
+  }
+
+  get shards(): readonly ShardInfo[] {
+    return this.#states.map(({ id, state }) => ({ id, state }))
+  }
+
+  metrics(): ServerMetrics {
+    return this.#plan.group.metrics()
+  }
+
+  /** Resolves when every shard listens. When it rejects, everything that this server had is gone. */
+  async start(): Promise<void> {
+    const { settings, group } = this.#plan
+    const timer = setTimeout(() => this.#startBroken.reject(this.#startTimedOut()), settings.startTimeoutMs)
+    try {
+      this.#shards = group.start()
+      this.#states = this.#shards.map(({ id }) => ({ id, state: 'starting' }))
+      const listening = this.#shards.map(async (shard) => {
+        await shard.serve(this.#orderFor(shard.id))
+        this.#setState(shard.id, 'ready')
+      })
+      await Promise.race([Promise.all(listening), this.#startBroken.promise])
+      this.#phase = 'listening'
+      if (settings.signals) signalDrain()?.register(this)
+    } catch (error) {
+      await this.#giveUp(error)
+      throw error
+    } finally {
+      clearTimeout(timer)
+      this.#started.resolve()
+    }
+  }
+
+  drain(options?: { readonly deadlineMs?: number }): Promise<void> {
+    const deadlineMs = parseDeadline(options) ?? this.#plan.settings.drainTimeoutMs
+    return this.#end(deadlineMs)
+  }
+
+  close(): Promise<void> {
+    return this.drain()
+  }
+
+  abort(): Promise<void> {
+    return this.#end(0)
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  shardDied(death: ShardDeath): void {
+    const { shard, error } = death
+    const reason = error === undefined ? `its thread ended with exit code ${death.exitCode}` : messageOf(error)
+    if (this.#phase === 'starting') {
+      this.#startBroken.reject(startFailure(death))
+      return
+    }
+    if (this.#terminated.has(shard)) {
+      this.#setState(shard, 'stopped', reason)
+      return
+    }
+    this.#setState(shard, 'failed', reason)
+    this.#failure ??= new ShardloopError('ERR_SHARDLOOP_SHARD_DIED', `shard ${shard} died: ${reason}`, { cause: error })
+    void this.drain()
+  }
+
+  #orderFor(shard: number): ServeOrder {
+    const { server, key, name, module, listeners, settings } = this.#plan
+    return {
+      server,
+      key,
+      name,
+      module,
+      listeners: listeners.tokensFor(shard),
+      sockets: listeners.sockets,
+      shards: this.#states,
+      engine: settings.engine,
+      writeHighBytes: settings.writeHighBytes,
+      writeLowBytes: settings.writeLowBytes,
+      writeMaxBytes: settings.writeMaxBytes,
+      idleTimeoutMs: settings.idleTimeoutMs,
+    }
+  }
+
+  /** Ends the server, with the earliest deadline that was asked for. */
+  #end(deadlineMs: number): Promise<void> {
+    if (this.#phase === 'starting') return this.#endOnceStarted(deadlineMs)
+    this.#ended ??= this.#drainAndClose()
+    const deadline = performance.now() + deadlineMs
+    if (this.#phase === 'draining' && deadline < this.#deadline) {
+      this.#deadline = deadline
+      clearTimeout(this.#deadlineTimer)
+      if (deadlineMs === 0) this.#abortShards()
+      else this.#deadlineTimer = setTimeout(() => this.#abortShards(), deadlineMs)
+    }
+    return this.#ended
+  }
+
+  /** A shard's program may close the server while other shards still start. */
+  async #endOnceStarted(deadlineMs: number): Promise<void> {
+    await this.#started.promise
+    if (this.#phase !== 'closed') await this.#end(deadlineMs)
+  }
+
+  async #drainAndClose(): Promise<void> {
+    await this.#drainShards()
+    this.#plan.onEnd({ sockets: this.#plan.listeners.sockets })
+    const death = await this.#plan.group.leave(this)
+    if (death !== null) {
+      const message = `shard ${death.shard} died when it was to end: ${messageOf(death.error)}`
+      this.#failure ??= new ShardloopError('ERR_SHARDLOOP_SHARD_DIED', message, { cause: death.error })
+    }
+    this.#phase = 'closed'
+    signalDrain()?.unregister(this)
+    if (this.#failure !== null) this.#emit('error', this.#failure)
+    this.#emit('close')
+  }
+
+  /** Stops listening and waits for the last connection. A listener closes when its shard has taken what was queued. */
+  async #drainShards(): Promise<void> {
+    this.#phase = 'draining'
+    const drained = this.#shards.map(async (shard) => {
+      this.#setState(shard.id, 'draining')
+      const steps = shard.drain(this.#plan.server)
+      await steps.unlistened
+      this.#plan.listeners.closeFor(shard.id)
+      await steps.drained
+      this.#drained.add(shard.id)
+      this.#setState(shard.id, 'stopped')
+    })
+    await Promise.all(drained)
+    clearTimeout(this.#deadlineTimer)
+    this.#closeListeners()
+  }
+
+  /** The deadline is past: aborts what is open, and terminates shards that do not even hear that. */
+  #abortShards(): void {
+    const left = this.#shards.filter(({ id }) => !this.#drained.has(id))
+    for (const shard of left) shard.abort(this.#plan.server)
+    this.#deadlineTimer = setTimeout(() => {
+      for (const shard of left) {
+        if (this.#drained.has(shard.id)) continue
+        this.#terminated.add(shard.id)
+        const message = `shard ${shard.id} did not answer an abort within ${ABORT_GRACE_MS} ms and was terminated`
+        shard.terminate(new ShardloopError('ERR_SHARDLOOP_SHARD_DIED', message))
+      }
+    }, ABORT_GRACE_MS)
+  }
+
+  /** The start failed: leaves nothing behind. Shards that serve others go on, without this server. */
+  async #giveUp(error: unknown): Promise<void> {
+    const { group, listeners, onEnd } = this.#plan
+    if (await group.discard(this)) {
+      this.#closeListeners()
+      onEnd({ sockets: listeners.sockets, error })
+    } else {
+      const drained = this.#drainShards()
+      this.#abortShards()
+      onEnd({ sockets: listeners.sockets, error })
+      await drained
+      await group.leave(this)
+    }
+    this.#phase = 'closed'
+  }
+
+  #closeListeners(): void {
+    this.#listenersClosed = true
+    this.#plan.listeners.close()
+  }
+
+  #setState(id: number, state: ShardState, reason?: string): void {
+    const before = this.#states.find((shard) => shard.id === id)
+    const isFinal = before?.state === 'failed' || before?.state === 'stopped'
+    if (before === undefined || before.state === state || isFinal) return
+    const change: ShardChange = reason === undefined ? { id, state } : { id, state, reason }
+    this.#states = this.#states.map((shard) => (shard.id === id ? change : shard))
+    this.#plan.group.announce({ type: 'shard', key: this.key, change })
+    this.#emit('shard', change)
+  }
+
+  /** What a listener throws, and an 'error' that nobody listens to, ends the process as it does anywhere else, but not our own work half-way. */
+  #emit<Name extends keyof ServerEvents>(name: Name, ...args: ServerEvents[Name]): void {
+    try {
+      ;(this.events as EventEmitter).emit(name, ...args)
+    } catch (error) {
+      process.nextTick(() => {
+        throw error
+      })
+    }
+  }
+
+  #startTimedOut(): ShardloopError {
+    const { settings, module } = this.#plan
+    const waiting = this.#shards.filter(({ id }) => this.#states[id]?.state === 'starting')
+    const who = `shard${waiting.length === 1 ? '' : 's'} ${waiting.map(({ id }) => id).join(', ')}`
+    const late = `${who} did not listen within startTimeoutMs (${settings.startTimeoutMs})`
+    const hasRun = waiting.length > 0 && waiting.every((shard) => shard.hasRunEntry)
+    const why =
+      module !== null
+        ? `${module} was still being imported`
+        : hasRun
+          ? `the program ${programEntry()} ran there without making this call of createServer (${this.key})`
+          : `the program ${programEntry()} has not come to this call of createServer (${this.key}) there`
+    const advice =
+      module !== null
+        ? ''
+        : '. Make the call on every thread alike, or give createServer the URL of a module whose default export is the factory'
+    return new ShardloopError('ERR_SHARDLOOP_START', `${late}: ${why}${advice}`)
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}

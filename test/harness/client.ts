@@ -1,0 +1,160 @@
+import { connect, type Socket } from 'node:net'
+import { Deferred, Observable } from './deferred.js'
+
+export interface ClientOptions {
+  readonly host?: string
+  /** Reads nothing from the kernel until `resume()`. */
+  readonly paused?: boolean
+}
+
+/** A peer on node:net: real sockets, with promises. Never ends its writing half by itself. */
+export class Client extends Observable {
+  readonly socket: Socket
+  /** Bytes read from the socket so far. */
+  received = 0
+  /** The peer ended its writing half. */
+  ended = false
+  /** What broke the connection; `null` while nothing did. */
+  error: NodeJS.ErrnoException | null = null
+  closed = false
+  #chunks: Buffer[] = []
+  #buffered = 0
+
+  private constructor(socket: Socket) {
+    super()
+    this.socket = socket
+    socket.on('data', (chunk) => {
+      this.#chunks.push(chunk)
+      this.#buffered += chunk.length
+      this.received += chunk.length
+      this.changed()
+    })
+    socket.on('end', () => {
+      this.ended = true
+      this.changed()
+    })
+    socket.on('error', (error) => {
+      this.error = error
+      this.changed()
+    })
+    socket.on('close', () => {
+      this.closed = true
+      this.changed()
+    })
+  }
+
+  /** Resolves when the connection stands. */
+  static open(port: number, options: ClientOptions = {}): Promise<Client> {
+    const socket = connect({ port, host: options.host ?? '127.0.0.1', allowHalfOpen: true, noDelay: true })
+    const client = new Client(socket)
+    if (options.paused === true) socket.pause()
+    const opened = new Deferred<Client>()
+    socket.once('connect', () => opened.resolve(client))
+    socket.once('error', (error) => opened.reject(error))
+    return opened.promise
+  }
+
+  /** Hands `data` to the kernel; resolves when it took everything. */
+  write(data: Uint8Array | string): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.socket.write(data, (error) => (error == null ? resolve() : reject(error)))
+    })
+  }
+
+  /** Ends our writing half after what is queued. */
+  end(data?: Uint8Array | string): void {
+    if (data === undefined) this.socket.end()
+    else this.socket.end(data)
+  }
+
+  /** Breaks the connection: the server sees ECONNRESET. */
+  reset(): void {
+    this.socket.resetAndDestroy()
+  }
+
+  pause(): void {
+    this.socket.pause()
+  }
+
+  resume(): void {
+    this.socket.resume()
+  }
+
+  /** The next `length` bytes. Rejects when the connection ends before. */
+  async readExactly(length: number): Promise<Buffer> {
+    await this.until(() => this.#buffered >= length || this.#over)
+    if (this.#buffered < length) {
+      throw this.error ?? new Error(`the peer ended after ${this.#buffered} of ${length} bytes`)
+    }
+    return this.#take(length)
+  }
+
+  /** The next line, without its end. */
+  async readLine(): Promise<string> {
+    let searched = 0
+    for (;;) {
+      const all = Buffer.concat(this.#chunks)
+      const at = all.indexOf(10, searched)
+      if (at >= 0) return this.#take(at + 1).toString('utf8', 0, at)
+      searched = all.length
+      await this.until(() => this.#buffered > searched || this.#over)
+      if (this.#buffered === searched)
+        throw this.error ?? new Error(`the peer ended within a line: ${all.toString()}`)
+    }
+  }
+
+  /** Everything up to the peer's end. Rejects when the connection breaks instead. */
+  async readToEnd(): Promise<Buffer> {
+    await this.until(() => this.#over)
+    if (!this.ended)
+      throw this.error ?? new Error(`the connection closed without an end after ${this.#buffered} bytes`)
+    return this.#take(this.#buffered)
+  }
+
+  /** Whatever arrived before the connection closed or broke. */
+  async readToClose(): Promise<Buffer> {
+    await this.until(() => this.#over)
+    return this.#take(this.#buffered)
+  }
+
+  /** What arrived and was not read yet. */
+  get buffered(): number {
+    return this.#buffered
+  }
+
+  /** Resolves with what broke the connection, or `null`, once both directions are closed. Does not end our half. */
+  async untilClose(): Promise<NodeJS.ErrnoException | null> {
+    await this.until(() => this.closed)
+    return this.error
+  }
+
+  /** Closes at once (orderly if nothing is unread); resolves when the descriptor is closed. */
+  async destroy(): Promise<void> {
+    if (!this.closed) this.socket.destroy()
+    await this.until(() => this.closed)
+  }
+
+  get #over(): boolean {
+    return this.ended || this.closed
+  }
+
+  #take(length: number): Buffer {
+    const all = this.#chunks.length === 1 ? (this.#chunks[0] as Buffer) : Buffer.concat(this.#chunks)
+    this.#chunks = length < all.length ? [all.subarray(length)] : []
+    this.#buffered -= length
+    return all.subarray(0, length)
+  }
+}
+
+/** Asserts that `actual` equals `expected`, and names the first byte that differs rather than print megabytes. */
+export function assertBytes(actual: Uint8Array, expected: Uint8Array, what = 'bytes'): void {
+  if (actual.length === expected.length && Buffer.compare(actual, expected) === 0) return
+  const limit = Math.min(actual.length, expected.length)
+  let at = 0
+  while (at < limit && actual[at] === expected[at]) at++
+  const show = (bytes: Uint8Array): string => Buffer.from(bytes.subarray(at, at + 16)).toString('hex')
+  throw new Error(
+    `${what}: ${actual.length} bytes, expected ${expected.length}; they differ from byte ${at} on: ` +
+      `${show(actual)}, expected ${show(expected)}`,
+  )
+}

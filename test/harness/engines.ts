@@ -1,0 +1,21 @@
+/** An engine that the suites can run on. */
+export type EngineName = 'mio'
+
+const AVAILABLE: readonly EngineName[] = ['mio']
+
+/** Names the engines to test, separated by commas; all that are available by default. */
+const ENGINES_VARIABLE = 'SHARDLOOP_TEST_ENGINES'
+
+/** The engines that every suite of {@link forEachEngine} runs on. */
+export const engines: readonly EngineName[] = chosenEngines()
+
+function chosenEngines(): readonly EngineName[] {
+  const given = process.env[ENGINES_VARIABLE]
+  if (given === undefined || given === '') return AVAILABLE
+  return given.split(',').map((name) => {
+    const engine = AVAILABLE.find((available) => available === name.trim())
+    if (engine === undefined)
+      throw new Error(`${ENGINES_VARIABLE}: no engine '${name}'; there are ${AVAILABLE.join(', ')}`)
+    return engine
+  })
+}

@@ -1,0 +1,294 @@
+import assert from 'node:assert/strict'
+import { suite } from 'uvu'
+import { createServer, type ProtocolFactory, type Server, type ServerOptions } from '../../src/index.js'
+import { Child, type ChildOptions, startFixture } from './child.js'
+import { Client, type ClientOptions } from './client.js'
+import { Observable } from './deferred.js'
+import { type EngineName, engines } from './engines.js'
+import { expectEnd, takeStock } from './leaks.js'
+import { Random } from './random.js'
+import type { Recorder } from './recorder.js'
+import { armWatchdog } from './watchdog.js'
+
+/** What the exception handler is given. */
+export type ExceptionContext = Parameters<NonNullable<ServerOptions['exceptionHandler']>>[0]
+
+const TEST_TIMEOUT_MS = 20_000
+/** The thread itself gets this much longer to report a timeout before the watchdog kills the process. */
+const WATCHDOG_GRACE_MS = 10_000
+
+export interface TestOptions {
+  /** 20 s by default. */
+  readonly timeoutMs?: number
+}
+
+export interface SuiteTests {
+  /** Defines a test. */
+  (name: string, body: (t: TestContext) => Promise<void> | void, options?: TestOptions): void
+  /** A test that cannot run here; its name and the reason are printed. */
+  skip(name: string, reason: string): void
+}
+
+let suitesToRun = 0
+
+/** Runs the same tests once for each engine. */
+export function forEachEngine(name: string, define: (test: SuiteTests, engine: EngineName) => void): void {
+  for (const engine of engines) {
+    const title = `${name} (${engine})`
+    const tests = suite(title)
+    suitesToRun++
+    tests.before(takeStock)
+    const test = (
+      testName: string,
+      body: (t: TestContext) => Promise<void> | void,
+      options: TestOptions = {},
+    ): void => {
+      tests(testName, () =>
+        runTest(`${title}: ${testName}`, engine, body, options.timeoutMs ?? TEST_TIMEOUT_MS),
+      )
+    }
+    const skip = (testName: string, reason: string): void => {
+      console.log(`skipped: ${title}: ${testName}: ${reason}`)
+      tests.skip(testName)
+    }
+    define(Object.assign(test, { skip }), engine)
+    tests.after(() => {
+      if (--suitesToRun === 0) expectEnd()
+    })
+    tests.run()
+  }
+}
+
+async function runTest(
+  label: string,
+  engine: EngineName,
+  body: (t: TestContext) => Promise<void> | void,
+  timeoutMs: number,
+): Promise<void> {
+  const t = new TestContext(engine, Random.fromEnvironment())
+  armWatchdog(timeoutMs + WATCHDOG_GRACE_MS, label)
+  try {
+    await within(timeoutMs, Promise.resolve(body(t)))
+    await within(timeoutMs, t.finish())
+  } catch (error) {
+    await within(timeoutMs, t.cleanUp()).catch((failure) => console.error(`\nclean-up of ${label}:`, failure))
+    // Never a new error: uvu shows the stack and the difference of the one that was thrown.
+    if (error instanceof Error) error.message += `\n    (${t.random.advice})`
+    throw error
+  } finally {
+    armWatchdog(0)
+  }
+}
+
+async function within<Value>(timeoutMs: number, promise: Promise<Value>): Promise<Value> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`not finished after ${timeoutMs} ms`)), timeoutMs)
+  })
+  try {
+    return await Promise.race([promise, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** What one test uses; everything that it opened is closed after it. */
+export class TestContext {
+  readonly engine: EngineName
+  readonly random: Random
+  readonly #cleanups: (() => Promise<unknown> | unknown)[] = []
+  readonly #unexpected: ExceptionContext[] = []
+
+  constructor(engine: EngineName, random: Random) {
+    this.engine = engine
+    this.random = random
+  }
+
+  /** Runs after the test, last registered first. */
+  defer(cleanup: () => Promise<unknown> | unknown): void {
+    this.#cleanups.push(cleanup)
+  }
+
+  /**
+   * A server on 127.0.0.1, in this very thread unless `shards` says otherwise. Without an `exceptionHandler` of
+   * its own, any report fails the test.
+   */
+  async serve(factory: ProtocolFactory | URL, options: ServerOptions = {}): Promise<Server> {
+    const exceptionHandler = (context: ExceptionContext): void => void this.#unexpected.push(context)
+    const server = await createServer(factory, {
+      host: '127.0.0.1',
+      shards: 0,
+      signals: false,
+      engine: this.engine,
+      // A module that is named by URL brings its own.
+      ...(typeof factory === 'function' && { exceptionHandler }),
+      ...options,
+    })
+    this.defer(() => server.abort())
+    return server
+  }
+
+  /** A server whose protocols can be waited for, in the order in which they were made. */
+  async serveEach<Made extends Recorder>(
+    make: () => Made,
+    options: ServerOptions = {},
+  ): Promise<Accepting<Made>> {
+    const accepting = new Accepting<Made>()
+    accepting.server = await this.serve(() => accepting.add(make()), options)
+    return accepting
+  }
+
+  /** Opens a connection to `server`, or to a port. */
+  async connect(server: Server | number, options: ClientOptions = {}): Promise<Client> {
+    const client = await Client.open(typeof server === 'number' ? server : portOf(server), options)
+    this.defer(() => client.destroy())
+    return client
+  }
+
+  /** A server with one connection to it, and the protocol of that connection. */
+  async pair<Made extends Recorder>(
+    make: () => Made,
+    options: ServerOptions & { client?: ClientOptions } = {},
+  ): Promise<Pair<Made>> {
+    const { client: clientOptions, ...serverOptions } = options
+    const accepting = await this.serveEach(make, serverOptions)
+    return { accepting, ...(await this.join(accepting, clientOptions)) }
+  }
+
+  /** One more connection to a server of {@link serveEach}, with its protocol. */
+  async join<Made extends Recorder>(
+    accepting: Accepting<Made>,
+    options: ClientOptions = {},
+  ): Promise<{ server: Server; client: Client; protocol: Made }> {
+    const client = await this.connect(accepting.server, options)
+    const protocol = await accepting.ofClient(client)
+    return { server: accepting.server, client, protocol }
+  }
+
+  /** A process of the test; killed after it if it still lives. */
+  start(fixture: string, args: readonly string[] = [], options: ChildOptions = {}): Child {
+    return this.#track(startFixture(fixture, args, options))
+  }
+
+  /** The same for any program. */
+  spawn(args: readonly string[], options: ChildOptions = {}): Child {
+    return this.#track(new Child(args, options))
+  }
+
+  #track(child: Child): Child {
+    this.defer(async () => {
+      child.kill('SIGKILL')
+      await child.untilExit()
+    })
+    return child
+  }
+
+  /** Closes what is open, and fails when a callback threw that should not have. */
+  async finish(): Promise<void> {
+    await this.cleanUp()
+    const [first] = this.#unexpected
+    if (first !== undefined) {
+      throw new Error(`${this.#unexpected.length} exceptions in callbacks; the first: ${first.message}`, {
+        cause: first.error,
+      })
+    }
+  }
+
+  async cleanUp(): Promise<void> {
+    for (let cleanup = this.#cleanups.pop(); cleanup !== undefined; cleanup = this.#cleanups.pop())
+      await cleanup()
+  }
+}
+
+export interface Pair<Made extends Recorder> {
+  readonly accepting: Accepting<Made>
+  readonly server: Server
+  readonly client: Client
+  readonly protocol: Made
+}
+
+/** The connections of a server whose protocols record. */
+export class Accepting<Made extends Recorder> extends Observable {
+  /** What the factory made so far, in order. */
+  readonly protocols: Made[] = []
+  /** The peers that {@link TestContext.join} opened, in the order in which they were connected. */
+  readonly clients: Client[] = []
+  server!: Server
+  readonly #byPeerPort = new Map<number, Made>()
+
+  add(protocol: Made): Made {
+    this.protocols.push(protocol)
+    this.changed()
+    protocol.noted('made').then(() => {
+      const peer = protocol.transport.getExtraInfo('peername')
+      assert.ok(peer !== undefined, 'the peer of a new connection is known')
+      this.#byPeerPort.set(peer.port, protocol)
+      this.changed()
+    })
+    return protocol
+  }
+
+  /** The protocol made as number `index`, counted from 0. */
+  async protocol(index: number): Promise<Made> {
+    await this.until(() => this.protocols.length > index)
+    return this.protocols[index] as Made
+  }
+
+  /** The protocol at the other end of `client`'s connection, after its connectionMade. */
+  async ofClient(client: Client): Promise<Made> {
+    this.clients.push(client)
+    const port = client.socket.localPort as number
+    await this.until(() => this.#byPeerPort.has(port))
+    const protocol = this.#byPeerPort.get(port) as Made
+    this.#byPeerPort.delete(port)
+    return protocol
+  }
+}
+
+/** The port that a server listens on. */
+export function portOf(server: Server): number {
+  const port = server.addresses[0]?.port
+  assert.ok(port !== undefined && port > 0, `no port in ${JSON.stringify(server.addresses)}`)
+  return port
+}
+
+/**
+ * Resolves when the server has surely seen all that the kernel had for it before this call: two bytes went
+ * through another of its connections, one after the other. In place of a sleep, to show that something does *not* arrive.
+ */
+export async function settle(probe: { client: Client; protocol: Recorder }): Promise<void> {
+  for (let round = 0; round < 2; round++) {
+    const before = probe.protocol.received
+    await probe.client.write('.')
+    await probe.protocol.receivedAtLeast(before + 1)
+  }
+}
+
+/** Asserts that `error` is an error with this code, and returns it. */
+export function assertCode(error: unknown, code: string): Error & { code: string } {
+  assert.ok(error instanceof Error, `expected an error with code ${code}, got ${String(error)}`)
+  assert.equal((error as { code?: unknown }).code, code, String(error.stack))
+  return error as Error & { code: string }
+}
+
+/** Asserts that `call` throws an error with this code. */
+export function assertThrows(call: () => unknown, code: string): void {
+  let thrown: unknown
+  try {
+    call()
+  } catch (error) {
+    thrown = error
+  }
+  assertCode(thrown, code)
+}
+
+/** Asserts that a promise, or the call that makes it, fails with an error of this code. */
+export async function assertRejects(make: () => Promise<unknown>, code: string): Promise<void> {
+  let thrown: unknown
+  try {
+    await make()
+  } catch (error) {
+    thrown = error
+  }
+  assertCode(thrown, code)
+}

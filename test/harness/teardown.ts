@@ -1,0 +1,44 @@
+import assert from 'node:assert/strict'
+import type { TestContext } from './suite.js'
+
+/** How a thread or the process is ended, with the exit code that must come of it. */
+export const ENDINGS = {
+  /** The thread of the shard is terminated by the one that started it, which then ends by itself. */
+  terminate: 0,
+  /** process.exit(7) in the process's main thread, in which the server runs. */
+  exit: 7,
+  /** An error that nobody catches, in the same thread. */
+  throw: 1,
+  /** A rejection that nobody handles, in the same thread. */
+  reject: 1,
+  /** process.exit in a shard: the shard ends, the server with it, and the process by itself. */
+  'shard exit': 0,
+  /** An error that nobody catches, in a shard. */
+  'shard throw': 0,
+  /** The main thread calls process.exit while shards are under load. */
+  'exit beside shards': 7,
+} as const
+
+export type Ending = keyof typeof ENDINGS
+
+/**
+ * Runs a process that is under load and ends in this way at a random moment and place, and checks that the end
+ * is the one that was asked for: no signal, no abort, no hanging.
+ */
+export async function endUnderLoad(t: TestContext, ending: Ending): Promise<void> {
+  const seed = t.random.u32()
+  const child = t.start('teardown', [ending, String(seed), t.engine], {
+    // Freed and fresh memory is filled, so that its use after the end shows.
+    env: { MALLOC_PERTURB_: '165', RUST_BACKTRACE: '1' },
+  })
+  const exit = await child.untilExit()
+  assert.deepEqual(
+    exit,
+    { code: ENDINGS[ending], signal: null },
+    `${ending}, seed ${seed}\n${child.describe()}`,
+  )
+  assert.ok(child.lines.includes('under load'), child.describe())
+  assert.doesNotMatch(child.stderr, /panicked|FATAL|Assertion|Check failed|napi_/, child.describe())
+  if (ending.startsWith('shard '))
+    assert.match(child.stdout, /^died ERR_SHARDLOOP_SHARD_DIED$/m, child.describe())
+}

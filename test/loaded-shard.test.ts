@@ -1,0 +1,52 @@
+import assert from 'node:assert/strict'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { fixtureUrl } from './harness/child.js'
+import { forEachEngine, portOf, type TestContext } from './harness/suite.js'
+
+/** What the fixture measures in the loaded shard. */
+interface Report {
+  readonly latenciesMs: number[]
+  readonly wrong: string[]
+  /** Share of the time that the shard's loop did not wait. */
+  readonly busy: number
+}
+
+const REPETITIONS = 30
+/** An event waits for the batch that runs. A shard that starves Node's own handles takes seconds, or for ever. */
+const MEDIAN_MAX_MS = 100
+
+forEachEngine('a fully loaded shard', (test) => {
+  for (const what of ['timer', 'immediate', 'fs', 'fetch', 'message'] as const) {
+    test(`${what} goes on`, async (t) => {
+      const url = await serveHttp(t)
+      const server = await t.serve(fixtureUrl('loaded-shard'), { shards: 1 })
+      const load = t.start('load-clients', [String(portOf(server)), '64'])
+      await load.line(/^ready$/)
+      const client = await t.connect(server)
+      const before = server.metrics().total.events
+      await client.write(`!${what} ${REPETITIONS} ${url}\n`)
+      const report: Report = JSON.parse(await client.readLine())
+      const events = server.metrics().total.events - before
+      assert.deepEqual(report.wrong, [])
+      assert.equal(report.latenciesMs.length, REPETITIONS)
+      const median = report.latenciesMs.sort((a, b) => a - b)[REPETITIONS >> 1] as number
+      assert.ok(median < MEDIAN_MAX_MS, `median ${median} ms of ${report.latenciesMs.join(' ')}`)
+      assert.ok(report.busy > 0.8, `the shard was loaded: busy ${report.busy}`)
+      assert.ok(events > 100, `${events} events meanwhile`)
+      load.send('stop')
+      const end = await load.untilExit()
+      assert.deepEqual(end, { code: 0, signal: null }, load.describe())
+    })
+  }
+})
+
+async function serveHttp(t: TestContext): Promise<string> {
+  const http = createServer((request, response) => response.end(`you asked for ${request.url}`))
+  await new Promise<void>((resolve) => http.listen(0, '127.0.0.1', resolve))
+  t.defer(() => {
+    http.closeAllConnections()
+    return new Promise((resolve) => http.close(resolve))
+  })
+  return `http://127.0.0.1:${(http.address() as AddressInfo).port}`
+}

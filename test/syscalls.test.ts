@@ -1,0 +1,86 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { loadgenProgram } from '../bench/load.js'
+import type { Child } from './harness/child.js'
+import { forEachEngine, type TestContext } from './harness/suite.js'
+
+const CONNECTIONS = 64
+const SIZE_BYTES = 64
+const SECONDS = 2
+/** Ours may make a tenth more than the raw loop: its one poll a batch is nested in libuv's. */
+const RATIO_MAX = 1.1
+const EXAMPLE = fileURLToPath(new URL('../examples/echo.js', import.meta.url))
+
+forEachEngine('system calls', (test, engine) => {
+  const strace = spawnSync('strace', ['-V']).status === 0
+  for (const mode of ['chunk', 'borrowed']) {
+    const name = `${mode}: no more than 10 % above a raw mio echo, per request`
+    if (process.platform !== 'linux' || !strace) {
+      test.skip(name, 'strace is not installed')
+      continue
+    }
+    test(
+      name,
+      async (t) => {
+        const raw = await perRequest(t, t.spawn(['--port', '0'], { command: loadgenProgram('raw-mio-echo') }))
+        const args = [
+          '--host',
+          '127.0.0.1',
+          '--port',
+          '0',
+          '--shards',
+          '1',
+          '--engine',
+          engine,
+          '--mode',
+          mode,
+        ]
+        const ours = await perRequest(t, t.spawn([EXAMPLE, ...args]))
+        assert.ok(
+          ours.calls <= raw.calls * RATIO_MAX,
+          `${ours.calls} per request, raw mio ${raw.calls}\n${ours.summary}\n${raw.summary}`,
+        )
+      },
+      { timeoutMs: 60_000 },
+    )
+  }
+})
+
+/** System calls of a server's process, all threads, per request of a fixed load. */
+async function perRequest(t: TestContext, server: Child): Promise<{ calls: number; summary: string }> {
+  const port = (await server.line(/^listening on tcp:\/\/127\.0\.0\.1:(\d+)/))[1]
+  const address = [
+    '--addr',
+    `127.0.0.1:${port}`,
+    '--conns',
+    String(CONNECTIONS),
+    '--size',
+    String(SIZE_BYTES),
+  ]
+  // Compiles what the load runs, so that the compiler's own calls are not counted.
+  await runLoad(t, [...address, '--secs', '1'])
+  const file = join(tmpdir(), `shardloop-strace-${process.pid}-${server.pid}`)
+  t.defer(() => rmSync(file, { force: true }))
+  const strace = t.spawn(['-c', '-f', '-o', file, '-p', String(server.pid)], { command: 'strace' })
+  await strace.until(() => strace.stderr.includes('attached') || strace.exit !== undefined)
+  assert.equal(strace.exit, undefined, strace.describe())
+  const { requestsTotal } = await runLoad(t, [...address, '--secs', String(SECONDS)])
+  strace.kill('SIGINT')
+  await strace.untilExit()
+  server.kill('SIGTERM')
+  await server.untilExit()
+  const summary = readFileSync(file, 'utf8')
+  const total = /^\s*100\.00\s+\S+\s+(?:\S+\s+)?(\d+)\s+(?:\d+\s+)?total$/m.exec(summary)?.[1]
+  assert.ok(total !== undefined, summary)
+  return { calls: Number(total) / requestsTotal, summary }
+}
+
+async function runLoad(t: TestContext, args: readonly string[]): Promise<{ requestsTotal: number }> {
+  const load = t.spawn(['echo', '--pipeline', '1', '--json', ...args], { command: loadgenProgram('loadgen') })
+  assert.deepEqual(await load.untilExit(), { code: 0, signal: null }, load.describe())
+  return JSON.parse(load.lines.at(-1) as string)
+}
