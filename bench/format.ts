@@ -22,7 +22,7 @@ export function micros(value: number): string {
 
 /** `98 %`. */
 export function percent(share: number): string {
-  return `${(share * 100).toFixed(0)} %`
+  return `${(share * 100).toFixed(0)}\u00a0%`
 }
 
 /** `1.47 [1.44, 1.50]`, or `–`. Figures above 20 without decimals. */

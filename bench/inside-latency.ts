@@ -20,12 +20,18 @@ export interface LatencySample {
   readonly probes: ProbeReport
 }
 
-/** Measures `peers` (those that have a program that measures itself) in `rounds` rounds of `windowSecs`. */
+/** How often and how long to measure. */
+export interface LatencyPlan {
+  readonly latencyRounds: number
+  readonly latencySecs: number
+  /** Load before that, on a process that has just started. */
+  readonly latencyWarmupSecs: number
+}
+
+/** Measures `peers`, those that have a program that measures itself. */
 export async function measureInsideLatency(
   peers: readonly PeerId[],
-  rounds: number,
-  windowSecs: number,
-  warmupSecs: number,
+  plan: LatencyPlan,
   random: () => number,
   progress: (text: string) => void,
 ): Promise<LatencySample[]> {
@@ -36,14 +42,14 @@ export async function measureInsideLatency(
     join(ROOT, 'dist', 'bench', 'latency', 'fetch-target.js'),
   ])
   const url = `http://${target.addr}/`
-  for (let round = 0; round < rounds; round++) {
+  for (let round = 0; round < plan.latencyRounds; round++) {
     for (const peer of shuffled(peers, random)) {
       const command = insideCommand(peer)
       if (command === null) continue
-      progress(`latency: round ${round + 1} of ${rounds}, now ${peer}`)
+      progress(`latency: round ${round + 1} of ${plan.latencyRounds}, now ${peer}`)
       const server = await startServer(serverCpu, [...command, '--fetch', url])
       try {
-        samples.push(await measure(round, peer, server, clientCpu, windowSecs, warmupSecs))
+        samples.push(await measure(round, peer, server, clientCpu, plan))
       } finally {
         await server.stop()
       }
@@ -58,14 +64,13 @@ async function measure(
   peer: PeerId,
   server: RunningServer,
   clientCpu: number,
-  windowSecs: number,
-  warmupSecs: number,
+  plan: LatencyPlan,
 ): Promise<LatencySample> {
   const load = ['echo', '--addr', server.addr, '--conns', '64', '--size', '64']
-  await runLoad(clientCpu, [...load, '--warmup', '0', '--secs', String(warmupSecs)])
+  await runLoad(clientCpu, [...load, '--warmup', '0', '--secs', String(plan.latencyWarmupSecs)])
   // The probes see the load from its first to its last moment, and the little time around it.
   await ask(server, 'reset')
-  const result = await runLoad(clientCpu, [...load, '--warmup', '0', '--secs', String(windowSecs)])
+  const result = await runLoad(clientCpu, [...load, '--warmup', '0', '--secs', String(plan.latencySecs)])
   const probes = (await ask(server, 'report')) as unknown as ProbeReport
   return { round, peer, requestsPerSec: result.requestsPerSec, probes }
 }

@@ -1,22 +1,25 @@
 /** Arguments of `npm run bench`. */
 import { parseArgs } from 'node:util'
+import type { LatencyPlan } from './inside-latency.js'
 import type { RoundPlan } from './rounds.js'
 import { PARTS, type Part, PEER_TITLES, type PeerId, ROWS, type Row } from './rows.js'
 
 /** What the benchmark is to do. */
-export interface BenchOptions {
+export interface BenchOptions extends LatencyPlan {
   readonly quick: boolean
+  /** Past this many seconds no further round or part is begun. */
+  readonly timeLimitSecs: number
   readonly rows: readonly Row[]
   readonly parts: readonly Part[]
   readonly peers: readonly PeerId[]
   readonly plan: RoundPlan
   readonly memoryRepetitions: number
-  readonly latencyRounds: number
-  readonly latencySecs: number
-  readonly latencyWarmupSecs: number
   readonly syscallRows: readonly string[]
   readonly syscallSecs: number
 }
+
+/** Leaves time for what has begun to end within two minutes. */
+const QUICK_TIME_LIMIT_SECS = 105
 
 const HELP = `npm run bench [-- OPTIONS]
 
@@ -58,6 +61,7 @@ export function readOptions(args: readonly string[]): BenchOptions | null {
   }
   return {
     quick,
+    timeLimitSecs: quick ? QUICK_TIME_LIMIT_SECS : Number.POSITIVE_INFINITY,
     rows: ROWS.filter((row) => names.includes(row.id)),
     parts: PARTS.filter((part) => names.includes(part)),
     peers,
@@ -68,7 +72,7 @@ export function readOptions(args: readonly string[]): BenchOptions | null {
       warmupSecs: quick ? 0.1 : 0.3,
       firstWarmupSecs: quick ? 0.3 : 1.5,
     },
-    memoryRepetitions: quick ? 1 : 3,
+    memoryRepetitions: quick ? 1 : 5,
     latencyRounds: quick ? 1 : wanted,
     latencySecs: quick ? 2 : 4,
     latencyWarmupSecs: quick ? 0.3 : 1,

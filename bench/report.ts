@@ -22,7 +22,7 @@ p { margin: 6px 0 12px; max-width: 76ch } .soft { color: var(--soft) }
 .counts { display: flex; gap: 12px; flex-wrap: wrap; margin: 20px 0 }
 .counts div { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: 10px 16px; min-width: 128px }
 .counts b { display: block; font-size: 24px; line-height: 1.2 }
-.scroll { overflow-x: auto }
+.scroll { overflow-x: auto } .tight { white-space: nowrap } a { color: var(--chunk) }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14px }
 th, td { padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
 th { color: var(--soft); font-weight: 600 } td.n, th.n { text-align: right; white-space: nowrap }
@@ -82,7 +82,8 @@ function summary(bars: readonly BarResult[]): string {
 <div><b class="pass">${number(must, 'pass')}</b>of ${must.length} bars pass</div>
 <div><b class="${number(must, 'fail') > 0 ? 'fail' : 'soft'}">${number(must, 'fail')}</b>fail</div>
 <div><b class="${open > 0 ? 'undecided' : 'soft'}">${open}</b>undecided</div>
-<div><b>${number(aims, 'pass')} of ${aims.length}</b>aims reached</div></div>`
+<div><b>${number(aims, 'pass')} of ${aims.length}</b>aims reached</div></div>
+<p><a href="#bars">Every bar with its interval</a> is at the end; <a href="#method">how this was measured</a> below it.</p>`
 }
 
 function rowSections(results: Results, bars: readonly BarResult[]): string {
@@ -106,7 +107,7 @@ function rowSections(results: Results, bars: readonly BarResult[]): string {
     if (!results.peers.includes(against) || results.peers.length < 2) return ''
     const name = PEER_TITLES[against]
     return `<h2>Requests per server-CPU-second, as a ratio to ${name}</h2>
-<p class="soft">Right is better; the dashed line is ${name}. Dot: geometric mean of the paired rounds; band: 95 % interval; upright mark: the value to reach.</p>
+<p class="soft">Right is better; the dashed line is ${name}. Dot: geometric mean of the paired rounds; band: 95\u00a0% interval; upright mark: the value to reach.</p>
 ${ratioPlot(`Ratio to ${name}`, ratioGroups(against))}`
   }
   const groups = results.rows.map((result) => ({
@@ -228,17 +229,18 @@ function barSection(bars: readonly BarResult[]): string {
     bars
       .filter(({ bar }) => bar.kind === kind)
       .map(({ bar, interval, verdict, reason }) => [
-        escaped(bar.row),
-        escaped(format.subject(bar)),
-        escaped(format.goal(bar)),
+        `<span class="tight">${escaped(bar.row)}</span>`,
+        `<span class="key ${bar.peer}"></span>${escaped(PEER_TITLES[bar.peer])}`,
+        escaped(METRIC_TITLES[bar.metric]),
+        `<span class="tight">${escaped(format.goal(bar))}</span>`,
         format.interval(interval),
         `<span class="${verdict}">${VERDICTS[verdict]}</span>${reason === '' ? '' : ` <span class="reason soft">(${escaped(reason)})</span>`}`,
       ])
-  const head = ['row', 'what', 'goal', 'measured [95 %]', 'verdict']
+  const head = ['row', 'server', 'what', 'goal', 'measured [95\u00a0%]', 'verdict']
   const section = (kind: 'must' | 'aim', title: string): string =>
     lines(kind).length === 0 ? '' : `<h3>${title}</h3>${table(head, lines(kind))}`
-  return `<h2>Bars</h2>
-<p class="soft">A bar passes when the whole 95 % interval reaches it, fails when the whole interval misses it, and is undecided otherwise.</p>
+  return `<h2 id="bars">Bars</h2>
+<p class="soft">A bar passes when the whole 95\u00a0% interval reaches it, fails when the whole interval misses it, and is undecided otherwise.</p>
 ${section('must', 'To reach')}${section('aim', 'To aim for')}`
 }
 
@@ -282,7 +284,7 @@ function methodSection(results: Results): string {
     ['Duration', `${Math.round(results.durationSecs)} s`],
     ...results.absent.map((what): [string, string] => ['Not measured', what]),
   ]
-  return `<h2>How this was measured</h2>${table(
+  return `<h2 id="method">How this was measured</h2>${table(
     ['', ''],
     facts.map(([name, value]) => [escaped(name), escaped(value)]),
   )}`

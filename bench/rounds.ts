@@ -82,13 +82,14 @@ export function cleanPairs(samples: readonly Sample[], pair: Pair): [ours: Sampl
   })
 }
 
-/** Measures `row` until every pair has enough rounds that count, or the plan's maximum is reached. */
+/** Measures `row` until every pair has enough rounds that count, the plan's maximum is reached or the time is up. */
 export async function measureRow(
   row: Row,
   peers: readonly PeerId[],
   plan: RoundPlan,
   random: () => number,
   progress: (text: string) => void,
+  timeIsUp: () => boolean,
 ): Promise<RowResult> {
   const samples: Sample[] = []
   let servers = new Map<PeerId, RunningServer>()
@@ -96,7 +97,7 @@ export async function measureRow(
   try {
     for (; round < plan.max; round++) {
       const needed = peersStillNeeded(samples, peers, plan.wanted)
-      if (needed.length === 0) break
+      if (needed.length === 0 || timeIsUp()) break
       if (round % GENERATION_ROUNDS === 0) {
         await stopAll(servers)
         servers = await startAll(row, needed, plan, progress)

@@ -1,6 +1,7 @@
 /** `npm run bench`: measures, prints tables, and leaves JSON and an HTML report in bench/results/. */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { insideCommand } from './inside.js'
 import { measureInsideLatency } from './inside-latency.js'
 import { loadgenProgram, ROOT } from './load.js'
 import { describeMachine, output } from './machine.js'
@@ -9,7 +10,7 @@ import { type BenchOptions, readOptions } from './options.js'
 import { htmlReport } from './report.js'
 import { evaluate, type Results } from './results.js'
 import { measureRow, type RowResult } from './rounds.js'
-import { type PeerId, ROWS } from './rows.js'
+import { type Part, type PeerId, ROWS } from './rows.js'
 import { bunProgram, serverCommand } from './servers.js'
 import { SEED, seededRandom } from './statistics.js'
 import { countSyscalls, type SyscallResult, straceIsPresent } from './syscalls.js'
@@ -27,7 +28,7 @@ try {
   process.exitCode = 2
 }
 
-/** Exit code: 1 when a bar that must be reached fails. */
+/** Exit code: 1 when a bar that must be reached fails, 2 when something could not be measured. */
 async function run(options: BenchOptions): Promise<number> {
   checkMachine()
   const started = performance.now()
@@ -39,24 +40,48 @@ async function run(options: BenchOptions): Promise<number> {
   const random = seededRandom(SEED)
   const environment = describeMachine(ROOT, peers.includes('bun') ? bunProgram() : null)
 
+  let broken = false
+  /** One part that breaks (a server that dies, say) must not take an hour of other figures with it. */
+  const attempt = async <Found>(
+    name: string,
+    fallback: Found,
+    measure: () => Promise<Found>,
+  ): Promise<Found> => {
+    try {
+      return await measure()
+    } catch (error) {
+      broken = true
+      line.clear()
+      absent.push(`${name}: ${(error as Error).message.trim()}`)
+      process.stderr.write(`bench: ${absent.at(-1)}\n`)
+      return fallback
+    }
+  }
+
+  const timeIsUp = (): boolean => performance.now() - started > options.timeLimitSecs * 1000
   const rows: RowResult[] = []
-  for (const row of options.rows) rows.push(await measureRow(row, peers, options.plan, random, progress))
-  const memory = options.parts.includes('memory')
-    ? await measureMemory(peers, options.memoryRepetitions, progress)
-    : []
-  const syscalls = options.parts.includes('syscalls')
-    ? await measureSyscalls(options, peers, absent, progress)
-    : []
-  const latency = options.parts.includes('latency')
-    ? await measureInsideLatency(
-        peers,
-        options.latencyRounds,
-        options.latencySecs,
-        options.latencyWarmupSecs,
-        random,
-        progress,
-      )
-    : []
+  for (const row of options.rows) {
+    const result = await attempt(row.id, null, () =>
+      measureRow(row, peers, options.plan, random, progress, timeIsUp),
+    )
+    if (result !== null) rows.push(result)
+  }
+  const wants = (part: Part): boolean => {
+    const skipped = options.parts.includes(part) && timeIsUp()
+    if (skipped) absent.push(`${part}: the quick run's time was up`)
+    return options.parts.includes(part) && !skipped
+  }
+  // The peers that no bar is about take too long for a quick run.
+  const memoryPeers = peers.filter((peer) => !options.quick || insideCommand(peer) !== null)
+  const memory = await attempt('memory', [], async () =>
+    wants('memory') ? await measureMemory(memoryPeers, options.memoryRepetitions, progress) : [],
+  )
+  const syscalls = await attempt('syscalls', [], async () =>
+    wants('syscalls') ? await measureSyscalls(options, peers, absent, progress) : [],
+  )
+  const latency = await attempt('latency', [], async () =>
+    wants('latency') ? await measureInsideLatency(peers, options, random, progress) : [],
+  )
   line.clear()
 
   const durationSecs = (performance.now() - started) / 1000
@@ -75,6 +100,7 @@ async function run(options: BenchOptions): Promise<number> {
   }
   process.stdout.write(`${tables(results)}\n\n`)
   for (const file of save(results)) process.stdout.write(`${file}\n`)
+  if (broken) return 2
   return evaluate(results).some(({ bar, verdict }) => bar.kind === 'must' && verdict === 'fail') ? 1 : 0
 }
 

@@ -4,16 +4,26 @@ import { createServer, isSupervisor, type Protocol, type ServerOptions, type Tra
 
 class Echo implements Protocol {
   protected transport!: Transport
-  connectionMade(transport: Transport): void { this.transport = transport }
-  dataReceived(chunk: Buffer): void { this.transport.write(chunk) }
+  connectionMade(transport: Transport): void {
+    this.transport = transport
+  }
+  dataReceived(chunk: Buffer): void {
+    this.transport.write(chunk)
+  }
   // A peer that sends but does not read: let it wait until it has read what is queued.
-  pauseWriting(): void { this.transport.pauseReading() }
-  resumeWriting(): void { this.transport.resumeReading() }
+  pauseWriting(): void {
+    this.transport.pauseReading()
+  }
+  resumeWriting(): void {
+    this.transport.resumeReading()
+  }
 }
 
 /** The same on borrowed memory: no Buffer is made, and the bytes are sent from where they were received. */
 class BorrowedEcho extends Echo {
-  bytesReceived(_slab: Buffer, start: number, end: number): void { this.transport.writeBorrowed(start, end) }
+  bytesReceived(_slab: Buffer, start: number, end: number): void {
+    this.transport.writeBorrowed(start, end)
+  }
 }
 
 main().catch((error: Error & { code?: string }) => {
@@ -27,7 +37,9 @@ async function main(): Promise<void> {
   if (!isSupervisor) return
   const [address] = server.addresses
   const host = address?.family === 'IPv6' ? `[${address.address}]` : address?.address
-  console.log(`listening on tcp://${host}:${address?.port} (shards ${server.shards.length}, engine ${server.engine})`)
+  console.log(
+    `listening on tcp://${host}:${address?.port} (shards ${server.shards.length}, engine ${server.engine})`,
+  )
 }
 
 function readArguments(): ServerOptions & { mode: string } {
@@ -41,8 +53,16 @@ function readArguments(): ServerOptions & { mode: string } {
     },
   })
   if (values.mode !== 'chunk' && values.mode !== 'borrowed') {
-    throw Object.assign(new Error(`--mode: expected chunk or borrowed, given ${values.mode}`), { code: 'ERR_PARSE_ARGS' })
+    throw Object.assign(new Error(`--mode: expected chunk or borrowed, given ${values.mode}`), {
+      code: 'ERR_PARSE_ARGS',
+    })
   }
   const { host, mode, port, shards, engine } = values
-  return { host, mode, port: Number(port), shards: shards === 'auto' ? shards : Number(shards), engine: engine as 'auto' }
+  return {
+    host,
+    mode,
+    port: Number(port),
+    shards: shards === 'auto' ? shards : Number(shards),
+    engine: engine as 'auto',
+  }
 }

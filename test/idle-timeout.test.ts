@@ -75,8 +75,19 @@ forEachEngine('idle timeout', (test) => {
     protocol.transport.write(Buffer.alloc(48 << 20))
     protocol.transport.setIdleTimeout(IDLE_MS)
     assertCode(await protocol.lost(), 'ERR_SHARDLOOP_IDLE_TIMEOUT')
-    client.resume()
-    await client.untilClose()
+    await client.untilReset()
+  })
+
+  test('trying to write to a peer that does not read is no movement either', async (t) => {
+    const { client, protocol } = await t.pair(() => new Recorder(), { client: { paused: true } })
+    protocol.transport.write(Buffer.alloc(48 << 20))
+    protocol.transport.setIdleTimeout(IDLE_MS)
+    const from = performance.now()
+    const trying = setInterval(() => protocol.transport.write('x'), IDLE_MS / 6)
+    t.defer(() => clearInterval(trying))
+    assertCode(await protocol.lost(), 'ERR_SHARDLOOP_IDLE_TIMEOUT')
+    assert.ok(performance.now() - from < 10 * IDLE_MS)
+    await client.untilReset()
   })
 
   test('0 switches it off, and it can be switched on again', async (t) => {

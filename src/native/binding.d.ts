@@ -36,6 +36,8 @@ export declare class NativeShard {
   writeOwned(handle: number, data: Uint8Array): boolean
   /** Bytes of a connection that are not sent yet. */
   bufferedBytes(handle: number): number
+  /** How many slabs that were replaced may still be kept by a chunk; exact when more than `limit`. */
+  retainedSlabs(limit: number): number
   /** Another slab in the place of a retired one, once no command refers to the old one. */
   replaceSlab(index: number, slab: Uint8Array): void
   /** The peer's address; null once the connection's end was handled. */

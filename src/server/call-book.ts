@@ -37,7 +37,11 @@ export class CallBook {
   /** Notes a call; every one ends with `end`. */
   open(name: string | undefined): OpenCall {
     this.#servers += 1
-    const call = { key: this.#counter.next(name), server: this.#servers, name: name ?? `server ${this.#servers}` }
+    const call = {
+      key: this.#counter.next(name),
+      server: this.#servers,
+      name: name ?? `server ${this.#servers}`,
+    }
     this.#open.set(call.key, call)
     return call
   }
@@ -54,7 +58,13 @@ export class CallBook {
   end(call: OpenCall, { sockets, error }: CallEnd): EndedCall {
     this.#open.delete(call.key)
     const { key, name } = call
-    const ended: EndedCall = { key, name, sockets, engine: 'mio', error: error === undefined ? null : packError(error) }
+    const ended: EndedCall = {
+      key,
+      name,
+      sockets,
+      engine: 'mio',
+      error: error === undefined ? null : packError(error),
+    }
     this.#ended.push(ended)
     return ended
   }

@@ -33,7 +33,9 @@ export function cgroupCpuQuota(read: ReadText): number {
         tightest = Math.min(tightest, parseCpuMax(read(`${directory}/cpu.max`)))
       }
     } else if (controllers?.split(',').includes('cpu')) {
-      for (const directory of upwards(`/sys/fs/cgroup/${controllers}`, group).concat(upwards('/sys/fs/cgroup/cpu', group))) {
+      for (const directory of upwards(`/sys/fs/cgroup/${controllers}`, group).concat(
+        upwards('/sys/fs/cgroup/cpu', group),
+      )) {
         const period = read(`${directory}/cpu.cfs_period_us`)
         tightest = Math.min(tightest, parseCfsQuota(read(`${directory}/cpu.cfs_quota_us`), period))
       }

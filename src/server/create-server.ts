@@ -26,7 +26,10 @@ import { announceEnd, callBook, joinWorkerSet } from './worker-set.js'
  *
  * @param source makes a connection's protocol, on its shard's thread; or the file: URL of a module that exports that
  */
-export async function createServer(source: ProtocolFactory | URL, options: ServerOptions = {}): Promise<Server> {
+export async function createServer(
+  source: ProtocolFactory | URL,
+  options: ServerOptions = {},
+): Promise<Server> {
   const settings = parseOptions(source, options, native.balancesReusePort())
   if (settings.shards === 0) return createLocal(source, settings)
   const shard = currentShard()
@@ -64,7 +67,11 @@ async function createLocal(source: ProtocolFactory | URL, settings: ServerSettin
   return server
 }
 
-async function createInShard(shard: Shard, source: ProtocolFactory | URL, settings: ServerSettings): Promise<Server> {
+async function createInShard(
+  shard: Shard,
+  source: ProtocolFactory | URL,
+  settings: ServerSettings,
+): Promise<Server> {
   const { name, startTimeoutMs, exceptionHandler } = settings
   const registration = source instanceof URL ? source : { factory: source, exceptionHandler }
   const link = await shard.call({ name, source: registration, startTimeoutMs })
@@ -88,7 +95,11 @@ async function createOnShards(source: ProtocolFactory | URL, settings: ServerSet
 }
 
 /** Binds, before any shard is started for it. */
-async function prepare(source: ProtocolFactory | URL, settings: ServerSettings, call: OpenCall): Promise<SupervisorServer> {
+async function prepare(
+  source: ProtocolFactory | URL,
+  settings: ServerSettings,
+  call: OpenCall,
+): Promise<SupervisorServer> {
   const set = await joinWorkerSet(settings.shards, automaticShards)
   try {
     const listeners = await openListeners(settings, set.size)

@@ -37,7 +37,8 @@ export class GivenOptions {
 
   callable(name: string): ((context: ExceptionContext) => void) | undefined {
     const value = this.#take(name)
-    if (value === undefined || typeof value === 'function') return value as (context: ExceptionContext) => void
+    if (value === undefined || typeof value === 'function')
+      return value as (context: ExceptionContext) => void
     throw wrong(name, value, 'a function')
   }
 
@@ -63,7 +64,8 @@ export class GivenOptions {
     const value = this.#take('shards')
     if (value === undefined) return null
     if (value === 'auto') return automaticShards()
-    if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= SHARDS_MAX) return value
+    if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= SHARDS_MAX)
+      return value
     throw wrong('shards', value, `'auto' or an integer from 0 to ${SHARDS_MAX}`)
   }
 
@@ -77,7 +79,10 @@ export class GivenOptions {
   refuseUnknown(): void {
     for (const key of Object.keys(this.#given)) {
       if (this.#known.has(key)) continue
-      throw new ShardloopError('ERR_SHARDLOOP_OPTION', `unknown option ${show(key)}; known are ${[...this.#known].join(', ')}`)
+      throw new ShardloopError(
+        'ERR_SHARDLOOP_OPTION',
+        `unknown option ${show(key)}; known are ${[...this.#known].join(', ')}`,
+      )
     }
   }
 
@@ -89,7 +94,10 @@ export class GivenOptions {
 
 /** The error for an option that cannot be. */
 export function wrong(name: string, value: unknown, expected: string): ShardloopError {
-  return new ShardloopError('ERR_SHARDLOOP_OPTION', `option ${name}: expected ${expected}, given ${show(value)}`)
+  return new ShardloopError(
+    'ERR_SHARDLOOP_OPTION',
+    `option ${name}: expected ${expected}, given ${show(value)}`,
+  )
 }
 
 /** A value as messages show it. */

@@ -51,7 +51,8 @@ export async function openListeners(settings: ServerSettings, shards: number): P
   const hosts = await lookupHosts(settings.hosts, settings.ipv6Only)
   const shared = settings.balance === 'shared'
   const binder = new Binder(settings, shared ? 1 : shards)
-  const bound = settings.port === 0 ? bindChosenPort(binder, hosts) : await bindLocked(binder, hosts, settings.port)
+  const bound =
+    settings.port === 0 ? bindChosenPort(binder, hosts) : await bindLocked(binder, hosts, settings.port)
   if (bound instanceof Error) throw bound
   return new Listeners(bound, shared)
 }
@@ -61,7 +62,11 @@ export async function openListeners(settings: ServerSettings, shards: number): P
  * address is exclusive; and since two processes that start at once could both pass that test before either listens,
  * the port's start lock is held meanwhile. All of it happens in one turn, so the lock is never held across one.
  */
-async function bindLocked(binder: Binder, hosts: readonly BindHost[], port: number): Promise<Listener[][] | Error> {
+async function bindLocked(
+  binder: Binder,
+  hosts: readonly BindHost[],
+  port: number,
+): Promise<Listener[][] | Error> {
   const deadline = performance.now() + START_LOCK_TIMEOUT_MS
   for (;;) {
     const lock = takeStartLock(port)
@@ -151,7 +156,15 @@ class Binder {
 
   #bindOne(host: string, port: number, exclusive: boolean): ReturnType<typeof native.bindTcp> {
     const { backlog, ipv6Only, noDelay, balance } = this.#settings
-    return native.bindTcp({ host, port, backlog, ipv6Only, noDelay, reusePort: balance === 'reuseport', exclusive })
+    return native.bindTcp({
+      host,
+      port,
+      backlog,
+      ipv6Only,
+      noDelay,
+      reusePort: balance === 'reuseport',
+      exclusive,
+    })
   }
 }
 

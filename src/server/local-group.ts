@@ -51,7 +51,11 @@ class LocalShard implements ShardControl {
   #served: ServedServer | null = null
   #cancelled = false
 
-  constructor(held: HeldLoop, source: ProtocolFactory | URL, exceptionHandler: Registration['exceptionHandler']) {
+  constructor(
+    held: HeldLoop,
+    source: ProtocolFactory | URL,
+    exceptionHandler: Registration['exceptionHandler'],
+  ) {
     this.#held = held
     this.#source = source
     this.#exceptionHandler = exceptionHandler
@@ -60,7 +64,9 @@ class LocalShard implements ShardControl {
   async serve(order: ServeOrder): Promise<void> {
     const source = this.#source
     const { factory, exceptionHandler } =
-      source instanceof URL ? await importFactory(source.href) : { factory: source, exceptionHandler: this.#exceptionHandler }
+      source instanceof URL
+        ? await importFactory(source.href)
+        : { factory: source, exceptionHandler: this.#exceptionHandler }
     if (this.#cancelled) return
     this.#served = this.#held.loop.serve({
       factory,

@@ -76,4 +76,9 @@ export type ShardMessage =
   | { readonly type: 'released' }
   /** A control method of the shard's handle was called. */
   | { readonly type: 'control'; readonly key: string; readonly action: 'abort' }
-  | { readonly type: 'control'; readonly key: string; readonly action: 'drain'; readonly deadlineMs: number | null }
+  | {
+      readonly type: 'control'
+      readonly key: string
+      readonly action: 'drain'
+      readonly deadlineMs: number | null
+    }

@@ -100,7 +100,11 @@ export interface ServerSettings {
  * @param kernelBalances whether SO_REUSEPORT spreads connections on this system
  * @throws ShardloopError ERR_SHARDLOOP_ARGUMENT for the source, ERR_SHARDLOOP_OPTION for the options
  */
-export function parseOptions(source: ProtocolFactory | URL, options: unknown, kernelBalances: boolean): ServerSettings {
+export function parseOptions(
+  source: ProtocolFactory | URL,
+  options: unknown,
+  kernelBalances: boolean,
+): ServerSettings {
   checkSource(source)
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
     throw new ShardloopError('ERR_SHARDLOOP_OPTION', `options: expected an object, given ${show(options)}`)
@@ -122,7 +126,12 @@ export function parseOptions(source: ProtocolFactory | URL, options: unknown, ke
     signals: given.boolean('signals', true),
     writeHighBytes,
     writeLowBytes: given.integer('writeLowBytes', 0, WRITE_BOUND_MAX_BYTES, Math.floor(writeHighBytes / 4)),
-    writeMaxBytes: given.integer('writeMaxBytes', 1, WRITE_BOUND_MAX_BYTES, Math.max(WRITE_MAX_DEFAULT_BYTES, writeHighBytes)),
+    writeMaxBytes: given.integer(
+      'writeMaxBytes',
+      1,
+      WRITE_BOUND_MAX_BYTES,
+      Math.max(WRITE_MAX_DEFAULT_BYTES, writeHighBytes),
+    ),
     idleTimeoutMs: given.integer('idleTimeoutMs', 0, TIME_MAX_MS, 0),
     exceptionHandler: given.callable('exceptionHandler'),
   }
@@ -137,7 +146,8 @@ export function parseOptions(source: ProtocolFactory | URL, options: unknown, ke
  */
 export function parseDeadline(options: unknown): number | null {
   if (options === undefined) return null
-  if (typeof options !== 'object' || options === null) throw wrong('drain', options, 'an object: { deadlineMs }')
+  if (typeof options !== 'object' || options === null)
+    throw wrong('drain', options, 'an object: { deadlineMs }')
   const given = new GivenOptions(options as Record<string, unknown>)
   const deadlineMs = given.integer('deadlineMs', 0, TIME_MAX_MS, -1)
   given.refuseUnknown()
@@ -148,15 +158,26 @@ function checkSource(source: unknown): void {
   if (typeof source === 'function') return
   const expected = 'a function that makes protocols, or the URL of a module whose default export is one'
   if (!(source instanceof URL)) {
-    throw new ShardloopError('ERR_SHARDLOOP_ARGUMENT', `createServer: expected ${expected}, given ${show(source)}`)
+    throw new ShardloopError(
+      'ERR_SHARDLOOP_ARGUMENT',
+      `createServer: expected ${expected}, given ${show(source)}`,
+    )
   }
   if (source.protocol !== 'file:' && source.protocol !== 'data:') {
-    throw new ShardloopError('ERR_SHARDLOOP_ARGUMENT', `createServer: expected a file: or data: URL, given ${show(source.href)}`)
+    throw new ShardloopError(
+      'ERR_SHARDLOOP_ARGUMENT',
+      `createServer: expected a file: or data: URL, given ${show(source.href)}`,
+    )
   }
 }
 
-function refuseContradictions(settings: ServerSettings, source: ProtocolFactory | URL, kernelBalances: boolean): void {
-  const { hosts, ipv6Only, balance, writeHighBytes, writeLowBytes, writeMaxBytes, exceptionHandler } = settings
+function refuseContradictions(
+  settings: ServerSettings,
+  source: ProtocolFactory | URL,
+  kernelBalances: boolean,
+): void {
+  const { hosts, ipv6Only, balance, writeHighBytes, writeLowBytes, writeMaxBytes, exceptionHandler } =
+    settings
   if (writeLowBytes > writeHighBytes) {
     throw wrong('writeLowBytes', writeLowBytes, `no more than writeHighBytes (${writeHighBytes})`)
   }
@@ -167,7 +188,11 @@ function refuseContradictions(settings: ServerSettings, source: ProtocolFactory 
     throw wrong('ipv6Only', ipv6Only, `false, as host has IPv4 addresses only (${hosts.join(', ')})`)
   }
   if (balance === 'reuseport' && !kernelBalances) {
-    throw wrong('balance', balance, `'shared', as the kernel of ${process.platform} does not balance SO_REUSEPORT listeners`)
+    throw wrong(
+      'balance',
+      balance,
+      `'shared', as the kernel of ${process.platform} does not balance SO_REUSEPORT listeners`,
+    )
   }
   if (exceptionHandler !== undefined && source instanceof URL) {
     throw wrong(

@@ -1,6 +1,7 @@
+import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { resolve } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { ShardloopError } from '../errors.js'
 
 /** The file that the process runs, `process.argv[1]`; null for `node -e`, standard input and the REPL. */
@@ -21,7 +22,7 @@ export function noEntry(): ShardloopError {
 }
 
 /**
- * The module with tsx's `register`, when this process runs under tsx (`tsx`, `node --import tsx`, also by NODE_OPTIONS);
+ * URL of the module with tsx's `register`, when this process runs under tsx (`tsx`, `node --import tsx`, also by NODE_OPTIONS);
  * else null.
  */
 export function tsxApi(): string | null {
@@ -29,10 +30,24 @@ export function tsxApi(): string | null {
     if (!/(^|[\\/])tsx([\\/]|$)/.test(loader)) continue
     // The loader's own package, wherever it is installed (npx has its own place); a bare name is found from the
     // working directory, as Node finds it.
-    const from = loader.startsWith('file:') ? fileURLToPath(loader) : isPath(loader) ? resolve(loader) : resolve('entry.js')
-    return createRequire(from).resolve('tsx/esm/api')
+    const from = loader.startsWith('file:')
+      ? fileURLToPath(loader)
+      : isPath(loader)
+        ? resolve(loader)
+        : resolve('entry.js')
+    return esmApi(createRequire(from).resolve('tsx/package.json'))
   }
   return null
+}
+
+/** Its file for `import`: the one for `require` cannot register in a worker. */
+function esmApi(packageFile: string): string {
+  const { exports } = JSON.parse(readFileSync(packageFile, 'utf8')) as TsxPackage
+  return pathToFileURL(join(dirname(packageFile), exports['./esm/api'].import.default)).href
+}
+
+interface TsxPackage {
+  readonly exports: { readonly './esm/api': { readonly import: { readonly default: string } } }
 }
 
 /** Arguments of `--import`, `--require` and `--loader`. */
@@ -42,7 +57,8 @@ function preloadedModules(): string[] {
   flags.forEach((flag, index) => {
     const [, module] = /^(?:--import|--require|-r|--loader|--experimental-loader)(?:=(.*))?$/.exec(flag) ?? []
     if (module !== undefined) modules.push(module)
-    else if (/^(--import|--require|-r|--loader|--experimental-loader)$/.test(flag)) modules.push(flags[index + 1] ?? '')
+    else if (/^(--import|--require|-r|--loader|--experimental-loader)$/.test(flag))
+      modules.push(flags[index + 1] ?? '')
   })
   return modules
 }
@@ -67,4 +83,12 @@ export function shardExecArgv(): string[] | undefined {
   return kept
 }
 
-const HANDED_ON: ReadonlySet<string> = new Set(['--import', '--require', '-r', '--conditions', '-C', '--loader', '--experimental-loader'])
+const HANDED_ON: ReadonlySet<string> = new Set([
+  '--import',
+  '--require',
+  '-r',
+  '--conditions',
+  '-C',
+  '--loader',
+  '--experimental-loader',
+])

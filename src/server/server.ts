@@ -6,7 +6,10 @@ import type { ServerMetrics } from './metrics.js'
 
 /** Options that a listening socket can tell. */
 export interface ListenerOptions
-  extends Pick<SocketOptions, 'reuseAddress' | 'reusePort' | 'noDelay' | 'receiveBufferSize' | 'sendBufferSize'> {
+  extends Pick<
+    SocketOptions,
+    'reuseAddress' | 'reusePort' | 'noDelay' | 'receiveBufferSize' | 'sendBufferSize'
+  > {
   /** Whether an IPv6 listener refuses IPv4; false for an IPv4 listener. */
   ipv6Only: boolean
 }

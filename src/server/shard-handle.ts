@@ -72,6 +72,9 @@ export class ShardHandle implements Server {
   #descriptions(): readonly ListenerDescription[] {
     const known = this.#link.order ?? this.#link.ended
     if (known !== null) return known.sockets
-    throw new ShardloopError('ERR_SHARDLOOP_STATE', `the main thread has not come to createServer (${this.#link.key}) yet`)
+    throw new ShardloopError(
+      'ERR_SHARDLOOP_STATE',
+      `the main thread has not come to createServer (${this.#link.key}) yet`,
+    )
   }
 }

@@ -119,7 +119,8 @@ export class SupervisorServer implements Server, ShardUser {
 
   shardDied(death: ShardDeath): void {
     const { shard, error } = death
-    const reason = error === undefined ? `its thread ended with exit code ${death.exitCode}` : messageOf(error)
+    const reason =
+      error === undefined ? `its thread ended with exit code ${death.exitCode}` : messageOf(error)
     if (this.#phase === 'starting') {
       this.#startBroken.reject(startFailure(death))
       return
@@ -129,7 +130,9 @@ export class SupervisorServer implements Server, ShardUser {
       return
     }
     this.#setState(shard, 'failed', reason)
-    this.#failure ??= new ShardloopError('ERR_SHARDLOOP_SHARD_DIED', `shard ${shard} died: ${reason}`, { cause: error })
+    this.#failure ??= new ShardloopError('ERR_SHARDLOOP_SHARD_DIED', `shard ${shard} died: ${reason}`, {
+      cause: error,
+    })
     void this.drain()
   }
 

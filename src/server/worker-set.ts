@@ -52,16 +52,23 @@ export class WorkerSet implements ShardGroup {
   }
 
   start(): readonly ShardControl[] {
-    if (this.#broken) throw new ShardloopError('ERR_SHARDLOOP_START', 'the shards that this server was to share could not be started')
+    if (this.#broken)
+      throw new ShardloopError(
+        'ERR_SHARDLOOP_START',
+        'the shards that this server was to share could not be started',
+      )
     if (this.#shards.length === this.size) return this.#shards
     // It stays so when a thread cannot be made: what there is ends with the servers that wanted it.
     this.#broken = true
     const program = { entry: programEntry(), tsxApi: tsxApi(), metricsTokens: this.#tokens }
     for (let shardId = 0; shardId < this.size; shardId += 1) {
-      const shard = new WorkerShard({ ...program, shardId }, {
-        controlled: (message) => this.#control(message),
-        ended: (death) => this.#shardEnded(death),
-      })
+      const shard = new WorkerShard(
+        { ...program, shardId },
+        {
+          controlled: (message) => this.#control(message),
+          ended: (death) => this.#shardEnded(death),
+        },
+      )
       this.#shards.push(shard)
       for (const call of this.#history) shard.send({ type: 'ended', call })
     }
@@ -97,7 +104,9 @@ export class WorkerSet implements ShardGroup {
   }
 
   async #endShards(how: 'stop' | 'kill'): Promise<ShardDeath | null> {
-    const deaths = await Promise.all(this.#shards.map((shard) => (how === 'stop' ? shard.stop() : shard.kill())))
+    const deaths = await Promise.all(
+      this.#shards.map((shard) => (how === 'stop' ? shard.stop() : shard.kill())),
+    )
     this.#lastMetrics = readServerMetrics(this.#tokens)
     for (const token of this.#tokens) native.freeMetrics(token)
     this.#onEnd()
@@ -126,7 +135,11 @@ interface SetSlot {
 }
 
 function slot(): SetSlot {
-  return threadSingleton<SetSlot>('worker-set', () => ({ book: new CallBook(), set: null, ended: Promise.resolve() }))
+  return threadSingleton<SetSlot>('worker-set', () => ({
+    book: new CallBook(),
+    set: null,
+    ended: Promise.resolve(),
+  }))
 }
 
 /** The process's calls of `createServer` with shards. */

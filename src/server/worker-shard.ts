@@ -161,5 +161,8 @@ function settle(serving: Serving, death: ShardDeath): void {
 /** Why a server cannot start on a shard that ended. */
 export function startFailure({ shard, error, exitCode }: ShardDeath): unknown {
   if (error !== undefined) return error
-  return new ShardloopError('ERR_SHARDLOOP_START', `shard ${shard} ended with exit code ${exitCode} before the server was ready`)
+  return new ShardloopError(
+    'ERR_SHARDLOOP_START',
+    `shard ${shard} ended with exit code ${exitCode} before the server was ready`,
+  )
 }

@@ -38,7 +38,7 @@ export function packError(thrown: unknown, depth = 0): TransferredError {
     stack: thrown.stack,
     properties,
     cause: thrown.cause !== undefined && deeper ? packError(thrown.cause, depth + 1) : null,
-    errors: errors && errors.map((error: unknown) => packError(error, depth + 1)),
+    errors: errors?.map((error: unknown) => packError(error, depth + 1)) ?? null,
   }
 }
 
@@ -58,7 +58,8 @@ function construct(packed: TransferredError & { kind: 'error' }, options: ErrorO
   if (packed.name === 'ShardloopError' && typeof code === 'string' && code in ERROR_CODES) {
     return new ShardloopError(code as ShardloopErrorCode, packed.message, options)
   }
-  if (packed.errors !== null) return new AggregateError(packed.errors.map(unpackError), packed.message, options)
+  if (packed.errors !== null)
+    return new AggregateError(packed.errors.map(unpackError), packed.message, options)
   const Class = Object.hasOwn(BUILT_IN, packed.name) ? BUILT_IN[packed.name as keyof typeof BUILT_IN] : Error
   return new Class(packed.message, options)
 }

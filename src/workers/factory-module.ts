@@ -28,9 +28,15 @@ export async function importFactory(href: string): Promise<Registration> {
   }
   const { exceptionHandler } = module
   if (exceptionHandler !== undefined && typeof exceptionHandler !== 'function') {
-    throw new ShardloopError('ERR_SHARDLOOP_OPTION', `${href} exports exceptionHandler, which is not a function`)
+    throw new ShardloopError(
+      'ERR_SHARDLOOP_OPTION',
+      `${href} exports exceptionHandler, which is not a function`,
+    )
   }
-  return { factory: factory as ProtocolFactory, exceptionHandler: exceptionHandler as Registration['exceptionHandler'] }
+  return {
+    factory: factory as ProtocolFactory,
+    exceptionHandler: exceptionHandler as Registration['exceptionHandler'],
+  }
 }
 
 /** CommonJS made from an ES module keeps its default export one level down. */

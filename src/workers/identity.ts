@@ -9,7 +9,7 @@ export interface ShardIdentity {
   readonly shardId: number
   /** The program's entry, `process.argv[1]` of the main thread; null when it has none (`node -e`). */
   readonly entry: string | null
-  /** Module with tsx's `register`, when the parent runs under tsx. */
+  /** URL of the module with tsx's `register`, when the parent runs under tsx. */
   readonly tsxApi: string | null
   /** Native metrics tokens of all shards, by shard id. */
   readonly metricsTokens: readonly number[]

@@ -47,7 +47,6 @@ export class Program {
 }
 
 async function register(tsxApi: string): Promise<void> {
-  const api = (await import(tsxApi)) as TsxApi & { default?: TsxApi }
-  const found = api.register ?? api.default?.register
-  found()
+  const api = (await import(tsxApi)) as TsxApi
+  api.register()
 }

@@ -1,39 +1,36 @@
 import { CHUNK_SLAB_BYTES } from '../native/abi.js'
+import type { NativeShard } from '../native/index.js'
 
 /** Below this part of the limit chunks are handed out without a copy again. */
 const RESUME_FRACTION = 0.75
 
+/** Batches between two looks while over the limit: a look costs some nanoseconds a slab. */
+const BATCHES_PER_LOOK = 64
+
 /**
- * Counts slabs that were handed out in chunks and may still be kept alive by one. Only weak references are held, so a
- * slab counts until the garbage collector has found that no chunk of it is left.
+ * Decides whether chunks are handed out in their slab or as copies, by how many replaced slabs kept chunks hold back.
+ * Native code counts them, by weak references that any garbage collection clears.
  */
 export class SlabRetention {
-  private retired: WeakRef<ArrayBufferLike>[] = []
+  private readonly native: NativeShard
   private readonly limitSlabs: number
+  private batches = 0
 
-  /** @param limitBytes above it, {@link isOver} says so */
-  constructor(limitBytes: number) {
+  /** @param limitBytes above it, chunks are to be copied */
+  constructor(native: NativeShard, limitBytes: number) {
+    this.native = native
     this.limitSlabs = Math.floor(limitBytes / CHUNK_SLAB_BYTES)
   }
 
-  /** Bytes of slabs that may still be referred to. */
-  get bytes(): number {
-    return this.retired.length * CHUNK_SLAB_BYTES
+  /** Whether slabs that were just replaced bring retention over the limit. */
+  get isOver(): boolean {
+    return this.native.retainedSlabs(this.limitSlabs) > this.limitSlabs
   }
 
-  /** Follows a slab that native code will not fill any more. */
-  add(slab: ArrayBufferLike): void {
-    this.retired.push(new WeakRef(slab))
-  }
-
-  /**
-   * Whether more is retained than the limit; or, when it was over before (`wasOver`), not yet clearly less. Looks at
-   * the references only when the answer depends on them.
-   */
-  isOver(wasOver: boolean): boolean {
-    const limit = wasOver ? this.limitSlabs * RESUME_FRACTION : this.limitSlabs
-    if (this.retired.length <= limit) return false
-    this.retired = this.retired.filter((slab) => slab.deref() !== undefined)
-    return this.retired.length > limit
+  /** Asked once per batch while over: whether retention has clearly fallen. */
+  hasFallen(): boolean {
+    if (++this.batches % BATCHES_PER_LOOK !== 0) return false
+    const resume = Math.floor(this.limitSlabs * RESUME_FRACTION)
+    return this.native.retainedSlabs(resume) <= resume
   }
 }

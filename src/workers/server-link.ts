@@ -25,6 +25,8 @@ export class ServerLink {
   ended: EndedCall | null = null
   served: ServedServer | null = null
   draining = false
+  /** Ends the wait for the supervisor's call. */
+  timer: NodeJS.Timeout | undefined
   shards: readonly ShardChange[] = []
   observer: LinkObserver | null = null
   /** Settles when the shard's call may return. */

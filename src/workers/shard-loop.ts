@@ -88,7 +88,7 @@ export class ShardLoop {
   private readonly slabs: Buffer[] = []
   /** A command refers to a chunk slab, so it must be flushed before that slab is replaced. */
   private chunkSlabReferred = false
-  private readonly retention: SlabRetention = new SlabRetention(RETAINED_SLAB_BYTES)
+  private readonly retention: SlabRetention
   /** By slot. */
   private readonly transports: (TcpTransport | undefined)[] = []
   private readonly servers: LocalServer[] = []
@@ -118,6 +118,7 @@ export class ShardLoop {
       drain: this.drain.bind(this),
       closed,
     })
+    this.retention = new SlabRetention(this.native, RETAINED_SLAB_BYTES)
   }
 
   /** Serves a server from its native listeners. Throws the system's error when one cannot be watched. */
@@ -182,7 +183,7 @@ export class ShardLoop {
       }
     }
     if (control[CONTROL_RETIRED] !== 0) this.replaceSlabs()
-    else if (control[CONTROL_COPY_CHUNKS] !== 0 && !this.retention.isOver(true)) control[CONTROL_COPY_CHUNKS] = 0
+    else if (control[CONTROL_COPY_CHUNKS] !== 0 && this.retention.hasFallen()) control[CONTROL_COPY_CHUNKS] = 0
   }
 
   private deliver(end: number): void {
@@ -433,12 +434,10 @@ export class ShardLoop {
     const retired = control[CONTROL_RETIRED] as number
     for (let index = 0; index < this.slabs.length; index++) {
       if ((retired & (1 << index)) === 0) continue
-      const old = this.slabs[index] as Buffer
-      if (index !== 0) this.retention.add(old.buffer)
       const slab = newSlab(index === 0 ? BORROWED_SLAB_BYTES : CHUNK_SLAB_BYTES)
       this.slabs[index] = slab
       this.native.replaceSlab(index, slab)
     }
-    if (this.retention.isOver(control[CONTROL_COPY_CHUNKS] !== 0)) control[CONTROL_COPY_CHUNKS] = 1
+    if (this.retention.isOver) control[CONTROL_COPY_CHUNKS] = 1
   }
 }

@@ -55,7 +55,8 @@ export class Shard {
    * supervisor makes no such call.
    */
   async call(call: ShardCall): Promise<ServerLink> {
-    if (this.#stopped) throw stopping()
+    // The thread is about to end, in the middle of a program that goes on to its next server: nothing to report.
+    if (this.#stopped) return new Promise(() => {})
     const key = this.#calls.next(call.name)
     const link = this.#link(key)
     link.called = true
@@ -63,11 +64,11 @@ export class Shard {
     else link.registration ??= call.source
     this.#serve(link)
     this.#releaseCrossedCalls()
-    const timer = setTimeout(() => link.matched.reject(this.#unmatched(key, call)), call.startTimeoutMs)
+    link.timer = setTimeout(() => link.matched.reject(this.#unmatched(key, call)), call.startTimeoutMs)
     try {
       await link.matched.promise
     } finally {
-      clearTimeout(timer)
+      clearTimeout(link.timer)
     }
     if (link.ended?.error) throw unpackError(link.ended.error)
     return link
@@ -237,15 +238,11 @@ export class Shard {
   async #stop(): Promise<void> {
     if (this.#stopped) return
     this.#stopped = true
-    for (const link of this.#links.values()) if (link.awaitsOrder) link.matched.reject(stopping())
+    for (const { timer } of this.#links.values()) clearTimeout(timer)
     if (this.#held) await threadLoop().release()
     this.#post({ type: 'released' })
     this.#port.close()
   }
-}
-
-function stopping(): ShardloopError {
-  return new ShardloopError('ERR_SHARDLOOP_STATE', 'createServer was called in a shard that is stopping')
 }
 
 /** Where the bootstrap leaves the thread's shard, for `createServer` to find. */

@@ -117,6 +117,23 @@ export class Client extends Observable {
     return this.#take(this.#buffered)
   }
 
+  /**
+   * Resolves when the connection was broken by a reset, rejects when it ended in order. A socket that was not being
+   * read when the reset came reports a mere end (with node:net on Linux), but writing to it fails at once.
+   */
+  async untilReset(): Promise<void> {
+    this.resume()
+    await this.until(() => this.#over)
+    if (this.error?.code === 'ECONNRESET') return
+    const failure = await this.write('?').then(
+      () => new Error('the peer ended the connection in order, not by a reset'),
+      (error: NodeJS.ErrnoException) => error,
+    )
+    const code = (failure as NodeJS.ErrnoException).code
+    if (code !== 'EPIPE' && code !== 'ECONNRESET') throw failure
+    await this.until(() => this.closed)
+  }
+
   /** What arrived and was not read yet. */
   get buffered(): number {
     return this.#buffered

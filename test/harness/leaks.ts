@@ -1,4 +1,6 @@
+import { once } from 'node:events'
 import { existsSync, readdirSync, readlinkSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { startWatchdog } from './watchdog.js'
 
 const DESCRIPTORS = '/proc/self/fd'
@@ -10,12 +12,17 @@ let before: { descriptors: Map<string, string>; resources: string[] } | undefine
 /** Takes stock before the first test of this process; later calls do nothing. */
 export async function takeStock(): Promise<void> {
   if (before !== undefined) return
-  // What Node itself opens once and keeps: its streams, the pipe that signals travel through.
+  // What Node itself opens once and keeps: its streams, the pipe that signals travel through, and the descriptor
+  // that libuv reserves with its first socket.
   process.stdout.write('')
   process.stderr.write('')
   const ignore = (): void => {}
   process.on('SIGUSR2', ignore)
   process.off('SIGUSR2', ignore)
+  const warmUp = createServer().listen(0, '127.0.0.1')
+  await once(warmUp, 'listening')
+  warmUp.close()
+  await once(warmUp, 'close')
   await startWatchdog()
   // The watchdog's thread opens its last descriptors some turns after it came online.
   await new Promise((resolve) => setTimeout(resolve, 20))

@@ -26,9 +26,11 @@ let started: Promise<void> | undefined
 export function startWatchdog(): Promise<void> {
   started ??= new Promise((resolve, reject) => {
     const worker = new Worker(SOURCE, { eval: true, workerData: { memory } })
-    worker.once('online', resolve)
+    worker.once('online', () => {
+      worker.unref()
+      resolve()
+    })
     worker.once('error', reject)
-    worker.unref()
   })
   return started
 }

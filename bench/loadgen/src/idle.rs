@@ -86,6 +86,8 @@ struct Idle {
     failures: Failures,
     stopped: bool,
     stdin_closed: bool,
+    /// Kept until the end: an eventfd that closes takes its wake-up with it.
+    waker: Option<Arc<Waker>>,
     held: Duration,
     progress: Progress,
     clock: Instant,
@@ -104,6 +106,7 @@ impl Idle {
             failures: Failures::default(),
             stopped: false,
             stdin_closed: false,
+            waker: None,
             held: Duration::ZERO,
             progress: Progress::new(options.progress),
             clock: Instant::now(),
@@ -169,9 +172,10 @@ impl Idle {
     }
 
     /// A thread of its own, for a blocking read is the only wait that works on files, pipes and terminals alike.
-    fn watch_stdin(&self) -> Result<(), LoadError> {
+    fn watch_stdin(&mut self) -> Result<(), LoadError> {
         let waker =
             Arc::new(Waker::new(self.poll.registry(), STDIN_CLOSED).map_err(LoadError::system("eventfd"))?);
+        self.waker = Some(Arc::clone(&waker));
         std::thread::spawn(move || {
             let mut bytes = [0; 256];
             while matches!(io::stdin().read(&mut bytes), Ok(length) if length > 0) {}

@@ -62,6 +62,8 @@ pub struct Bindings {
     /// Keep the rings and the write slab alive; never read.
     kept: Vec<sys::napi_ref>,
     slabs: RefCell<[sys::napi_ref; SLABS]>,
+    /// Weak references to chunk slabs that were replaced and may still be kept by a chunk.
+    retired: RefCell<Vec<sys::napi_ref>>,
     pins: RefCell<HashMap<Pin, sys::napi_ref>>,
     next_pin: Cell<Pin>,
     hook: Cell<sys::napi_async_cleanup_hook_handle>,
@@ -133,6 +135,7 @@ impl Bindings {
             closed: reference(env, closed)?,
             kept: kept.iter().map(|view| reference(env, view.buffer)).collect::<Result<_>>()?,
             slabs: RefCell::new(slab_references),
+            retired: RefCell::default(),
             pins: RefCell::default(),
             next_pin: Cell::new(0),
             hook: Cell::new(ptr::null_mut()),
@@ -163,12 +166,32 @@ impl Bindings {
         Ok((pin, view.bytes))
     }
 
-    /// Refers to another slab in the place of one.
+    /// Refers to another slab in the place of one, which is followed until it is collected.
     pub fn replace_slab(&self, index: usize, view: &View) -> Result<()> {
         let new = reference(self.env, view.buffer)?;
         let old = std::mem::replace(&mut self.slabs.borrow_mut()[index], new);
-        self.release(old);
+        // Weak from now on. Not a WeakRef of JavaScript's: V8's scavenger takes those for strong, and every slab would
+        // live until the next full collection, by which time its memory is cold.
+        // SAFETY: a reference of ours with a count of one.
+        check_status!(unsafe { sys::napi_reference_unref(self.env, old, std::ptr::null_mut()) })?;
+        self.retired.borrow_mut().push(old);
         Ok(())
+    }
+
+    /// How many replaced slabs may still be kept by a chunk. Exact when more than `limit`: only then it looks.
+    pub fn retained_slabs(&self, limit: usize) -> usize {
+        let mut retired = self.retired.borrow_mut();
+        if retired.len() > limit {
+            let _scope = Scope::open(self.env);
+            retired.retain(|&reference| {
+                let alive = !self.value(reference).is_null();
+                if !alive {
+                    self.release(reference);
+                }
+                alive
+            });
+        }
+        retired.len()
     }
 
     fn release(&self, reference: sys::napi_ref) {
@@ -283,7 +306,8 @@ impl JavaScript for Bindings {
             }
             let own = [self.this, self.drain, self.closed];
             own.into_iter().chain(self.kept.iter().copied()).for_each(|reference| self.release(reference));
-            self.slabs.borrow().iter().for_each(|&reference| self.release(reference));
+            let slabs = self.slabs.borrow();
+            slabs.iter().chain(self.retired.borrow().iter()).for_each(|&reference| self.release(reference));
             // SAFETY: made in `new`, destroyed once: a host closes once.
             unsafe { sys::napi_async_destroy(self.env, self.context) };
         }

@@ -141,6 +141,12 @@ impl NativeShard {
         self.host.buffered_bytes(Handle::from_word(handle)) as i64
     }
 
+    /// How many slabs that were replaced may still be kept by a chunk; exact when more than `limit`.
+    #[napi(catch_unwind)]
+    pub fn retained_slabs(&self, limit: u32) -> u32 {
+        self.bindings.retained_slabs(limit as usize) as u32
+    }
+
     /// Another slab in the place of a retired one, once no command refers to the old one.
     #[napi(catch_unwind, ts_args_type = "index: number, slab: Uint8Array")]
     pub fn replace_slab(&self, env: Env, index: u32, slab: Unknown<'_>) -> Result<()> {
