@@ -25,10 +25,10 @@ export function percent(share: number): string {
   return `${(share * 100).toFixed(0)}\u00a0%`
 }
 
-/** `1.47 [1.44, 1.50]`, or `–`. Figures above 20 without decimals. */
-export function interval(value: Interval | null): string {
-  if (value === null) return '–'
+/** `1.47 [1.44, 1.50]`; `~1.47` when there is only a rough figure, or `–`. Figures above 20 without decimals. */
+export function interval(value: Interval | null, rough: number | null = null): string {
   const show = (one: number): string => (Math.abs(one) >= 20 ? count(one) : one.toFixed(2))
+  if (value === null) return rough === null ? '–' : `~${show(rough)}`
   return `${show(value.middle)} [${show(value.low)}, ${show(value.high)}]`
 }
 

@@ -8,6 +8,7 @@ import { ask, insideCommand } from './inside.js'
 import type { ProbeReport } from './latency/probes.js'
 import { ROOT, runLoad } from './load.js'
 import { measuredCpus } from './machine.js'
+import { cpuShares } from './rounds.js'
 import type { PeerId } from './rows.js'
 import { type RunningServer, startServer } from './servers.js'
 import { shuffled } from './statistics.js'
@@ -17,12 +18,19 @@ export interface LatencySample {
   readonly round: number
   readonly peer: PeerId
   readonly requestsPerSec: number
+  /** CPUs used by all other processes; the process that fetch asks is one of them. */
+  readonly otherCpu: number
+  /** The machine did something else too, so the round does not count. */
+  readonly noisy: boolean
   readonly probes: ProbeReport
 }
 
 /** How often and how long to measure. */
 export interface LatencyPlan {
+  /** Rounds in which all count. */
   readonly latencyRounds: number
+  /** Rounds at most. */
+  readonly latencyRoundsMax: number
   readonly latencySecs: number
   /** Load before that, on a process that has just started. */
   readonly latencyWarmupSecs: number
@@ -42,11 +50,13 @@ export async function measureInsideLatency(
     join(ROOT, 'dist', 'bench', 'latency', 'fetch-target.js'),
   ])
   const url = `http://${target.addr}/`
-  for (let round = 0; round < plan.latencyRounds; round++) {
+  for (let round = 0; round < plan.latencyRoundsMax && cleanRounds(samples) < plan.latencyRounds; round++) {
     for (const peer of shuffled(peers, random)) {
       const command = insideCommand(peer)
       if (command === null) continue
-      progress(`latency: round ${round + 1} of ${plan.latencyRounds}, now ${peer}`)
+      progress(
+        `latency: round ${round + 1}, ${cleanRounds(samples)} of ${plan.latencyRounds} clean, now ${peer}`,
+      )
       const server = await startServer(serverCpu, [...command, '--fetch', url])
       try {
         samples.push(await measure(round, peer, server, clientCpu, plan))
@@ -57,6 +67,12 @@ export async function measureInsideLatency(
   }
   await target.stop()
   return samples
+}
+
+/** Rounds in which nothing was noisy. */
+function cleanRounds(samples: readonly LatencySample[]): number {
+  const noisy = new Set(samples.filter((sample) => sample.noisy).map((sample) => sample.round))
+  return new Set(samples.map((sample) => sample.round)).size - noisy.size
 }
 
 async function measure(
@@ -70,7 +86,9 @@ async function measure(
   await runLoad(clientCpu, [...load, '--warmup', '0', '--secs', String(plan.latencyWarmupSecs)])
   // The probes see the load from its first to its last moment, and the little time around it.
   await ask(server, 'reset')
-  const result = await runLoad(clientCpu, [...load, '--warmup', '0', '--secs', String(plan.latencySecs)])
+  const window = ['--warmup', '0', '--secs', String(plan.latencySecs), '--server-pid', String(server.pid)]
+  const result = await runLoad(clientCpu, [...load, ...window])
   const probes = (await ask(server, 'report')) as unknown as ProbeReport
-  return { round, peer, requestsPerSec: result.requestsPerSec, probes }
+  const { otherCpu, noisy } = cpuShares(result)
+  return { round, peer, requestsPerSec: result.requestsPerSec, otherCpu, noisy, probes }
 }

@@ -27,7 +27,7 @@ const HELP = `npm run bench [-- OPTIONS]
   --rows LIST      ${[...ROWS.map((row) => row.id), ...PARTS].join(',')}
   --peers LIST     ${Object.keys(PEER_TITLES).join(',')}
   --rounds N       rounds that must count, for each comparison (15; quick 3)
-  --max-rounds N   rounds at most (2.5 times as many; quick 1 more)
+  --max-rounds N   rounds at most (2.5 times as many; quick no more)
   --secs S         length of a measured window (2; quick 0.5)
 `
 
@@ -53,7 +53,7 @@ export function readOptions(args: readonly string[]): BenchOptions | null {
   const names = list('--rows', values.rows, [...ROWS.map((row) => row.id), ...PARTS])
   const peers = list('--peers', values.peers, Object.keys(PEER_TITLES) as PeerId[])
   const wanted = positive('--rounds', values.rounds, quick ? 3 : 15)
-  const max = positive('--max-rounds', values['max-rounds'], quick ? wanted + 1 : Math.ceil(wanted * 2.5))
+  const max = positive('--max-rounds', values['max-rounds'], quick ? wanted : Math.ceil(wanted * 2.5))
   if (!Number.isInteger(wanted) || !Number.isInteger(max) || max < wanted) {
     throw new Error(
       '--rounds and --max-rounds are whole numbers, and the second is no smaller than the first',
@@ -74,6 +74,7 @@ export function readOptions(args: readonly string[]): BenchOptions | null {
     },
     memoryRepetitions: quick ? 1 : 5,
     latencyRounds: quick ? 1 : wanted,
+    latencyRoundsMax: quick ? 1 : max,
     latencySecs: quick ? 2 : 4,
     latencyWarmupSecs: quick ? 0.3 : 1,
     syscallRows: quick ? ['64x64', '64x16k'] : ROWS.map((row) => row.id),

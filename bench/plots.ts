@@ -13,6 +13,8 @@ const HEAD = 26
 export interface RatioLine {
   readonly peer: PeerId
   readonly interval: Interval | null
+  /** Shown when there is no interval. */
+  readonly rough: number | null
   /** Values to reach, marked on the line. */
   readonly goals: readonly number[]
 }
@@ -23,7 +25,7 @@ export function ratioPlot(
   groups: readonly { readonly title: string; readonly lines: readonly RatioLine[] }[],
 ): string {
   const highs = groups.flatMap((group) =>
-    group.lines.flatMap((line) => [line.interval?.high ?? 1, ...line.goals]),
+    group.lines.flatMap((line) => [line.interval?.high ?? line.rough ?? 1, ...line.goals]),
   )
   const most = Math.max(1.2, ...highs) * 1.05
   const x = (value: number): number => LABELS + (value / most) * (WIDTH - LABELS - RIGHT)
@@ -42,7 +44,9 @@ export function ratioPlot(
         body.push(`<polyline points="${tip}" class="goal"><title>to reach: ${goal}</title></polyline>`)
       }
       if (line.interval === null) {
-        body.push(text(WIDTH - RIGHT + 12, middle + 4, 'too few clean rounds', 'label'))
+        const ring = `<circle cx="${x(line.rough ?? 0)}" cy="${middle}" r="4.5" class="dot hollow ${line.peer}"/>`
+        body.push(line.rough === null ? '' : ring)
+        body.push(text(WIDTH - RIGHT + 12, middle + 4, format.interval(null, line.rough), 'label'))
       } else {
         const { low, middle: value, high } = line.interval
         body.push(

@@ -2,7 +2,16 @@
 import * as format from './format.js'
 import { IDLE_CONNECTIONS } from './memory.js'
 import { barPlot, escaped, percentilePlot, ratioPlot } from './plots.js'
-import { type BarResult, cpuRatio, evaluate, figuresOf, type Results, type Verdict } from './results.js'
+import {
+  type BarResult,
+  cpuRatio,
+  evaluate,
+  figuresOf,
+  latencySamples,
+  type Results,
+  roughCpuRatio,
+  type Verdict,
+} from './results.js'
 import { GENERATION_ROUNDS, OTHER_CPU_MAX, pairsOf, STEAL_MAX } from './rounds.js'
 import { BUSY_FLOOR, METRIC_TITLES, PEER_TITLES, type PeerId, type Probe, ROWS } from './rows.js'
 import { BOOTSTRAP_RESAMPLES, median, SEED } from './statistics.js'
@@ -97,6 +106,7 @@ function rowSections(results: Results, bars: readonly BarResult[]): string {
         .map(({ peer }) => ({
           peer,
           interval: cpuRatio(results.rows[index] as Results['rows'][number], { peer, against }),
+          rough: roughCpuRatio(results.rows[index] as Results['rows'][number], { peer, against }),
           goals: bars
             .filter(({ bar }) => bar.row === row.id && bar.peer === peer && bar.against === against)
             .filter(({ bar }) => bar.metric === 'requests-per-cpu-second')
@@ -107,7 +117,7 @@ function rowSections(results: Results, bars: readonly BarResult[]): string {
     if (!results.peers.includes(against) || results.peers.length < 2) return ''
     const name = PEER_TITLES[against]
     return `<h2>Requests per server-CPU-second, as a ratio to ${name}</h2>
-<p class="soft">Right is better; the dashed line is ${name}. Dot: geometric mean of the paired rounds; band: 95\u00a0% interval; upright mark: the value to reach.</p>
+<p class="soft">Right is better; the dashed line is ${name}. Dot: geometric mean of the paired rounds; band: 95\u00a0% interval; upright mark: the value to reach; ring: too few rounds count, so this is from all of them.</p>
 ${ratioPlot(`Ratio to ${name}`, ratioGroups(against))}`
   }
   const groups = results.rows.map((result) => ({
@@ -212,7 +222,7 @@ function latencySection(results: Results): string {
   const groups = (['timer', 'fs', 'fetch'] as const).map((probe: Probe) => ({
     title: METRIC_TITLES[`${probe}-p50`].replace(', p50', ''),
     lines: peers.map((peer) => {
-      const samples = results.latency.filter((sample) => sample.peer === peer)
+      const samples = latencySamples(results, peer)
       const middle = (share: 'p50' | 'p99'): number =>
         median(samples.map((sample) => (sample.probes[probe]?.[share] ?? Number.NaN) * 1000))
       return { peer, p50: middle('p50'), p99: middle('p99'), p999: null }
@@ -228,12 +238,12 @@ function barSection(bars: readonly BarResult[]): string {
   const lines = (kind: 'must' | 'aim'): string[][] =>
     bars
       .filter(({ bar }) => bar.kind === kind)
-      .map(({ bar, interval, verdict, reason }) => [
+      .map(({ bar, interval, value, verdict, reason }) => [
         `<span class="tight">${escaped(bar.row)}</span>`,
         `<span class="key ${bar.peer}"></span>${escaped(PEER_TITLES[bar.peer])}`,
         escaped(METRIC_TITLES[bar.metric]),
         `<span class="tight">${escaped(format.goal(bar))}</span>`,
-        format.interval(interval),
+        format.interval(interval, value),
         `<span class="${verdict}">${VERDICTS[verdict]}</span>${reason === '' ? '' : ` <span class="reason soft">(${escaped(reason)})</span>`}`,
       ])
   const head = ['row', 'server', 'what', 'goal', 'measured [95\u00a0%]', 'verdict']

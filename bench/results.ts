@@ -4,7 +4,14 @@ import type { Environment } from './machine.js'
 import type { MemoryResult } from './memory.js'
 import { cleanPairs, type Pair, type RoundPlan, type RowResult, type Sample } from './rounds.js'
 import { BARS, type Bar, type Metric, type PeerId, type Probe } from './rows.js'
-import { type Interval, meanInterval, median, ratioInterval } from './statistics.js'
+import {
+  geometricMean,
+  INTERVAL_VALUES_MIN,
+  type Interval,
+  meanInterval,
+  median,
+  ratioInterval,
+} from './statistics.js'
 import type { SyscallResult } from './syscalls.js'
 
 /** All that was measured; the JSON file. */
@@ -29,6 +36,8 @@ export type Verdict = 'pass' | 'fail' | 'undecided' | 'not-measured'
 export interface BarResult {
   readonly bar: Bar
   readonly interval: Interval | null
+  /** The middle of what was measured, also where it is too little for an interval; null without a figure. */
+  readonly value: number | null
   readonly verdict: Verdict
   /** Why it is undecided or not measured. */
   readonly reason: string
@@ -70,6 +79,13 @@ export function figuresOf(result: RowResult, peer: PeerId): PeerFigures | null {
   }
 }
 
+/** A peer's latency samples that count; all of them when none does. */
+export function latencySamples(results: Results, peer: PeerId): readonly LatencySample[] {
+  const all = results.latency.filter((sample) => sample.peer === peer)
+  const clean = all.filter((sample) => !sample.noisy)
+  return clean.length > 0 ? clean : all
+}
+
 /** Ratio of requests per server-CPU-second over the rounds in which both count. */
 export function cpuRatio(result: RowResult, pair: Pair): Interval | null {
   return ratioInterval(
@@ -77,6 +93,15 @@ export function cpuRatio(result: RowResult, pair: Pair): Interval | null {
       ([ours, theirs]) => ours.requestsPerCpuSec / theirs.requestsPerCpuSec,
     ),
   )
+}
+
+/** The same over all rounds, also those left out: an idea of the figure when the machine was too noisy for one. */
+export function roughCpuRatio(result: RowResult, pair: Pair): number | null {
+  const unfiltered = result.samples.map((sample): Sample => ({ ...sample, leftOut: null }))
+  const ratios = cleanPairs(unfiltered, pair).map(
+    ([ours, theirs]) => ours.requestsPerCpuSec / theirs.requestsPerCpuSec,
+  )
+  return ratios.length === 0 ? null : geometricMean(ratios)
 }
 
 /** Every bar that belongs to what was asked for. */
@@ -105,15 +130,25 @@ function judge(bar: Bar, results: Results): BarResult {
   const values = barValues(bar, results)
   const wanted = wantedValues(bar, results)
   const interval = intervalOf(bar, values)
-  if (interval === null) {
-    if (values.length === 0) return { bar, interval, verdict: 'not-measured', reason: 'no round counts' }
-    return { bar, interval, verdict: 'undecided', reason: `${values.length} of ${wanted} rounds count` }
-  }
-  if (values.length < wanted) {
-    return { bar, interval, verdict: 'undecided', reason: `${values.length} of ${wanted} rounds count` }
+  const value = interval?.middle ?? (values.length === 0 ? null : median(values))
+  if (value === null) return { bar, interval, value, verdict: 'not-measured', reason: 'no round counts' }
+  if (interval === null || values.length < wanted) {
+    return {
+      bar,
+      interval,
+      value,
+      verdict: 'undecided',
+      reason: `${values.length} of ${wanted} rounds count`,
+    }
   }
   const verdict = verdictOf(bar, interval)
-  return { bar, interval, verdict, reason: verdict === 'undecided' ? 'the interval spans the bar' : '' }
+  return {
+    bar,
+    interval,
+    value,
+    verdict,
+    reason: verdict === 'undecided' ? 'the interval spans the bar' : '',
+  }
 }
 
 function intervalOf(bar: Bar, values: readonly number[]): Interval | null {
@@ -127,8 +162,8 @@ function intervalOf(bar: Bar, values: readonly number[]): Interval | null {
 
 function wantedValues(bar: Bar, results: Results): number {
   if (bar.metric === 'syscalls-per-request') return 1
-  if (bar.row === 'memory') return Math.max(...results.memory.map((one) => one.residentBytes.length))
-  return results.plan.wanted
+  if (bar.row === 'memory') return INTERVAL_VALUES_MIN
+  return Math.max(results.plan.wanted, INTERVAL_VALUES_MIN)
 }
 
 function barValues(bar: Bar, results: Results): readonly number[] {
@@ -165,8 +200,9 @@ function probeRatios(
 ): number[] {
   const [probe, share] = metric.split('-') as [Probe, 'p50' | 'p99']
   const read = (sample: LatencySample): number => sample.probes[probe]?.[share] ?? Number.NaN
-  return samples.flatMap((sample) => {
-    const other = samples.find((one) => one.round === sample.round && one.peer === against)
+  const clean = samples.filter((sample) => !sample.noisy)
+  return clean.flatMap((sample) => {
+    const other = clean.find((one) => one.round === sample.round && one.peer === against)
     const ratio = sample.peer === peer && other !== undefined ? read(sample) / read(other) : Number.NaN
     return Number.isFinite(ratio) && ratio > 0 ? [ratio] : []
   })

@@ -165,16 +165,37 @@ function load(row: Row, server: RunningServer, warmupSecs: number, windowSecs: n
   return runLoad(clientCpu, args)
 }
 
-function sampleOf(row: Row, round: number, peer: PeerId, result: LoadResult): Sample {
-  const { secs, cpu } = result
+/** Processor times of a measurement, as shares of one CPU. */
+export interface CpuShares {
+  readonly serverSecs: number
+  readonly serverBusy: number
+  readonly clientBusy: number
+  readonly otherCpu: number
+  readonly steal: number
+  /** The machine did something else too. */
+  readonly noisy: boolean
+}
+
+/** Reads them from what the load generator says. Throws when it could not measure them. */
+export function cpuShares({ secs, cpu }: LoadResult): CpuShares {
   const { serverSecs, clientSecs, machineBusySecs, machineStealSecs } = cpu
   if (serverSecs === null || clientSecs === null || machineBusySecs === null || machineStealSecs === null) {
     throw new Error('the load generator could not read processor times from /proc')
   }
-  const serverBusy = serverSecs / secs
   const otherCpu = Math.max(0, machineBusySecs - serverSecs - clientSecs) / secs
   const steal = machineStealSecs / secs
-  const noisy = otherCpu > OTHER_CPU_MAX || steal > STEAL_MAX
+  return {
+    serverSecs,
+    serverBusy: serverSecs / secs,
+    clientBusy: clientSecs / secs,
+    otherCpu,
+    steal,
+    noisy: otherCpu > OTHER_CPU_MAX || steal > STEAL_MAX,
+  }
+}
+
+function sampleOf(row: Row, round: number, peer: PeerId, result: LoadResult): Sample {
+  const { serverSecs, serverBusy, clientBusy, otherCpu, steal, noisy } = cpuShares(result)
   const waited = row.busyFloor !== null && serverBusy < row.busyFloor
   return {
     round,
@@ -182,7 +203,7 @@ function sampleOf(row: Row, round: number, peer: PeerId, result: LoadResult): Sa
     requestsPerSec: result.requestsPerSec,
     requestsPerCpuSec: result.requests / serverSecs,
     serverBusy,
-    clientBusy: clientSecs / secs,
+    clientBusy,
     otherCpu,
     steal,
     latencyUs: result.latencyUs,

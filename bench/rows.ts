@@ -160,10 +160,12 @@ export const BARS: readonly Bar[] = [
   ...ECHO_ROWS.flatMap((row) =>
     OUR_PEERS.map((peer) => ratioBar('must', row, peer, 'syscalls-per-request', 'raw-mio', 'at-most', 1.1)),
   ),
-  ...(['timer', 'fs', 'fetch'] as const).flatMap((probe): Bar[] => [
-    ratioBar('must', 'latency', 'chunk', `${probe}-p50`, 'node-net', 'at-most', 1),
-    ratioBar('must', 'latency', 'chunk', `${probe}-p99`, 'node-net', 'at-most', 1),
-  ]),
+  ...(['timer', 'fs', 'fetch'] as const).flatMap((probe) =>
+    OUR_PEERS.flatMap((peer): Bar[] => [
+      ratioBar('must', 'latency', peer, `${probe}-p50`, 'node-net', 'at-most', 1),
+      ratioBar('must', 'latency', peer, `${probe}-p99`, 'node-net', 'at-most', 1),
+    ]),
+  ),
   ...ROWS.flatMap((row) =>
     OUR_PEERS.flatMap((peer): Bar[] => [
       ratioBar('aim', row.id, peer, 'requests-per-cpu-second', 'raw-mio', 'at-least', 0.95),

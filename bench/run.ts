@@ -20,6 +20,10 @@ const RESULTS = join(ROOT, 'bench', 'results')
 const BUN_ABSENT =
   'Bun.listen: the peer is not installed; "npm ci --prefix bench/peers" installs it where there is a package of it'
 
+// Through exit(), so that the servers end too.
+process.once('SIGINT', () => process.exit(130))
+process.once('SIGTERM', () => process.exit(143))
+
 try {
   const options = readOptions(process.argv.slice(2))
   if (options !== null) process.exitCode = await run(options)

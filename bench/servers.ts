@@ -22,6 +22,12 @@ export interface RunningServer {
   stop(): Promise<void>
 }
 
+/** Servers that run now; none may outlive the benchmark, however it ends. */
+const running = new Set<ChildProcess>()
+process.once('exit', () => {
+  for (const child of running) child.kill('SIGKILL')
+})
+
 /** How to start `peer`; null when it is not installed. */
 export function serverCommand(peer: PeerId): string[] | null {
   const listen = ['--host', '127.0.0.1', '--port', '0']
@@ -60,6 +66,7 @@ export function bunProgram(): string | null {
 export async function startServer(cpu: number, command: readonly string[]): Promise<RunningServer> {
   const [program, ...args] = pinned(cpu, command)
   const child = spawn(program as string, args, { stdio: ['pipe', 'pipe', 'pipe'] })
+  running.add(child)
   let stderr = ''
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     stderr = (stderr + text).slice(-4000)
@@ -82,6 +89,7 @@ export async function startServer(cpu: number, command: readonly string[]): Prom
   let endedEarly: string | null = null
   let stopping = false
   void ended.then((how) => {
+    running.delete(child)
     if (!stopping) endedEarly = how
   })
   const stop = async (): Promise<void> => {

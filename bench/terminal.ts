@@ -1,8 +1,17 @@
 /** The progress line and the tables on the terminal. */
 import * as format from './format.js'
-import { type BarResult, cpuRatio, evaluate, figuresOf, type Results, type Verdict } from './results.js'
+import {
+  type BarResult,
+  cpuRatio,
+  evaluate,
+  figuresOf,
+  latencySamples,
+  type Results,
+  roughCpuRatio,
+  type Verdict,
+} from './results.js'
 import { OTHER_CPU_MAX, STEAL_MAX } from './rounds.js'
-import { PEER_TITLES } from './rows.js'
+import { PEER_TITLES, type PeerId } from './rows.js'
 import { median, quantile } from './statistics.js'
 
 const VERDICTS: Readonly<Record<Verdict, string>> = {
@@ -51,6 +60,10 @@ export function tables(results: Results): string {
 }
 
 function rowTable(results: Results, result: Results['rows'][number]): string {
+  const ratio = (peer: PeerId, against: PeerId): string => {
+    const pair = { peer, against }
+    return peer === against ? '1' : format.interval(cpuRatio(result, pair), roughCpuRatio(result, pair))
+  }
   const lines = results.peers.flatMap((peer) => {
     const figures = figuresOf(result, peer)
     if (figures === null) return []
@@ -64,8 +77,8 @@ function rowTable(results: Results, result: Results['rows'][number]): string {
         format.micros(figures.p50),
         format.micros(figures.p99),
         format.micros(figures.p999),
-        peer === 'node-net' ? '1' : format.interval(cpuRatio(result, { peer, against: 'node-net' })),
-        peer === 'raw-mio' ? '1' : format.interval(cpuRatio(result, { peer, against: 'raw-mio' })),
+        ratio(peer, 'node-net'),
+        ratio(peer, 'raw-mio'),
         `${rounds} (${leftOutBusy} + ${leftOutNoise})`,
       ],
     ]
@@ -112,7 +125,7 @@ function latencyTable(results: Results): string {
   if (results.latency.length === 0) return ''
   const peers = results.peers.filter((peer) => results.latency.some((sample) => sample.peer === peer))
   const lines = peers.map((peer) => {
-    const samples = results.latency.filter((sample) => sample.peer === peer)
+    const samples = latencySamples(results, peer)
     const cell = (probe: 'timer' | 'fs' | 'fetch'): string => {
       const middle = (share: 'p50' | 'p99'): string =>
         format.micros(
@@ -133,16 +146,16 @@ export function barTable(bars: readonly BarResult[]): string {
   if (bars.length === 0) return ''
   const lines = [...bars]
     .sort((one, other) => Number(one.bar.kind === 'aim') - Number(other.bar.kind === 'aim'))
-    .map(({ bar, interval, verdict, reason }) => [
+    .map(({ bar, interval, value, verdict, reason }) => [
       bar.kind,
       bar.row,
       format.subject(bar),
       format.goal(bar),
-      format.interval(interval),
+      format.interval(interval, value),
       VERDICTS[verdict] + (reason === '' ? '' : ` (${reason})`),
     ])
   const note =
-    `left out: measurements with a server less than 95 % busy (not asked for with churn), with more than ` +
+    `~: too few rounds count, from all rounds; left out: measurements with a server less than 95 % busy (not asked for with churn), with more than ` +
     `${format.percent(OTHER_CPU_MAX)} of a CPU used by others, or more than ${format.percent(STEAL_MAX)} stolen`
   return `bars\n${table(['', 'row', 'what', 'goal', 'measured [95 %]', ''], lines)}\n${note}`
 }

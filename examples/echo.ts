@@ -27,7 +27,7 @@ class BorrowedEcho extends Echo {
 }
 
 main().catch((error: Error & { code?: string }) => {
-  console.error(`echo: ${error.message}`)
+  console.error(`echo: ${error.message.split('\n', 1)[0]}`)
   process.exitCode = /^ERR_(PARSE_ARGS|SHARDLOOP_OPTION)/.test(error.code ?? '') ? 2 : 1
 })
 
@@ -58,11 +58,10 @@ function readArguments(): ServerOptions & { mode: string } {
     })
   }
   const { host, mode, port, shards, engine } = values
-  return {
-    host,
-    mode,
-    port: Number(port),
-    shards: shards === 'auto' ? shards : Number(shards),
-    engine: engine as 'auto',
-  }
+  return { host, mode, port: number(port), shards: number(shards), engine: engine as 'auto' }
+}
+
+/** What is no number stays as it is, for createServer to refuse by name. */
+function number(text: string): number {
+  return /^\d+$/.test(text) ? Number(text) : (text as unknown as number)
 }

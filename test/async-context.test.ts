@@ -137,24 +137,4 @@ forEachEngine('async context', (test) => {
     }
     assert.deepEqual(wrong, [])
   })
-
-  test("the exception handler runs in the connection's context", async (t) => {
-    const ids: number[] = []
-    const accepting = await t.serveEach(
-      () => {
-        const protocol = new Recorder()
-        protocol.dataReceived = () => {
-          ids.push(executionAsyncId())
-          throw new Error('broken')
-        }
-        return protocol
-      },
-      { exceptionHandler: () => ids.push(executionAsyncId()) },
-    )
-    const { client, protocol } = await t.join(accepting)
-    await client.write('x')
-    await protocol.lost()
-    assert.equal(ids.length, 2)
-    assert.equal(ids[0], ids[1])
-  })
 })

@@ -69,6 +69,16 @@ const PATHS: readonly Path[] = [
     },
   },
   {
+    name: "the peer's reset behind its end, while our half is still open",
+    codes: RESET_OR_PIPE,
+    keepOpen: true,
+    end: async ({ client, protocol }) => {
+      client.end()
+      await protocol.noted('eof')
+      client.reset()
+    },
+  },
+  {
     name: 'writing to a peer that is gone',
     codes: RESET_OR_PIPE,
     keepOpen: true,
@@ -131,11 +141,15 @@ forEachEngine('connectionLost', (test) => {
 
   if (process.platform === 'linux') {
     test('EPIPE: writing after the peer has closed both halves', async (t) => {
-      const { client, protocol } = await t.pair(() => Object.assign(new Recorder(), { keepOpen: true }))
+      const accepting = await t.serveEach(() => Object.assign(new Recorder(), { keepOpen: true }))
+      const probe = await t.join(accepting)
+      const { client, protocol } = await t.join(accepting)
       await client.destroy()
       await protocol.noted('eof')
       // Answered by a reset; Linux then says EPIPE, since the peer's end had been received.
       protocol.transport.write('x')
+      await settle(probe)
+      protocol.transport.write('y')
       const error = await protocol.lost()
       assertCode(error, 'EPIPE')
       assertSystemError(error)

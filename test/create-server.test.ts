@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer as createNodeServer, type Server as NodeServer } from 'node:net'
-import { networkInterfaces } from 'node:os'
+import { networkInterfaces, tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { createServer, isSupervisor, type Server, shardId } from '../src/index.js'
 import type { Child } from './harness/child.js'
@@ -69,14 +71,8 @@ forEachEngine('how a shard starts', (test) => {
       'a CommonJS entry by require()',
       [fileURLToPath(new URL('dist/test/fixtures/servers/commonjs-entry.cjs', ROOT))],
     ],
-    ['a CommonJS TypeScript entry under tsx', ['--import', 'tsx', source('commonjs-entry.cts')]],
-    [
-      'a compiled entry named without its extension',
-      [fileURLToPath(new URL('dist/test/fixtures/servers/commonjs-entry', ROOT))],
-    ],
   ]
   for (const [name, args] of entries) {
-    if (name.endsWith('extension')) continue
     test(`${name} runs in the shards`, async (t) => {
       const child = t.spawn(args)
       const port = Number((await child.line(/^ready (\d+)$/))[1])
@@ -84,6 +80,20 @@ forEachEngine('how a shard starts', (test) => {
       await endsBySigterm(child)
     })
   }
+
+  test('an entry of a CommonJS project runs in the shards under tsx, which loads the package twice there', async (t) => {
+    const project = mkdtempSync(join(tmpdir(), 'shardloop-'))
+    t.defer(() => rmSync(project, { recursive: true }))
+    const entry = join(project, 'server.ts')
+    copyFileSync(source('commonjs-entry.cts'), entry)
+    writeFileSync(join(project, 'package.json'), '{ "type": "commonjs" }')
+    mkdirSync(join(project, 'node_modules'))
+    symlinkSync(fileURLToPath(ROOT), join(project, 'node_modules', 'shardloop'), 'dir')
+    const child = t.spawn(['--import', 'tsx', entry])
+    const port = Number((await child.line(/^ready (\d+)$/))[1])
+    assert.deepEqual(await answersOf(t, port, 2), ['hello from shard 0', 'hello from shard 1'])
+    await endsBySigterm(child)
+  })
 
   test('with a URL nothing else of the program runs in the shards', async (t) => {
     const child = t.start('servers/url-form', ['./obedient-module.js'])
@@ -167,7 +177,7 @@ forEachEngine('in this very thread', (test) => {
     await child.line(/^worker exit 0$/)
     child.process.stdin.end()
     assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
-    await client.untilClose()
+    await client.readToEnd()
   })
 
   test('two servers in one thread, each with its own factory and end', async (t) => {
@@ -354,12 +364,14 @@ forEachEngine('several servers in one process', (test) => {
       taken: 'EADDRNOTAVAIL',
       names: ready.names,
     })
-    const replayed = child.lines.filter((line) => line.includes('"inShard":"first"') && line.includes('"files":[-1]'))
+    const replayed = child.lines.filter(
+      (line) => line.includes('"inShard":"first"') && line.includes('"files":[-1]'),
+    )
     assert.deepEqual(replayed, Array(2).fill('{"inShard":"first","states":[],"files":[-1]}'))
     child.send('close')
     assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
     assert.equal(child.lines.filter((line) => line.startsWith('{"closed"')).length, 3)
-    await client.untilClose()
+    await client.readToEnd()
   })
 
   for (const how of ['close', 'abort', 'drain'] as const) {

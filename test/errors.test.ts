@@ -102,8 +102,8 @@ forEachEngine('errors in callbacks', (test) => {
         } else {
           assert.equal(await broken.protocol.lost(), error)
         }
-        broken.client.resume()
-        await broken.client.untilClose()
+        if (callback === 'connectionLost') await broken.client.untilClose()
+        else await broken.client.untilReset()
         await settle(bystander)
         assert.equal(broken.protocol.count('lost'), 1)
         assert.equal(broken.protocol.events.at(-1), 'lost')
@@ -123,8 +123,8 @@ forEachEngine('errors in callbacks', (test) => {
       if (toFail-- > 0) throw error
       return new Recorder()
     })
-    const refused = await t.connect(accepting.server)
-    await refused.untilClose()
+    const refused = await t.connect(accepting.server, { mayBreak: true })
+    await refused.untilReset()
     assert.equal(reports.length, 1)
     assert.equal(reports[0]?.error, error)
     assert.equal(accepting.protocols.length, 0)
@@ -139,7 +139,7 @@ forEachEngine('errors in callbacks', (test) => {
       exceptionHandler: (context) => reports.push(context),
     })
     for (const [index] of wrong.slice(0, 4).entries()) {
-      await (await t.connect(server)).untilClose()
+      await (await t.connect(server, { mayBreak: true })).untilReset()
       assert.equal(reports.length, index + 1)
       assert.ok(reports[index]?.error instanceof Error)
     }
@@ -317,7 +317,7 @@ async function joinBroken(
   instead: () => unknown,
 ) {
   const at = accepting.protocols.length
-  const connecting = t.connect(accepting.server)
+  const connecting = t.connect(accepting.server, { mayBreak: true })
   // The factory's product is broken before connectionMade is called with it.
   void accepting.until(() => {
     const protocol = accepting.protocols[at]

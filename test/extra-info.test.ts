@@ -121,16 +121,17 @@ forEachEngine('extra info', (test) => {
       const { server, client, protocol } = await t.pair(() => new Looking())
       const { transport } = protocol
       const port = client.socket.localPort
+      assert.equal(transport.getExtraInfo('sockname')?.port, portOf(server))
       end(protocol, client)
       await protocol.lost()
       assert.equal(atTheEnd, port, 'inside connectionLost')
       assert.equal(transport.getExtraInfo('peername')?.port, port)
-      assert.equal(transport.getExtraInfo('sockname')?.port, portOf(server))
+      assert.equal(transport.getExtraInfo('sockname')?.port, portOf(server), 'as it was when it was asked for')
       const socket = transport.getExtraInfo('socket')
       assert.equal(socket?.fileno(), -1)
       assert.throws(() => socket?.getOption('noDelay'), { code: 'EBADF' })
       assert.throws(() => socket?.setOption('noDelay', true), { code: 'EBADF' })
-      await client.untilClose()
+      await client.destroy()
     }
   })
 

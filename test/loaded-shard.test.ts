@@ -12,7 +12,9 @@ interface Report {
   readonly busy: number
 }
 
-const REPETITIONS = 30
+const CHECKED_MS = 1000
+/** How often something happens at least in that time; an unloaded shard does it hundreds of times. */
+const TIMES_MIN = 10
 /** An event waits for the batch that runs. A shard that starves Node's own handles takes seconds, or for ever. */
 const MEDIAN_MAX_MS = 100
 
@@ -25,15 +27,16 @@ forEachEngine('a fully loaded shard', (test) => {
       await load.line(/^ready$/)
       const client = await t.connect(server)
       const before = server.metrics().total.events
-      await client.write(`!${what} ${REPETITIONS} ${url}\n`)
+      await client.write(`!${what} ${CHECKED_MS} ${url}\n`)
       const report: Report = JSON.parse(await client.readLine())
       const events = server.metrics().total.events - before
       assert.deepEqual(report.wrong, [])
-      assert.equal(report.latenciesMs.length, REPETITIONS)
-      const median = report.latenciesMs.sort((a, b) => a - b)[REPETITIONS >> 1] as number
-      assert.ok(median < MEDIAN_MAX_MS, `median ${median} ms of ${report.latenciesMs.join(' ')}`)
+      const times = report.latenciesMs.length
+      assert.ok(times >= TIMES_MIN, `${times} times`)
+      const median = report.latenciesMs.sort((a, b) => a - b)[times >> 1] as number
+      assert.ok(median < MEDIAN_MAX_MS, `median ${median} ms of ${times}`)
       assert.ok(report.busy > 0.8, `the shard was loaded: busy ${report.busy}`)
-      assert.ok(events > 100, `${events} events meanwhile`)
+      assert.ok(events > 1000, `${events} events meanwhile`)
       load.send('stop')
       const end = await load.untilExit()
       assert.deepEqual(end, { code: 0, signal: null }, load.describe())

@@ -12,14 +12,17 @@ forEachEngine('ends under load', (test) => {
     })
   }
 
-  test('what was written before process.exit reaches the peer', async (t) => {
-    for (let round = 0; round < 3; round++) {
-      const child = t.start('exiting-server')
-      const port = Number((await child.line(/^ready (\d+)$/))[1])
-      const client = await t.connect(port)
-      await client.write('exit')
-      assert.equal((await client.readExactly(8)).toString(), 'good bye')
-      assert.deepEqual(await child.untilExit(), { code: 3, signal: null }, child.describe())
+  for (const where of ['thread', 'shard'] as const) {
+    for (const source of ['callback', 'nextTick', 'timer']) {
+      test(`what was written before process.exit in a ${source} of a ${where} reaches the peer`, async (t) => {
+        const child = t.start('exiting-server', [where])
+        const port = Number((await child.line(/^ready (\d+)$/))[1])
+        const client = await t.connect(port)
+        await client.write(source)
+        assert.equal((await client.readExactly(8)).toString(), 'good bye')
+        // A shard takes its server along, but not the process.
+        assert.deepEqual(await child.untilExit(), { code: where === 'shard' ? 0 : 3, signal: null }, child.describe())
+      })
     }
-  })
+  }
 })

@@ -74,6 +74,8 @@ pub struct Readiness {
     pub read_closed: bool,
     /// There is room to write, or writing fails at once.
     pub writable: bool,
+    /// The socket has failed.
+    pub failed: bool,
 }
 
 /// Puts descriptors under watch. Closing a descriptor ends its watch.
@@ -471,6 +473,14 @@ impl Shard {
                     return;
                 }
                 let Some(connection) = self.connections.get_mut(handle) else { return };
+                if readiness.failed && connection.flags.has(Flags::EOF) {
+                    // Nothing is left to read that would tell of it: the peer's reset came behind its end.
+                    let failure = connection.fd.as_ref().and_then(|fd| tcp::take_error(fd.as_fd()));
+                    if let Some(error) = failure {
+                        self.lose(handle, errno(&error));
+                    }
+                    return;
+                }
                 connection.flags.set(Flags::READABLE);
                 if readiness.read_closed {
                     connection.flags.set(Flags::READ_CLOSED);
@@ -707,12 +717,12 @@ impl Shard {
             return;
         }
         let Some(fd) = connection.fd.as_ref() else { return };
-        connection.active_at = self.tick;
         let mut rest = pieces;
         if connection.queue.is_none() {
             self.metrics.add(abi::METRIC_WRITES, 1);
             match tcp::send(fd.as_fd(), rest) {
                 Ok(sent) => {
+                    connection.active_at = self.tick;
                     self.metrics.add(abi::METRIC_BYTES_WRITTEN, sent as u64);
                     IoSlice::advance_slices(&mut rest, sent);
                 }

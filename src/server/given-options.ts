@@ -54,7 +54,7 @@ export class GivenOptions {
     if (value === undefined) return null
     const hosts: unknown[] = Array.isArray(value) ? value : [value]
     const fits = hosts.length >= 1 && hosts.length <= HOSTS_MAX
-    if (fits && hosts.every((host) => typeof host === 'string' && host.length > 0 && !host.includes('\0'))) {
+    if (fits && hosts.every((host) => typeof host === 'string' && host.length > 0 && !/[\0%]/.test(host))) {
       return Object.freeze([...new Set(hosts as string[])])
     }
     throw wrong('host', value, `an address or a host name, or 1 to ${HOSTS_MAX} of them`)

@@ -49,6 +49,6 @@ export interface ShardGroup {
   metrics(): ServerMetrics
   /** The server is over. The last one's leaving ends the shards; resolves then, with the first that ended by an error. */
   leave(user: ShardUser): Promise<ShardDeath | null>
-  /** The server did not start. When it is the last, terminates the shards and resolves to true when they are gone. */
+  /** The server did not start. When it is the last, ends the shards and resolves to true when they are gone. */
   discard(user: ShardUser): Promise<boolean>
 }

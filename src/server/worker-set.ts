@@ -44,7 +44,7 @@ export class WorkerSet implements ShardGroup {
   /** Undoes `reserve` for a server that could not be made. */
   async withdraw(): Promise<void> {
     this.#members -= 1
-    if (this.#members === 0) await this.#end('kill')
+    if (this.#members === 0) await this.#end('cancel')
   }
 
   addUser(user: ShardUser): void {
@@ -94,23 +94,23 @@ export class WorkerSet implements ShardGroup {
     if (this.#members > 1) return false
     this.#users.delete(user)
     this.#members -= 1
-    await this.#end('kill')
+    await this.#end('cancel')
     return true
   }
 
-  #end(how: 'stop' | 'kill'): Promise<ShardDeath | null> {
+  #end(how: 'stop' | 'cancel'): Promise<ShardDeath | null> {
     this.#ending ??= this.#endShards(how)
     return this.#ending
   }
 
-  async #endShards(how: 'stop' | 'kill'): Promise<ShardDeath | null> {
-    const deaths = await Promise.all(
-      this.#shards.map((shard) => (how === 'stop' ? shard.stop() : shard.kill())),
-    )
+  async #endShards(how: 'stop' | 'cancel'): Promise<ShardDeath | null> {
+    // Those that died before were reported then.
+    const living = this.#shards.filter((shard) => !shard.hasEnded)
+    const deaths = await Promise.all(living.map((shard) => (how === 'stop' ? shard.stop() : shard.cancel())))
     this.#lastMetrics = readServerMetrics(this.#tokens)
     for (const token of this.#tokens) native.freeMetrics(token)
     this.#onEnd()
-    return deaths.find((death) => death?.error !== undefined) ?? null
+    return deaths.find((death) => death.error !== undefined) ?? null
   }
 
   #shardEnded(death: ShardDeath): void {

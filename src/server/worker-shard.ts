@@ -36,6 +36,7 @@ export class WorkerShard implements ShardControl {
   /** What its thread ended with, or why we ended it. */
   #error: unknown
   #stopTimer: NodeJS.Timeout | undefined
+  #cancelled = false
   #death: ShardDeath | null = null
 
   /** Starts the thread. Throws what `new Worker` throws. */
@@ -61,6 +62,10 @@ export class WorkerShard implements ShardControl {
     this.#worker.on('exit', (exitCode) => this.#onExit(exitCode))
   }
 
+  get hasEnded(): boolean {
+    return this.#death !== null
+  }
+
   send(message: SupervisorMessage): void {
     this.#port.postMessage(message)
   }
@@ -82,21 +87,26 @@ export class WorkerShard implements ShardControl {
   }
 
   /** Lets the thread end by itself, and terminates it when something else of the program keeps it past the grace. */
-  async stop(): Promise<ShardDeath> {
+  stop(): Promise<ShardDeath> {
     this.send({ type: 'stop' })
     this.#terminateAfter(SHARD_RELEASE_TIMEOUT_MS)
+    return this.#exited.promise
+  }
+
+  /**
+   * Ends a thread that need not have started yet. Terminated at once it would leave the files of its half-done imports
+   * open (Node does not close them), so it gets the grace too; not more, for it serves nobody.
+   */
+  cancel(): Promise<ShardDeath> {
+    this.send({ type: 'stop' })
+    this.#cancelled = true
+    this.#terminateAfter(SHARD_STOP_GRACE_MS)
     return this.#exited.promise
   }
 
   terminate(why: Error): void {
     this.#error ??= why
     void this.#worker.terminate()
-  }
-
-  /** Ends the thread at once; resolves when it is gone. */
-  async kill(): Promise<void> {
-    await this.#worker.terminate()
-    await this.#exited.promise
   }
 
   #terminateAfter(ms: number): void {
@@ -130,7 +140,8 @@ export class WorkerShard implements ShardControl {
         this.#servings.delete(message.server)
         return
       case 'released':
-        return this.#terminateAfter(SHARD_STOP_GRACE_MS)
+        if (!this.#cancelled) this.#terminateAfter(SHARD_STOP_GRACE_MS)
+        return
       case 'control':
         return this.#observer.controlled(message)
     }

@@ -209,7 +209,8 @@ export class ShardLoop {
         const start = events[at + 2] as number
         const length = events[at + 3] as number
         const slab = this.slabs[slabIndex] as Buffer
-        if (transport.paused || transport.holds) transport.hold(exactCopy(slab, start, start + length))
+        if (slab.length === 0) transport.abort(this.detachedError(transport))
+        else if (transport.paused || transport.holds) transport.hold(exactCopy(slab, start, start + length))
         else this.receive(transport, slab, slabIndex, start, length)
       } else if (kind === EVENT_CLOSED) {
         transports[handle & HANDLE_SLOT_MASK] = undefined
@@ -313,7 +314,7 @@ export class ShardLoop {
       if (transport.paused || transport.receiving !== RECEIVE_BUFFERED) {
         // Paused, or given to a protocol of another kind, in between: the rest follows as its own event.
         const rest = exactCopy(memory, from, end)
-        if (transport.paused) transport.hold(rest)
+        if (transport.paused) transport.holdRest(rest)
         else this.receive(transport, rest, -1, 0, rest.length)
         return
       }
@@ -384,14 +385,16 @@ export class ShardLoop {
         `connection ${transport.id} had more than ${transport.server.writeMaxBytes} bytes waiting to be sent (writeMaxBytes): stop writing at pauseWriting, or raise the limit`,
       )
     }
-    if (reason === CLOSE_DETACHED) {
-      return new ShardloopError(
-        'ERR_SHARDLOOP_DETACHED',
-        `the memory of a write to connection ${transport.id} was detached or shrunk before it was sent`,
-      )
-    }
+    if (reason === CLOSE_DETACHED) return this.detachedError(transport)
     const error = systemError(reason, 'read')
     return error.code === 'EPIPE' ? systemError(reason, 'write') : error
+  }
+
+  private detachedError(transport: TcpTransport): ShardloopError {
+    return new ShardloopError(
+      'ERR_SHARDLOOP_DETACHED',
+      `memory with bytes of connection ${transport.id} was detached or shrunk before they were sent or delivered`,
+    )
   }
 
   private watch(result: unknown, transport: TcpTransport, name: CallbackName): void {

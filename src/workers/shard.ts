@@ -43,9 +43,13 @@ export class Shard {
 
   /** Takes the orders that are there already, then every later one. The open port keeps the thread alive. */
   start(): void {
+    const waiting: SupervisorMessage[] = []
     for (let next = receiveMessageOnPort(this.#port); next; next = receiveMessageOnPort(this.#port)) {
-      this.#receive(next.message as SupervisorMessage)
+      waiting.push(next.message as SupervisorMessage)
     }
+    const stop = waiting.find(({ type }) => type === 'stop')
+    // Cancelled before it began: the program need not run.
+    for (const message of stop ? [stop] : waiting) this.#receive(message)
     this.#port.on('message', (message: SupervisorMessage) => this.#receive(message))
   }
 

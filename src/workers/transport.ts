@@ -258,6 +258,13 @@ export class TcpTransport implements Transport {
     rare.held.push(event)
   }
 
+  /** @internal Keeps the rest of an event that was handed out in part: it comes before what is held already. */
+  holdRest(rest: Buffer): void {
+    const rare = this.rarely()
+    rare.held ??= []
+    rare.held.unshift(rest)
+  }
+
   /** @internal Whether earlier events wait, so that a new one must wait behind them. */
   get holds(): boolean {
     return this.rare !== undefined && this.rare.held !== undefined

@@ -5,6 +5,8 @@ export interface ClientOptions {
   readonly host?: string
   /** Reads nothing from the kernel until `resume()`. */
   readonly paused?: boolean
+  /** The server may break the connection before this end knows that it stands; that resolves `open` too. */
+  readonly mayBreak?: boolean
 }
 
 /** A peer on node:net: real sockets, with promises. Never ends its writing half by itself. */
@@ -50,7 +52,8 @@ export class Client extends Observable {
     if (options.paused === true) socket.pause()
     const opened = new Deferred<Client>()
     socket.once('connect', () => opened.resolve(client))
-    socket.once('error', (error) => opened.reject(error))
+    if (options.mayBreak === true) socket.once('close', () => opened.resolve(client))
+    else socket.once('error', (error) => opened.reject(error))
     return opened.promise
   }
 

@@ -173,6 +173,9 @@ impl Churn {
         }
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
+            if self.stopped {
+                break;
+            }
             let index = event.token().0;
             let result = self.advance(index, event);
             if let Err(failure) = &result {

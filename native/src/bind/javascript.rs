@@ -261,6 +261,9 @@ impl PinnedMemory for Bindings {
         if end > view.bytes {
             return None;
         }
+        if start == end {
+            return Some(&[]); // an empty array has no address
+        }
         // SAFETY: within the array, which the reference keeps; it cannot be detached before JavaScript runs again, and
         // the slice is used before that.
         Some(unsafe { std::slice::from_raw_parts(view.base.add(start), end - start) })

@@ -110,6 +110,7 @@ impl Engine for MioEngine {
                         readable: event.is_readable() || event.is_read_closed() || event.is_error(),
                         read_closed: event.is_read_closed() || event.is_error(),
                         writable: event.is_writable() || event.is_write_closed() || event.is_error(),
+                        failed: event.is_error(),
                     };
                     self.shard.on_ready(source(event.token()), readiness, sink, memory, self.poll.registry());
                 }

@@ -117,6 +117,11 @@ pub fn close_may_lose_bytes(fd: BorrowedFd<'_>) -> bool {
     unsent > 0 || count(libc::FIONREAD as libc::c_ulong) > 0
 }
 
+/// The error that a socket has run into (SO_ERROR), which is cleared by asking.
+pub fn take_error(fd: BorrowedFd<'_>) -> Option<io::Error> {
+    SockRef::from(&fd).take_error().unwrap_or_else(Some)
+}
+
 /// Ends our sending half.
 pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).shutdown(std::net::Shutdown::Write)

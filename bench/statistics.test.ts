@@ -1,0 +1,105 @@
+import assert from 'node:assert/strict'
+import { suite } from 'uvu'
+import { verdictOf } from './results.js'
+import { cleanPairs, type LeftOut, pairsOf, type Sample } from './rounds.js'
+import { BARS, type Bar, type PeerId } from './rows.js'
+import { geometricMean, median, quantile, ratioInterval, seededRandom, shuffled } from './statistics.js'
+import { parseTable } from './syscalls.js'
+
+const test = suite('bench statistics')
+
+test('the same seed gives the same numbers and the same interval', () => {
+  const [one, other] = [seededRandom(7), seededRandom(7)]
+  assert.deepEqual([one(), one(), one()], [other(), other(), other()])
+  assert.deepEqual(ratioInterval([1.1, 1.2, 1.3, 1.4]), ratioInterval([1.1, 1.2, 1.3, 1.4]))
+})
+
+test('random numbers fill 0 to 1 evenly', () => {
+  const random = seededRandom(1)
+  const counts = new Array<number>(10).fill(0)
+  for (let draw = 0; draw < 100_000; draw++) counts[Math.floor(random() * 10)]! += 1
+  for (const count of counts) assert.ok(Math.abs(count - 10_000) < 500, `${counts}`)
+})
+
+test('shuffling keeps every item', () => {
+  assert.deepEqual(shuffled([1, 2, 3, 4, 5], seededRandom(3)).sort(), [1, 2, 3, 4, 5])
+})
+
+test('quantiles interpolate', () => {
+  assert.equal(median([3, 1, 2]), 2)
+  assert.equal(quantile([0, 10], 0.25), 2.5)
+  assert.ok(Number.isNaN(median([])))
+})
+
+test('a ratio and its inverse have inverse means', () => {
+  assert.ok(Math.abs(geometricMean([2, 8]) - 4) < 1e-9)
+  assert.ok(Math.abs(geometricMean([1 / 2, 1 / 8]) - 1 / 4) < 1e-9)
+})
+
+test('the interval holds the mean, narrows with agreement, and needs three values', () => {
+  const wide = ratioInterval([1, 1.5, 2, 2.5])
+  const narrow = ratioInterval([1.7, 1.71, 1.69, 1.7])
+  assert.ok(wide !== null && narrow !== null)
+  assert.ok(wide.low < wide.middle && wide.middle < wide.high)
+  assert.ok(narrow.high - narrow.low < 0.02)
+  assert.equal(ratioInterval([1, 2]), null)
+})
+
+test('a bar fails only when the whole interval misses it', () => {
+  const atLeast = { ...(BARS[0] as Bar), direction: 'at-least', value: 1.5 } as const
+  const verdict = (low: number, high: number) =>
+    verdictOf(atLeast, { low, middle: (low + high) / 2, high, count: 15 })
+  assert.equal(verdict(1.5, 1.6), 'pass')
+  assert.equal(verdict(1.4, 1.6), 'undecided')
+  assert.equal(verdict(1.3, 1.49), 'fail')
+  const atMost = { ...atLeast, direction: 'at-most', value: 1 } as const
+  assert.equal(verdictOf(atMost, { low: 0.8, middle: 0.9, high: 1, count: 15 }), 'pass')
+  assert.equal(verdictOf(atMost, { low: 1.01, middle: 1.1, high: 1.2, count: 15 }), 'fail')
+})
+
+test('a round counts for a pair only when both of it count', () => {
+  const sample = (round: number, peer: PeerId, leftOut: LeftOut | null): Sample =>
+    ({ round, peer, leftOut }) as unknown as Sample
+  const samples = [
+    sample(0, 'chunk', null),
+    sample(0, 'node-net', 'noise'),
+    sample(1, 'chunk', null),
+    sample(1, 'node-net', null),
+    sample(2, 'chunk', 'not-busy'),
+    sample(2, 'node-net', null),
+  ]
+  const pairs = cleanPairs(samples, { peer: 'chunk', against: 'node-net' })
+  assert.deepEqual(
+    pairs.map(([ours, theirs]) => [ours.round, ours.peer, theirs.peer]),
+    [[1, 'chunk', 'node-net']],
+  )
+})
+
+test('ours are compared with everyone, peers with node:net and raw mio', () => {
+  const pairs = pairsOf(['chunk', 'node-net', 'raw-mio', 'bun']).map(
+    ({ peer, against }) => `${peer}/${against}`,
+  )
+  assert.deepEqual(pairs.sort(), [
+    'bun/node-net',
+    'bun/raw-mio',
+    'chunk/bun',
+    'chunk/node-net',
+    'chunk/raw-mio',
+    'node-net/raw-mio',
+    'raw-mio/node-net',
+  ])
+})
+
+test("strace's table is read with and without errors", () => {
+  const text = [
+    '% time     seconds  usecs/call     calls    errors syscall',
+    '------ ----------- ----------- --------- --------- ----------------',
+    ' 74.00    0.100000           5     20000           sendto',
+    ' 26.00    0.030000           1     20100       100 recvfrom',
+    '------ ----------- ----------- --------- --------- ----------------',
+    '100.00    0.130000           3     40100       100 total',
+  ].join('\n')
+  assert.deepEqual(parseTable(text), { sendto: 20_000, recvfrom: 20_100 })
+})
+
+test.run()

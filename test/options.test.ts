@@ -1,0 +1,265 @@
+import assert from 'node:assert/strict'
+import { suite } from 'uvu'
+import { createServer, type ServerOptions } from '../src/index.js'
+import { cgroupCpuQuota, parseCfsQuota, parseCpuMax, shardsFor } from '../src/server/cpu-quota.js'
+import { parseDeadline, parseOptions } from '../src/server/options.js'
+import { startFixture } from './harness/child.js'
+import { assertCode, assertRejects, assertThrows } from './harness/suite.js'
+
+const factory = (): object => ({})
+const parse = (options: unknown, balances = true): ReturnType<typeof parseOptions> =>
+  parseOptions(factory, options, balances)
+
+const options = suite('options')
+
+options('have the documented defaults', () => {
+  assert.deepEqual(parse({}), {
+    hosts: null,
+    port: 0,
+    backlog: 4096,
+    ipv6Only: false,
+    shards: null,
+    engine: 'mio',
+    balance: 'reuseport',
+    name: undefined,
+    noDelay: true,
+    startTimeoutMs: 10_000,
+    drainTimeoutMs: 10_000,
+    signals: true,
+    writeHighBytes: 65_536,
+    writeLowBytes: 16_384,
+    writeMaxBytes: 67_108_864,
+    idleTimeoutMs: 0,
+    exceptionHandler: undefined,
+  })
+})
+
+options('are frozen, and are what was given', () => {
+  const handler = (): void => {}
+  const given = {
+    host: ['127.0.0.1', '::1'],
+    port: 8000,
+    backlog: 1,
+    ipv6Only: true,
+    shards: 256,
+    engine: 'mio',
+    balance: 'shared',
+    name: 'chat',
+    noDelay: false,
+    startTimeoutMs: 1,
+    drainTimeoutMs: 0,
+    signals: false,
+    writeHighBytes: 100,
+    writeLowBytes: 0,
+    writeMaxBytes: 100,
+    idleTimeoutMs: 5,
+    exceptionHandler: handler,
+  } as const
+  const { host, ...rest } = given
+  const settings = parse(given)
+  assert.deepEqual(settings, { ...rest, hosts: host })
+  assert.ok(Object.isFrozen(settings))
+  assert.ok(Object.isFrozen(settings.hosts))
+})
+
+options('of undefined are as good as none', () => {
+  assert.deepEqual(parse({ host: undefined, port: undefined, shards: undefined, name: undefined }), parse({}))
+})
+
+options('follow each other where one is left out', () => {
+  assert.equal(parse({ writeHighBytes: 1000 }).writeLowBytes, 250)
+  assert.equal(
+    parse({ writeHighBytes: 2 ** 30 }).writeMaxBytes,
+    2 ** 30,
+    'the bound rises with the watermark',
+  )
+  assert.equal(parse({}, false).balance, 'shared', 'where the kernel does not balance')
+  assert.ok((parse({ shards: 'auto' }).shards ?? 0) >= 1)
+  assert.deepEqual(parse({ host: 'localhost' }).hosts, ['localhost'])
+})
+
+/** Each is refused by its name, with what was given and what was expected. */
+const WRONG: readonly [name: string, value: unknown, message: RegExp][] = [
+  ['host', '', /an address or a host name.*given ''$/],
+  ['host', [], /1 to 64 of them, given \[\]$/],
+  ['host', ['127.0.0.1', 7], /given \[ '127.0.0.1', 7 \]$/],
+  ['host', Array(65).fill('a'), /given \[/],
+  ['host', 'a\0b', /a host name/],
+  ['host', 'fe80::1%eth0', /a host name/],
+  ['port', -1, /an integer from 0 to 65535, given -1$/],
+  ['port', 65536, /given 65536$/],
+  ['port', '8000', /given '8000'$/],
+  ['port', 1.5, /given 1.5$/],
+  ['port', Number.NaN, /given NaN$/],
+  ['port', null, /given null$/],
+  ['backlog', 0, /from 1 to 2147483647, given 0$/],
+  ['ipv6Only', 'yes', /true or false, given 'yes'$/],
+  ['shards', -1, /'auto' or an integer from 0 to 256, given -1$/],
+  ['shards', 257, /given 257$/],
+  ['shards', 'many', /given 'many'$/],
+  ['shards', 1.5, /given 1.5$/],
+  ['engine', 'tokio', /'tokio' is not available yet/],
+  ['engine', 'epoll', /'auto' or 'mio', given 'epoll'$/],
+  ['balance', 'round-robin', /'reuseport' or 'shared', given 'round-robin'$/],
+  ['name', '', /1 to 128 characters, given ''$/],
+  ['name', 'x'.repeat(129), /given 'x{79}…$/],
+  ['noDelay', 1, /true or false, given 1$/],
+  ['startTimeoutMs', 0, /from 1 to/],
+  ['startTimeoutMs', Number.POSITIVE_INFINITY, /given Infinity$/],
+  ['drainTimeoutMs', -1, /from 0 to 2147483647, given -1$/],
+  ['signals', 'SIGTERM', /true or false/],
+  ['writeHighBytes', 0, /from 1 to/],
+  ['writeLowBytes', 65_537, /no more than writeHighBytes \(65536\), given 65537$/],
+  ['writeMaxBytes', 1000, /no less than writeHighBytes \(65536\), given 1000$/],
+  ['idleTimeoutMs', 2 ** 31, /given 2147483648$/],
+  ['exceptionHandler', 'print', /a function, given 'print'$/],
+]
+
+for (const [name, value, message] of WRONG) {
+  const shown = JSON.stringify(value)?.slice(0, 40) ?? String(value)
+  options(`${name}: ${shown} is refused by name`, async () => {
+    const error = await createServer(factory, { [name]: value } as ServerOptions).catch(
+      (reason: unknown) => reason,
+    )
+    const { message: text } = assertCode(error, 'ERR_SHARDLOOP_OPTION')
+    assert.match(text, new RegExp(`^option ${name}: expected `))
+    assert.match(text, message)
+  })
+}
+
+options('that do not exist are refused by name, with those that do', async () => {
+  const error = await createServer(factory, { hots: '::' } as ServerOptions).catch(
+    (reason: unknown) => reason,
+  )
+  const { message } = assertCode(error, 'ERR_SHARDLOOP_OPTION')
+  assert.match(message, /^unknown option 'hots'; known are .*\bhost, port, .*exceptionHandler$/)
+})
+
+options('that are no object are refused', async () => {
+  for (const wrong of [null, 8000, '::', [], factory]) {
+    await assertRejects(() => createServer(factory, wrong as ServerOptions), 'ERR_SHARDLOOP_OPTION')
+  }
+})
+
+options('that contradict each other are refused', () => {
+  const module = new URL('file:///module.js')
+  assertThrows(() => parse({ host: '127.0.0.1', ipv6Only: true }), 'ERR_SHARDLOOP_OPTION')
+  assert.ok(parse({ host: ['127.0.0.1', '::1'], ipv6Only: true }).ipv6Only, 'as one of them is IPv6')
+  assertThrows(() => parse({ balance: 'reuseport' }, false), 'ERR_SHARDLOOP_OPTION')
+  assertThrows(() => parseOptions(module, { exceptionHandler: () => {} }, true), 'ERR_SHARDLOOP_OPTION')
+})
+
+options('are checked like the source, before anything starts', async () => {
+  for (const wrong of [
+    undefined,
+    null,
+    {},
+    'file:///module.js',
+    new URL('https://example.invalid/module.js'),
+  ]) {
+    await assertRejects(() => createServer(wrong as URL), 'ERR_SHARDLOOP_ARGUMENT')
+  }
+  assert.deepEqual(
+    process.getActiveResourcesInfo().filter((name) => /worker|poll/i.test(name)),
+    [],
+  )
+})
+
+options('of drain are checked alike', () => {
+  assert.equal(parseDeadline(undefined), null)
+  assert.equal(parseDeadline({}), null)
+  assert.equal(parseDeadline({ deadlineMs: 0 }), 0)
+  for (const wrong of [{ deadlineMs: -1 }, { deadlineMs: '5' }, { deadline: 5 }, 5, null]) {
+    assertThrows(() => parseDeadline(wrong), 'ERR_SHARDLOOP_OPTION')
+  }
+})
+
+options('as flags of the echo example: one line and exit code 2', async () => {
+  const cases: [string[], RegExp][] = [
+    [['--port', 'x'], /^echo: option port: .*\n$/],
+    [['--port', ''], /^echo: option port: .*\n$/],
+    [['--shards', '-1'], /^echo: .*--shards.*\n$/],
+    [['--shards', '1000'], /^echo: option shards: .*\n$/],
+    [['--engine', 'tokio'], /^echo: option engine: .*\n$/],
+    [['--mode', 'fast'], /^echo: --mode: expected chunk or borrowed, given fast\n$/],
+    [['--bogus'], /^echo: .*'--bogus'.*\n$/],
+    [['stray'], /^echo: .*'stray'.*\n$/],
+  ]
+  for (const [flags, message] of cases) {
+    const child = startFixture('../../examples/echo', flags)
+    assert.deepEqual(await child.untilExit(), { code: 2, signal: null }, child.describe())
+    assert.match(child.stderr, message)
+    assert.equal(child.stdout, '')
+  }
+})
+
+options.run()
+
+const quota = suite("shards: 'auto'")
+
+quota('is the parallelism, the quota rounded up, or 1, whichever is least', () => {
+  assert.equal(shardsFor(8, Number.POSITIVE_INFINITY), 8)
+  assert.equal(shardsFor(8, 1.5), 2)
+  assert.equal(shardsFor(8, 2), 2)
+  assert.equal(shardsFor(8, 0.1), 1)
+  assert.equal(shardsFor(2, 64), 2)
+  assert.equal(shardsFor(1024, Number.POSITIVE_INFINITY), 256)
+})
+
+quota('reads cpu.max of cgroup v2', () => {
+  assert.equal(parseCpuMax('150000 100000\n'), 1.5)
+  assert.equal(parseCpuMax('50000 100000'), 0.5)
+  for (const none of ['max 100000\n', '', 'x y', '100000', '-1 100000', '0 100000', '1 0', null]) {
+    assert.equal(parseCpuMax(none), Number.POSITIVE_INFINITY, String(none))
+  }
+})
+
+quota('reads cpu.cfs_quota_us of cgroup v1', () => {
+  assert.equal(parseCfsQuota('250000\n', '100000\n'), 2.5)
+  for (const none of [
+    ['-1', '100000'],
+    [null, '100000'],
+    ['100000', null],
+    ['', ''],
+    ['1', '0'],
+  ] as const) {
+    assert.equal(parseCfsQuota(none[0], none[1]), Number.POSITIVE_INFINITY, String(none))
+  }
+})
+
+const cgroup = (files: Record<string, string>): number => cgroupCpuQuota((path) => files[path] ?? null)
+
+quota('takes the tightest of the groups above, v2', () => {
+  const files = {
+    '/proc/self/cgroup': '0::/system.slice/app:1.service\n',
+    '/sys/fs/cgroup/system.slice/app:1.service/cpu.max': 'max 100000',
+    '/sys/fs/cgroup/system.slice/cpu.max': '300000 100000',
+  }
+  assert.equal(cgroup(files), 3)
+  assert.equal(cgroup({ ...files, '/sys/fs/cgroup/system.slice/app:1.service/cpu.max': '50000 100000' }), 0.5)
+})
+
+quota('reads the root of a container, v2', () => {
+  assert.equal(cgroup({ '/proc/self/cgroup': '0::/\n', '/sys/fs/cgroup/cpu.max': '200000 100000' }), 2)
+  assert.equal(cgroup({ '/proc/self/cgroup': '0::/../../x\n', '/sys/fs/cgroup/cpu.max': '200000 100000' }), 2)
+})
+
+quota('reads the cpu controller wherever it is mounted, v1', () => {
+  const membership = '5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n0::/\n'
+  const quotaOf = (directory: string, us: string): Record<string, string> => ({
+    '/proc/self/cgroup': membership,
+    [`${directory}/cpu.cfs_quota_us`]: us,
+    [`${directory}/cpu.cfs_period_us`]: '100000',
+  })
+  assert.equal(cgroup(quotaOf('/sys/fs/cgroup/cpu,cpuacct/docker/abc', '400000')), 4)
+  assert.equal(cgroup(quotaOf('/sys/fs/cgroup/cpu,cpuacct', '100000')), 1)
+  assert.equal(cgroup(quotaOf('/sys/fs/cgroup/cpu/docker', '700000')), 7)
+  assert.equal(cgroup(quotaOf('/sys/fs/cgroup/memory/docker/abc', '1')), Number.POSITIVE_INFINITY)
+})
+
+quota('knows no limit without cgroups', () => {
+  assert.equal(cgroup({}), Number.POSITIVE_INFINITY)
+  assert.equal(cgroup({ '/proc/self/cgroup': 'nonsense\n\n' }), Number.POSITIVE_INFINITY)
+})
+
+quota.run()
