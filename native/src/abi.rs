@@ -191,7 +191,9 @@ mod tests {
         for family in ["EVENT_", "COMMAND_", "CLOSE_", "CONTROL_", "METRIC_"] {
             let mut values: Vec<i64> = ALL
                 .iter()
-                .filter(|c| c.name.starts_with(family) && !c.name.contains("RING") && !c.name.ends_with("WORDS"))
+                .filter(|c| {
+                    c.name.starts_with(family) && !c.name.contains("RING") && !c.name.ends_with("WORDS")
+                })
                 .map(|c| c.value)
                 .collect();
             let count = values.len();

@@ -98,12 +98,11 @@ impl Host {
     ) -> Result<Rc<Self>, String> {
         let uv = uv::uv()?;
         let pollable = engine.pollable();
-        let allocate = |kind| uv.allocate(kind, std::ptr::null_mut());
         let handles = Handles {
-            poll: allocate(HandleType::Poll),
-            prepare: allocate(HandleType::Prepare),
-            idle: allocate(HandleType::Idle),
-            timer: allocate(HandleType::Timer),
+            poll: uv.allocate(HandleType::Poll),
+            prepare: uv.allocate(HandleType::Prepare),
+            idle: uv.allocate(HandleType::Idle),
+            timer: uv.allocate(HandleType::Timer),
         };
         // SAFETY: the loop is this thread's (by the caller), the handles are fresh and of the right size. Only
         // uv_poll_init can fail; then none of the others is known to the loop yet.
@@ -153,10 +152,7 @@ impl Host {
         if self.closing.get() {
             return None;
         }
-        let result = self.guarded(|| match self.engine.borrow_mut().as_mut() {
-            Some(engine) => Some(work(&mut **engine)),
-            None => None,
-        });
+        let result = self.guarded(|| self.engine.borrow_mut().as_mut().map(|engine| work(&mut **engine)));
         let result = result.flatten();
         self.settle();
         result

@@ -84,7 +84,8 @@ mod tests {
     fn counters_are_found_by_token_from_another_thread() {
         let token = allocate();
         find(token).unwrap().add(abi::METRIC_BYTES_READ, u64::from(u32::MAX) + 1);
-        let seen = std::thread::spawn(move || find(token).unwrap().read(abi::METRIC_BYTES_READ)).join().unwrap();
+        let seen =
+            std::thread::spawn(move || find(token).unwrap().read(abi::METRIC_BYTES_READ)).join().unwrap();
         assert_eq!(seen, 1 << 32);
         free(token);
         assert!(find(token).is_none());

@@ -105,7 +105,8 @@ impl SharedMemory {
 
     /// The commands that wait, and resets the ring: JavaScript writes the next from its start once native returns.
     pub fn commands<'a>(&'a self, attached: &dyn Attached) -> Commands<'a> {
-        let words = usize::try_from(self.control(abi::CONTROL_COMMANDS)).unwrap_or(0).min(self.commands.length);
+        let words =
+            usize::try_from(self.control(abi::CONTROL_COMMANDS)).unwrap_or(0).min(self.commands.length);
         self.set_control(abi::CONTROL_COMMANDS, 0);
         self.set_control(abi::CONTROL_WRITE_BYTES, 0);
         // SAFETY: `words` is within the region; JavaScript, its only other user, does not run while this borrow lives.
@@ -130,7 +131,8 @@ impl SharedMemory {
 
     /// Bytes of waiting write commands of one connection.
     pub fn waiting_bytes(&self, handle: i32) -> usize {
-        let words = usize::try_from(self.control(abi::CONTROL_COMMANDS)).unwrap_or(0).min(self.commands.length);
+        let words =
+            usize::try_from(self.control(abi::CONTROL_COMMANDS)).unwrap_or(0).min(self.commands.length);
         // SAFETY: as in `commands`.
         let records = unsafe { std::slice::from_raw_parts(self.commands.base, words) };
         let is_write = |op| op == abi::COMMAND_WRITE || op == abi::COMMAND_WRITE_SLAB;
@@ -234,7 +236,9 @@ impl Sink for Batch<'_> {
         assert!(self.room() > 0, "an event was delivered without asking for room");
         let words = [event.kind, event.handle, event.a, event.b];
         // SAFETY: there is room for the record (asserted), and the region is valid by `Region::new`.
-        unsafe { self.memory.events.base.add(self.records * WORDS).cast::<[i32; 4]>().write_unaligned(words) };
+        unsafe {
+            self.memory.events.base.add(self.records * WORDS).cast::<[i32; 4]>().write_unaligned(words)
+        };
         self.records += 1;
     }
 

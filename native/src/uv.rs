@@ -79,9 +79,9 @@ pub fn uv() -> Result<&'static Uv, String> {
 }
 
 impl Uv {
-    /// Memory for a handle, with its data pointer set. It is given to libuv by an init function, and freed in the
+    /// Memory for a handle, zeroed. It is given to libuv by an init function, and freed in the
     /// callback of `uv_close`.
-    pub fn allocate(&self, kind: HandleType, data: *mut c_void) -> NonNull<RawHandle> {
+    pub fn allocate(&self, kind: HandleType) -> NonNull<RawHandle> {
         // SAFETY: a plain question; then zeroed memory of that size, which is at least one pointer for any handle.
         unsafe {
             let size = (self.handle_size)(kind as c_int);
@@ -89,7 +89,6 @@ impl Uv {
             let Some(handle) = NonNull::new(libc::calloc(1, size)) else {
                 std::alloc::handle_alloc_error(std::alloc::Layout::new::<[usize; 32]>())
             };
-            handle.cast::<*mut c_void>().write(data);
             handle
         }
     }

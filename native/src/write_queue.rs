@@ -50,11 +50,11 @@ impl WriteQueue {
             return;
         }
         self.length += bytes.len();
-        if let Some(Piece::Copied(last)) = self.pieces.back_mut() {
-            if last.len() + bytes.len() <= WRITE_JOIN_BYTES {
-                last.extend_from_slice(bytes);
-                return;
-            }
+        if let Some(Piece::Copied(last)) = self.pieces.back_mut()
+            && last.len() + bytes.len() <= WRITE_JOIN_BYTES
+        {
+            last.extend_from_slice(bytes);
+            return;
         }
         self.pieces.push_back(Piece::Copied(bytes.to_vec()));
     }

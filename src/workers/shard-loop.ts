@@ -119,6 +119,10 @@ export class ShardLoop {
       closed,
     })
     this.retention = new SlabRetention(this.native, RETAINED_SLAB_BYTES)
+    // process.exit on the main thread runs no clean-up of the environment, in which native code would do it.
+    const flush = (): void => this.native.flush()
+    process.on('exit', flush)
+    this.whenClosed.then(() => process.removeListener('exit', flush))
   }
 
   /** Serves a server from its native listeners. Throws the system's error when one cannot be watched. */

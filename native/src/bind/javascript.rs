@@ -120,7 +120,12 @@ impl Bindings {
         let text = "SHARDLOOP";
         // SAFETY: plain calls with handles of the current scope.
         unsafe {
-            check_status!(sys::napi_create_string_utf8(env, text.as_ptr().cast(), text.len() as isize, &mut name))?;
+            check_status!(sys::napi_create_string_utf8(
+                env,
+                text.as_ptr().cast(),
+                text.len() as isize,
+                &mut name
+            ))?;
             check_status!(sys::napi_async_init(env, this, name, &mut context))?;
         }
         let mut slab_references = [ptr::null_mut(); SLABS];
@@ -291,7 +296,12 @@ impl JavaScript for Bindings {
         let mut error = ptr::null_mut();
         // SAFETY: plain calls with handles of this scope.
         unsafe {
-            sys::napi_create_string_utf8(self.env, message.as_ptr().cast(), message.len() as isize, &mut text);
+            sys::napi_create_string_utf8(
+                self.env,
+                message.as_ptr().cast(),
+                message.len() as isize,
+                &mut text,
+            );
             sys::napi_create_error(self.env, ptr::null_mut(), text, &mut error);
             sys::napi_fatal_exception(self.env, error);
         }
@@ -329,7 +339,11 @@ unsafe extern "C" fn on_env_ends(_hook: sys::napi_async_cleanup_hook_handle, hos
 }
 
 /// A property of the constructor's argument.
-pub fn property(env: sys::napi_env, object: sys::napi_value, name: &std::ffi::CStr) -> Result<sys::napi_value> {
+pub fn property(
+    env: sys::napi_env,
+    object: sys::napi_value,
+    name: &std::ffi::CStr,
+) -> Result<sys::napi_value> {
     let mut value = ptr::null_mut();
     // SAFETY: `object` is a handle of the current scope.
     check_status!(unsafe { sys::napi_get_named_property(env, object, name.as_ptr(), &mut value) })?;
@@ -349,5 +363,6 @@ pub fn uv_loop(env: sys::napi_env) -> Result<ptr::NonNull<c_void>> {
     let mut uv_loop = ptr::null_mut();
     // SAFETY: a plain call.
     check_status!(unsafe { sys::napi_get_uv_event_loop(env, &mut uv_loop) })?;
-    ptr::NonNull::new(uv_loop.cast()).ok_or_else(|| Error::new(Status::GenericFailure, "this thread has no libuv loop"))
+    ptr::NonNull::new(uv_loop.cast())
+        .ok_or_else(|| Error::new(Status::GenericFailure, "this thread has no libuv loop"))
 }

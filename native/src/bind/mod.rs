@@ -1,6 +1,6 @@
 //! The binding: the only files that know Node-API. Types here are named after what JavaScript sees.
 
-pub mod javascript;
+mod javascript;
 pub mod listener;
 pub mod metrics;
 pub mod shard;

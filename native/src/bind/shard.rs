@@ -73,8 +73,15 @@ impl NativeShard {
         // users, and those are checked for detachment. The regions are used on this thread only, by the host.
         let memory = unsafe {
             let mut regions = slabs.iter().map(|slab| slab.region());
-            let slabs = std::array::from_fn(|_| regions.next().expect("as many slabs as places were collected"));
-            SharedMemory::new(control.region(), events.region(), commands.region(), write_slab.region(), slabs)
+            let slabs =
+                std::array::from_fn(|_| regions.next().expect("as many slabs as places were collected"));
+            SharedMemory::new(
+                control.region(),
+                events.region(),
+                commands.region(),
+                write_slab.region(),
+                slabs,
+            )
         };
         let bindings = Rc::new(bindings);
         // SAFETY: the loop is this thread's.
@@ -207,7 +214,11 @@ impl NativeShard {
         }
     }
 
-    fn with_socket<T>(&self, handle: i32, look: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+    fn with_socket<T>(
+        &self,
+        handle: i32,
+        look: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
         let result = self.host.inspect(|engine| engine.socket(Handle::from_word(handle)).map(look));
         result.flatten().unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::EBADF)))
     }

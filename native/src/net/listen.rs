@@ -69,7 +69,11 @@ pub fn bind(options: &ListenOptions) -> Result<Listener, SystemError> {
     Ok(Listener { socket, address })
 }
 
-fn bound_socket(address: SocketAddr, options: &ListenOptions, reuse_port: bool) -> Result<Socket, SystemError> {
+fn bound_socket(
+    address: SocketAddr,
+    options: &ListenOptions,
+    reuse_port: bool,
+) -> Result<Socket, SystemError> {
     let socket =
         Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).during("socket")?;
     socket.set_nonblocking(true).during("fcntl")?; // accepted sockets and polls rely on it

@@ -1,0 +1,137 @@
+//! Listeners, and connections coming in by them.
+#![forbid(unsafe_code)]
+
+use super::{Connection, Flags, Listening, NO_RECORD, Registrar, Server, ServerLimits, Shard, Source};
+use crate::abi;
+use crate::error::errno;
+use crate::limits::{ACCEPT_RETRY_MS, ACCEPTS_AT_STOP};
+use crate::net::listen::Listener;
+use crate::net::tcp::{self, AcceptFailure};
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+impl Shard {
+    /// Makes a server known.
+    pub fn add_server(&mut self, server: u16, limits: ServerLimits) {
+        self.servers.insert(server, Server { limits, accepted: 0 });
+    }
+
+    /// Accepts from a listener.
+    pub fn listen(
+        &mut self,
+        server: u16,
+        listener: Arc<Listener>,
+        registrar: &dyn Registrar,
+    ) -> io::Result<()> {
+        let index = self.listeners.iter().position(Option::is_none).unwrap_or(self.listeners.len());
+        registrar.register(listener.as_fd(), Source::Listener(index as u32))?;
+        // What was queued before we watched is announced by an edge on epoll, but need not be elsewhere: look.
+        let entry = Some(Listening { server, listener, readable: true, paused: false });
+        match self.listeners.get_mut(index) {
+            Some(place) => *place = entry,
+            None => self.listeners.push(entry),
+        }
+        Ok(())
+    }
+
+    /// Takes what waits in a server's queues, then lets go of its listeners. How many connections the server had in all:
+    /// each of them is or will be announced.
+    pub fn unlisten(&mut self, server: u16, registrar: &dyn Registrar) -> u64 {
+        for index in 0..self.listeners.len() {
+            if self.listeners[index].as_ref().is_some_and(|l| l.server == server) {
+                self.accept(index, ACCEPTS_AT_STOP, registrar);
+                if let Some(listening) = self.listeners[index].take() {
+                    // It fails only when the descriptor is not under watch, which is what is wanted.
+                    _ = registrar.deregister(listening.listener.as_fd());
+                }
+            }
+        }
+        if !self.listeners.iter().flatten().any(|l| l.paused) {
+            self.accept_retry_at = None;
+        }
+        self.servers.get(&server).map_or(0, |server| server.accepted)
+    }
+
+    pub(super) fn accept(&mut self, index: usize, limit: usize, registrar: &dyn Registrar) {
+        for _ in 0..limit {
+            let Some(listening) = &mut self.listeners[index] else { return };
+            let server = listening.server;
+            let error = match tcp::accept(listening.listener.as_fd()) {
+                Ok((fd, peer)) => {
+                    listening.paused = false;
+                    self.open(fd, peer, server, registrar);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match tcp::accept_failure(&error) {
+                AcceptFailure::Empty => {
+                    listening.readable = false;
+                    return;
+                }
+                AcceptFailure::Connection => self.metrics.add(abi::METRIC_ACCEPT_ERRORS, 1),
+                AcceptFailure::Exhausted | AcceptFailure::Other => {
+                    // The queue keeps what waits. Descriptors may be freed anywhere in the process, which nobody
+                    // tells us: so besides one of our own, time is a reason to try again.
+                    let told = mem::replace(&mut listening.paused, true);
+                    self.metrics.add(abi::METRIC_ACCEPT_ERRORS, 1);
+                    if !told {
+                        self.accept_errors.push_back((server, errno(&error), true));
+                    }
+                    self.accept_retry_at = Some(Instant::now() + Duration::from_millis(ACCEPT_RETRY_MS));
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn open(&mut self, fd: OwnedFd, peer: SocketAddr, server: u16, registrar: &dyn Registrar) {
+        let Some(limits) = self.servers.get(&server).map(|server| server.limits) else {
+            debug_assert!(false, "a listener's server is not known");
+            return;
+        };
+        self.metrics.add(abi::METRIC_CONNECTIONS_ACCEPTED, 1);
+        let inserted = self.connections.insert(Connection {
+            fd: Some(fd),
+            flags: Flags::UNANNOUNCED,
+            server,
+            reason: 0,
+            queue: None,
+            owned_flushed: 0,
+            read_hint: 0,
+            chain_first: NO_RECORD,
+            chain_last: NO_RECORD,
+            write_high: limits.write_high_bytes,
+            write_low: limits.write_low_bytes,
+            idle_ticks: 0,
+            active_at: self.tick,
+            timer_at: 0,
+            peer,
+        });
+        let Ok(handle) = inserted else {
+            self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
+            self.accept_errors.push_back((server, libc::ENFILE, false));
+            return;
+        };
+        let result = match &self.connections.get(handle).and_then(|c| c.fd.as_ref()) {
+            Some(fd) => registrar.register(fd.as_fd(), Source::Connection(handle)),
+            None => Ok(()),
+        };
+        if let Err(error) = result {
+            // Out of watches or memory: the connection ends before anybody heard of it.
+            self.connections.remove(handle);
+            self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
+            self.accept_errors.push_back((server, errno(&error), false));
+            return;
+        }
+        if let Some(server) = self.servers.get_mut(&server) {
+            server.accepted += 1;
+        }
+        self.signal(handle);
+        self.set_idle_timeout(handle, limits.idle_timeout_ms);
+    }
+}

@@ -1,0 +1,83 @@
+//! Ends of connections: lost, reset, or closed without destroying what is on its way.
+#![forbid(unsafe_code)]
+
+use super::{Flags, Handle, Registrar, Shard, Source};
+use crate::abi;
+use crate::limits::{LINGER_MS, LINGERING_MAX, READS_PER_BATCH};
+use crate::net::tcp;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+impl Shard {
+    /// The connection is gone for this reason; its descriptor closes now.
+    pub(super) fn lose(&mut self, handle: Handle, reason: i32) {
+        self.take_descriptor(handle, reason);
+    }
+
+    /// Ends a connection by a reset.
+    pub(super) fn reset(&mut self, handle: Handle, reason: i32) {
+        if let Some(fd) = self.connections.get(handle).and_then(|connection| connection.fd.as_ref()) {
+            tcp::reset_on_close(fd.as_fd());
+        }
+        self.take_descriptor(handle, reason);
+    }
+
+    /// Ends a connection after its queue is empty, without destroying what the peer has not received yet.
+    pub(super) fn close(&mut self, handle: Handle, registrar: &dyn Registrar) {
+        let heard_end =
+            self.connections.get(handle).is_some_and(|connection| connection.flags.has(Flags::EOF));
+        let Some(fd) = self.take_descriptor(handle, 0) else { return };
+        if heard_end || self.lingering.len() >= LINGERING_MAX || !tcp::close_may_lose_bytes(fd.as_fd()) {
+            return;
+        }
+        let id = self.lingering_next;
+        if tcp::shutdown_write(fd.as_fd()).is_ok()
+            && registrar.reregister(fd.as_fd(), Source::Lingering(id)).is_ok()
+        {
+            self.lingering_next = self.lingering_next.wrapping_add(1);
+            self.lingering.insert(id, fd);
+            self.lingering_until.push_back((Instant::now() + Duration::from_millis(LINGER_MS), id));
+            self.drain_lingering(id);
+        }
+    }
+
+    pub(super) fn take_descriptor(&mut self, handle: Handle, reason: i32) -> Option<OwnedFd> {
+        let connection = self.connections.get_mut(handle)?;
+        let fd = connection.fd.take()?;
+        connection.flags.set(Flags::LOST);
+        connection.reason = reason;
+        if let Some(mut queue) = connection.queue.take() {
+            queue.clear(&mut self.released_pins);
+        }
+        self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
+        self.descriptor_freed = true;
+        self.signal(handle);
+        Some(fd)
+    }
+
+    /// Discards what a closed connection still receives, until its end.
+    pub(super) fn drain_lingering(&mut self, id: u32) {
+        let Some(fd) = self.lingering.get(&id) else { return };
+        let mut discarded = [MaybeUninit::uninit(); 16 * 1024];
+        for _ in 0..READS_PER_BATCH {
+            match tcp::receive(fd.as_fd(), &mut discarded) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(0) | Err(_) => {
+                    self.end_lingering(id);
+                    return;
+                }
+            }
+        }
+        self.lingering_ready.push(id);
+    }
+
+    pub(super) fn end_lingering(&mut self, id: u32) {
+        if self.lingering.remove(&id).is_some() {
+            self.descriptor_freed = true;
+            self.lingering_until.retain(|&(_, other)| other != id);
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Idle timeouts.
+#![forbid(unsafe_code)]
+
+use super::{Flags, Handle, Shard};
+use crate::limits::TIMER_TICK_MS;
+use crate::timer::Tick;
+
+impl Shard {
+    pub(super) fn set_idle_timeout(&mut self, handle: Handle, milliseconds: u32) {
+        let Some(connection) = self.connections.get_mut(handle) else { return };
+        connection.idle_ticks = u64::from(milliseconds).div_ceil(TIMER_TICK_MS) as Tick;
+        connection.active_at = self.tick;
+        // An entry that falls due earlier serves: it is put in again then. So a timeout that is set with every message
+        // does not fill the wheel.
+        if connection.idle_ticks > 0
+            && (connection.timer_at == 0 || connection.timer_at > connection.idle_at())
+        {
+            connection.timer_at = connection.idle_at();
+            self.timers.insert(handle, connection.timer_at);
+        }
+    }
+
+    pub(super) fn timer_due(&mut self, handle: Handle, deadline: Tick) {
+        let Some(connection) = self.connections.get_mut(handle) else { return };
+        if connection.timer_at != deadline {
+            return; // another entry counts
+        }
+        connection.timer_at = 0;
+        if connection.idle_ticks == 0 || connection.flags.has(Flags::LOST) {
+            return;
+        }
+        let is_idle = connection.idle_at() <= self.tick;
+        if is_idle {
+            connection.active_at = self.tick;
+            connection.flags.set(Flags::IDLE);
+        }
+        connection.timer_at = connection.idle_at();
+        self.timers.insert(handle, connection.timer_at);
+        if is_idle {
+            self.signal(handle);
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Commands in: writes and switches of connections.
+#![forbid(unsafe_code)]
+
+use super::{Flags, Handle, NO_RECORD, Registrar, Shard};
+use crate::abi;
+use crate::error::errno;
+use crate::limits::WRITEV_PIECES;
+use crate::net::tcp;
+use crate::ring::Commands;
+use crate::write_queue::{Detached, Pin, PinnedMemory, WriteQueue};
+use arrayvec::ArrayVec;
+use std::io::{self, IoSlice};
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+impl Shard {
+    /// Applies commands; writes to one connection leave together.
+    pub fn submit(&mut self, now: Instant, commands: &Commands<'_>, registrar: &dyn Registrar) {
+        self.set_time(now);
+        self.chain.clear();
+        self.chain.resize(commands.len(), NO_RECORD);
+        for index in 0..commands.len() {
+            let [operation, handle, a, b] = commands.record(index);
+            let handle = Handle::from_word(handle);
+            // A command to a connection that is gone, or to a slot that is another's by now, does nothing.
+            let Some(connection) = self.connections.get_mut(handle) else { continue };
+            if connection.flags.has(Flags::LOST) {
+                continue;
+            }
+            match operation & abi::KIND_MASK {
+                abi::COMMAND_WRITE | abi::COMMAND_WRITE_SLAB => {
+                    let index = index as u32;
+                    if connection.chain_last == NO_RECORD {
+                        connection.chain_first = index;
+                        self.dirty.push(handle);
+                    } else {
+                        self.chain[connection.chain_last as usize] = index;
+                    }
+                    connection.chain_last = index;
+                }
+                abi::COMMAND_START => {
+                    connection.flags.set(Flags::STARTED);
+                    self.set_mode(handle, a != 0);
+                    self.resume(handle);
+                }
+                abi::COMMAND_MODE => self.set_mode(handle, a != 0),
+                abi::COMMAND_PAUSE => connection.flags.set(Flags::PAUSED),
+                abi::COMMAND_RESUME => {
+                    connection.flags.clear(Flags::PAUSED);
+                    self.resume(handle);
+                }
+                abi::COMMAND_CLOSE => {
+                    connection.flags.set(Flags::CLOSING);
+                    self.dirty.push(handle);
+                }
+                abi::COMMAND_WRITE_EOF => {
+                    connection.flags.set(Flags::WRITE_EOF);
+                    self.dirty.push(handle);
+                }
+                abi::COMMAND_ABORT => {
+                    self.reset(handle, a);
+                }
+                abi::COMMAND_WRITE_LIMITS => {
+                    connection.write_high = a as u32;
+                    connection.write_low = b as u32;
+                    self.update_watermarks(handle);
+                }
+                abi::COMMAND_IDLE_TIMEOUT => self.set_idle_timeout(handle, a as u32),
+                other => debug_assert!(false, "unknown command {other}"),
+            }
+        }
+        let mut dirty = mem::take(&mut self.dirty);
+        for handle in dirty.drain(..) {
+            self.send_chain(handle, commands, registrar);
+        }
+        self.dirty = dirty;
+    }
+
+    pub(super) fn set_mode(&mut self, handle: Handle, borrows: bool) {
+        if let Some(connection) = self.connections.get_mut(handle) {
+            if borrows {
+                connection.flags.set(Flags::BORROWS);
+            } else {
+                connection.flags.clear(Flags::BORROWS);
+            }
+        }
+    }
+
+    pub(super) fn resume(&mut self, handle: Handle) {
+        if self.connections.get(handle).is_some_and(|c| c.flags.has(Flags::READABLE)) {
+            self.list_ready(handle);
+        }
+    }
+
+    /// Sends this flush's writes of a connection, then does what waited for them.
+    pub(super) fn send_chain(&mut self, handle: Handle, commands: &Commands<'_>, registrar: &dyn Registrar) {
+        let Some(connection) = self.connections.get_mut(handle) else { return };
+        let mut next = mem::replace(&mut connection.chain_first, NO_RECORD);
+        connection.chain_last = NO_RECORD;
+        while next != NO_RECORD {
+            let mut pieces: ArrayVec<IoSlice<'_>, WRITEV_PIECES> = ArrayVec::new();
+            while next != NO_RECORD && !pieces.is_full() {
+                let Some(bytes) = commands.bytes(next as usize) else {
+                    self.reset(handle, abi::CLOSE_DETACHED);
+                    return;
+                };
+                pieces.push(IoSlice::new(bytes));
+                next = self.chain[next as usize];
+            }
+            self.send_or_queue(handle, &mut pieces);
+        }
+        self.after_write(handle, registrar);
+    }
+
+    /// Sends at once.
+    pub fn write(&mut self, handle: Handle, bytes: &[u8], registrar: &dyn Registrar) {
+        self.send_or_queue(handle, &mut [IoSlice::new(bytes)]);
+        self.after_write(handle, registrar);
+    }
+
+    /// Sends at once; the rest stays where it is.
+    pub fn write_pinned(
+        &mut self,
+        handle: Handle,
+        pin: Pin,
+        length: usize,
+        memory: &dyn PinnedMemory,
+        registrar: &dyn Registrar,
+    ) -> bool {
+        let write_max = self.write_max(handle);
+        let open = self.connections.get_mut(handle).filter(|c| !c.flags.has(Flags::LOST));
+        let Some(connection) = open else {
+            self.released_pins.push(pin);
+            return false;
+        };
+        let queue = connection.queue.get_or_insert_default();
+        let idle = queue.is_empty();
+        queue.push_pinned(pin, 0, length);
+        if idle {
+            self.send_queue(handle, memory, registrar);
+        }
+        if self.queued_bytes(handle) > write_max {
+            self.metrics.add(abi::METRIC_WRITE_OVERFLOWS, 1);
+            self.reset(handle, abi::CLOSE_WRITE_OVERFLOW);
+        }
+        self.update_watermarks(handle);
+        true
+    }
+
+    pub(super) fn write_max(&self, handle: Handle) -> usize {
+        let server = self.connections.get(handle).map(|connection| connection.server);
+        server.and_then(|server| self.servers.get(&server)).map_or(0, |server| server.limits.write_max_bytes)
+    }
+
+    /// Sends pieces if nothing waits before them; queues a copy of what the kernel does not take.
+    pub(super) fn send_or_queue(&mut self, handle: Handle, pieces: &mut [IoSlice<'_>]) {
+        let Some(connection) = self.connections.get_mut(handle) else { return };
+        if connection.flags.has(Flags::LOST) {
+            return;
+        }
+        let Some(fd) = connection.fd.as_ref() else { return };
+        let mut rest = pieces;
+        if connection.queue.is_none() {
+            self.metrics.add(abi::METRIC_WRITES, 1);
+            match tcp::send(fd.as_fd(), rest) {
+                Ok(sent) => {
+                    connection.active_at = self.tick;
+                    self.metrics.add(abi::METRIC_BYTES_WRITTEN, sent as u64);
+                    IoSlice::advance_slices(&mut rest, sent);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    self.lose(handle, errno(&error));
+                    return;
+                }
+            }
+        }
+        let length: usize = rest.iter().map(|piece| piece.len()).sum();
+        if length == 0 {
+            return;
+        }
+        if connection.queued() + length > self.write_max(handle) {
+            self.metrics.add(abi::METRIC_WRITE_OVERFLOWS, 1);
+            self.reset(handle, abi::CLOSE_WRITE_OVERFLOW);
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(handle) else { return };
+        let queue = connection.queue.get_or_insert_with(|| Box::new(WriteQueue::default()));
+        for piece in rest.iter() {
+            queue.push(piece);
+        }
+    }
+
+    /// Sends what is queued until the kernel takes no more.
+    pub(super) fn send_queue(
+        &mut self,
+        handle: Handle,
+        memory: &dyn PinnedMemory,
+        registrar: &dyn Registrar,
+    ) {
+        loop {
+            let Some(connection) = self.connections.get_mut(handle) else { return };
+            let (Some(fd), Some(queue)) = (connection.fd.as_ref(), connection.queue.as_mut()) else { return };
+            let (length, result) = match send_first(fd.as_fd(), queue, memory) {
+                Ok(outcome) => outcome,
+                Err(Detached) => {
+                    self.reset(handle, abi::CLOSE_DETACHED);
+                    return;
+                }
+            };
+            self.metrics.add(abi::METRIC_WRITES, u64::from(length > 0));
+            let sent = match result {
+                Ok(sent) => sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    self.lose(handle, errno(&error));
+                    return;
+                }
+            };
+            connection.active_at = self.tick;
+            self.metrics.add(abi::METRIC_BYTES_WRITTEN, sent as u64);
+            queue.advance(sent, &mut self.flushed_pins);
+            if !self.flushed_pins.is_empty() {
+                connection.owned_flushed += self.flushed_pins.len() as u32;
+                self.released_pins.append(&mut self.flushed_pins);
+                self.signal(handle);
+            }
+            let Some(connection) = self.connections.get_mut(handle) else { return };
+            if connection.queue.as_ref().is_none_or(|queue| queue.is_empty()) {
+                connection.queue = None; // an idle connection holds no buffer
+                break;
+            }
+            if sent < length {
+                break;
+            }
+        }
+        self.after_write(handle, registrar);
+    }
+
+    pub(super) fn after_write(&mut self, handle: Handle, registrar: &dyn Registrar) {
+        self.update_watermarks(handle);
+        let Some(connection) = self.connections.get_mut(handle) else { return };
+        if connection.queue.is_some() || connection.flags.has(Flags::LOST) {
+            return;
+        }
+        if connection.flags.has(Flags::CLOSING) {
+            self.close(handle, registrar);
+        } else if connection.flags.has(Flags::WRITE_EOF) && !connection.flags.has(Flags::WRITE_CLOSED) {
+            connection.flags.set(Flags::WRITE_CLOSED);
+            let result = connection.fd.as_ref().map_or(Ok(()), |fd| tcp::shutdown_write(fd.as_fd()));
+            if let Err(error) = result {
+                self.lose(handle, errno(&error));
+            }
+        }
+    }
+
+    pub(super) fn update_watermarks(&mut self, handle: Handle) {
+        let Some(connection) = self.connections.get_mut(handle) else { return };
+        let queued = connection.queued();
+        if connection.flags.has(Flags::WRITE_PAUSED) {
+            if queued <= connection.write_low as usize {
+                connection.flags.clear(Flags::WRITE_PAUSED);
+                self.signal(handle);
+            }
+        } else if queued > connection.write_high as usize {
+            connection.flags.set(Flags::WRITE_PAUSED);
+            self.signal(handle);
+        }
+    }
+}
+
+/// Offers the kernel the first pieces of a queue: how many bytes, and how many of them it took.
+fn send_first(
+    fd: BorrowedFd<'_>,
+    queue: &WriteQueue,
+    memory: &dyn PinnedMemory,
+) -> Result<(usize, io::Result<usize>), Detached> {
+    let mut pieces: ArrayVec<IoSlice<'_>, WRITEV_PIECES> = ArrayVec::new();
+    queue.slices(memory, &mut pieces)?;
+    let length = pieces.iter().map(|piece| piece.len()).sum();
+    Ok((length, if length == 0 { Ok(0) } else { tcp::send(fd, &pieces) }))
+}
