@@ -67,10 +67,7 @@ forEachEngine('how a shard starts', (test) => {
       [fileURLToPath(new URL('node_modules/tsx/dist/cli.mjs', ROOT)), source('typescript-entry.ts')],
     ],
     ['a TypeScript entry under node --import tsx', ['--import', 'tsx', source('typescript-entry.ts')]],
-    [
-      'a CommonJS entry by require()',
-      [fileURLToPath(new URL('dist/test/fixtures/servers/commonjs-entry.cjs', ROOT))],
-    ],
+    ['a CommonJS entry by require()', [source('commonjs-entry.cjs')]],
   ]
   for (const [name, args] of entries) {
     test(`${name} runs in the shards`, async (t) => {
@@ -85,7 +82,7 @@ forEachEngine('how a shard starts', (test) => {
     const project = mkdtempSync(join(tmpdir(), 'shardloop-'))
     t.defer(() => rmSync(project, { recursive: true }))
     const entry = join(project, 'server.ts')
-    copyFileSync(source('commonjs-entry.cts'), entry)
+    copyFileSync(source('commonjs-entry.cjs'), entry)
     writeFileSync(join(project, 'package.json'), '{ "type": "commonjs" }')
     mkdirSync(join(project, 'node_modules'))
     symlinkSync(fileURLToPath(ROOT), join(project, 'node_modules', 'shardloop'), 'dir')
