@@ -127,6 +127,20 @@ forEachEngine('the end of a server', (test) => {
     })
   }
 
+  test("a listener of 'shard' may end the server too", async (t) => {
+    const server = await t.serve(MODULE, { shards: 2 })
+    const ends: Promise<void>[] = []
+    const states: string[] = []
+    server.events.on('shard', ({ id, state }) => {
+      states.push(`${id} ${state}`)
+      ends.push(server.abort())
+    })
+    const first = server.close()
+    await first
+    assert.deepEqual(new Set(ends), new Set([first]))
+    assert.deepEqual(states.sort(), ['0 draining', '0 stopped', '1 draining', '1 stopped'])
+  })
+
   test('a shard that the program keeps alive is terminated after its grace', async (t) => {
     const { child } = await obedient(t, { shards: 2, shardTimer: true })
     child.send('close')

@@ -217,7 +217,8 @@ impl Batch<'_> {
                 return false;
             }
         }
-        let enough = slab.memory.length - slab.used >= needed;
+        // An empty slab is as good as any other, whatever was hoped for.
+        let enough = slab.used == 0 || slab.memory.length - slab.used >= needed;
         if !enough && index != 0 {
             self.retire(index);
         }

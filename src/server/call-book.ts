@@ -21,7 +21,7 @@ export interface CallEnd {
 
 /**
  * All calls of `createServer` with shards that this process has made. Those that are over are kept: a shard that starts
- * later runs the program from its beginning, and comes by them again.
+ * later runs the program from its beginning, and comes by them again. That is some hundred bytes for each call ever made.
  */
 export class CallBook {
   readonly #counter = new CallCounter()

@@ -92,7 +92,8 @@ export class SupervisorServer implements Server, ShardUser {
       this.#phase = 'listening'
       if (settings.signals) signalDrain()?.register(this)
     } catch (error) {
-      await this.#giveUp(error)
+      this.#ended = this.#giveUp(error)
+      await this.#ended
       throw error
     } finally {
       clearTimeout(timer)
@@ -157,7 +158,12 @@ export class SupervisorServer implements Server, ShardUser {
   /** Ends the server, with the earliest deadline that was asked for. */
   #end(deadlineMs: number): Promise<void> {
     if (this.#phase === 'starting') return this.#endOnceStarted(deadlineMs)
-    this.#ended ??= this.#drainAndClose()
+    if (this.#ended === null) {
+      // Set first: a listener of 'shard' that is called on the way may end the server too.
+      const ended = new Deferred<void>()
+      this.#ended = ended.promise
+      ended.resolve(this.#drainAndClose())
+    }
     const deadline = performance.now() + deadlineMs
     if (this.#phase === 'draining' && deadline < this.#deadline) {
       this.#deadline = deadline

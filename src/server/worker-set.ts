@@ -53,10 +53,7 @@ export class WorkerSet implements ShardGroup {
 
   start(): readonly ShardControl[] {
     if (this.#broken)
-      throw new ShardloopError(
-        'ERR_SHARDLOOP_START',
-        'the shards that this server was to share could not be started',
-      )
+      throw new ShardloopError('ERR_SHARDLOOP_START', 'a shard that this server was to share has died')
     if (this.#shards.length === this.size) return this.#shards
     // It stays so when a thread cannot be made: what there is ends with the servers that wanted it.
     this.#broken = true

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { suite } from 'uvu'
-import { verdictOf } from './results.js'
-import { cleanPairs, type LeftOut, pairsOf, type Sample } from './rounds.js'
-import { BARS, type Bar, type PeerId } from './rows.js'
-import { geometricMean, median, quantile, ratioInterval, seededRandom, shuffled } from './statistics.js'
-import { parseTable } from './syscalls.js'
+import { verdictOf } from '../bench/results.js'
+import { cleanPairs, type LeftOut, pairsOf, type Sample } from '../bench/rounds.js'
+import { BARS, type Bar, type PeerId } from '../bench/rows.js'
+import { geometricMean, median, quantile, ratioInterval, seededRandom, shuffled } from '../bench/statistics.js'
+import { parseTable } from '../bench/syscalls.js'
 
 const test = suite('bench statistics')
 

@@ -1,0 +1,414 @@
+//! The engine contract, driven without JavaScript: shared memory is plain vectors, peers are std sockets.
+//! Small enough to run under valgrind: `cargo test -p shardloop-native --test mio_engine`.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use shardloop_native::abi;
+use shardloop_native::connection::Handle;
+use shardloop_native::engine::{Engine, mio::MioEngine};
+use shardloop_native::limits;
+use shardloop_native::metrics::Metrics;
+use shardloop_native::net::listen::{ListenOptions, Listener, bind};
+use shardloop_native::ring::{Attached, Region, SLABS, SharedMemory};
+use shardloop_native::shard::ServerLimits;
+use shardloop_native::write_queue::{Pin, PinnedMemory};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+struct Attachments;
+
+impl Attached for Attachments {
+    fn is_attached(&self, _index: usize) -> bool {
+        true
+    }
+}
+
+impl PinnedMemory for Attachments {
+    fn bytes(&self, _pin: Pin, start: usize, end: usize) -> Option<&[u8]> {
+        static MEMORY: [u8; 1 << 20] = [7; 1 << 20];
+        MEMORY.get(start..end)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    Open(i32),
+    Data(i32, Vec<u8>),
+    Other(i32, i32, i32),
+}
+
+/// An engine with what JavaScript would give it.
+struct Bench {
+    engine: MioEngine,
+    memory: SharedMemory,
+    events: Vec<i32>,
+    commands: Vec<i32>,
+    write_slab: Vec<u8>,
+    slabs: Vec<Vec<u8>>,
+    _control: Vec<i32>,
+    metrics: Arc<Metrics>,
+    written: usize,
+    queued: usize,
+}
+
+const WORDS: usize = abi::RECORD_WORDS as usize;
+
+impl Bench {
+    fn new(limits: ServerLimits, slab_bytes: usize) -> (Self, SocketAddr) {
+        fn region<T>(memory: &mut [T]) -> Region<T> {
+            // SAFETY: the vectors are never resized and live beside the shared memory, on one thread.
+            unsafe { Region::new(memory.as_mut_ptr(), memory.len()) }
+        }
+        let metrics = Arc::<Metrics>::default();
+        let mut engine = MioEngine::new(metrics.clone()).unwrap();
+        let mut control = vec![0; abi::CONTROL_WORDS as usize];
+        let mut events = vec![0; abi::EVENT_RING_RECORDS as usize * WORDS];
+        let mut commands = vec![0; abi::COMMAND_RING_RECORDS as usize * WORDS];
+        let mut write_slab = vec![0; limits::WRITE_SLAB_BYTES];
+        let mut slabs: Vec<Vec<u8>> = (0..SLABS).map(|_| vec![0; slab_bytes]).collect();
+        let mut regions = slabs.iter_mut().map(|slab| region(slab));
+        let slab_regions = std::array::from_fn(|_| regions.next().unwrap());
+        let memory = SharedMemory::new(
+            region(&mut control),
+            region(&mut events),
+            region(&mut commands),
+            region(&mut write_slab),
+            slab_regions,
+        );
+        engine.add_server(0, limits);
+        let listener = listener();
+        let address = listener.address();
+        engine.listen(0, Arc::new(listener)).unwrap();
+        let bench = Self {
+            engine,
+            memory,
+            events,
+            commands,
+            write_slab,
+            slabs,
+            _control: control,
+            metrics,
+            written: 0,
+            queued: 0,
+        };
+        (bench, address)
+    }
+
+    /// Waits until the engine has something, and takes one batch.
+    fn batch(&mut self) -> Vec<Seen> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let mut batch = self.memory.batch(&Attachments);
+            self.engine.collect(Instant::now(), &mut batch, &Attachments);
+            let (records, _) = batch.finish();
+            let mut seen = Vec::new();
+            for record in self.events[..records * WORDS].chunks_exact(WORDS) {
+                let [word, handle, a, b] = [record[0], record[1], record[2], record[3]];
+                seen.push(match word & abi::KIND_MASK {
+                    abi::EVENT_OPEN => Seen::Open(handle),
+                    abi::EVENT_DATA => {
+                        let slab = &self.slabs[(word >> abi::SLAB_SHIFT) as usize];
+                        Seen::Data(handle, slab[a as usize..(a + b) as usize].to_vec())
+                    }
+                    kind => Seen::Other(kind, handle, a),
+                });
+            }
+            self.replace_slabs();
+            if !seen.is_empty() {
+                return seen;
+            }
+            assert!(Instant::now() < deadline, "nothing happened for 10 seconds");
+            let mut poll = libc::pollfd { fd: self.engine.pollable(), events: libc::POLLIN, revents: 0 };
+            let timeout = if self.engine.has_backlog() { 0 } else { 100 };
+            // SAFETY: one valid pollfd.
+            unsafe { libc::poll(&mut poll, 1, timeout) };
+        }
+    }
+
+    fn replace_slabs(&mut self) {
+        for index in 0..SLABS {
+            if self.memory.control(abi::CONTROL_RETIRED) & 1 << index != 0 {
+                let slab = &mut self.slabs[index];
+                // SAFETY: as in `new`.
+                let region = unsafe { Region::new(slab.as_mut_ptr(), slab.len()) };
+                self.memory.replace_slab(index, region);
+            }
+        }
+    }
+
+    fn until(&mut self, mut done: impl FnMut(&Seen) -> bool) -> Vec<Seen> {
+        let mut all = Vec::new();
+        loop {
+            let seen = self.batch();
+            self.flush();
+            self.engine.end_batch();
+            let stop = seen.iter().any(&mut done);
+            all.extend(seen);
+            if stop {
+                return all;
+            }
+        }
+    }
+
+    fn command(&mut self, operation: i32, handle: i32, a: i32, b: i32) {
+        self.commands[self.queued * WORDS..][..WORDS].copy_from_slice(&[operation, handle, a, b]);
+        self.queued += 1;
+    }
+
+    fn write(&mut self, handle: i32, bytes: &[u8]) {
+        self.write_slab[self.written..][..bytes.len()].copy_from_slice(bytes);
+        self.command(abi::COMMAND_WRITE, handle, self.written as i32, bytes.len() as i32);
+        self.written += bytes.len();
+    }
+
+    fn flush(&mut self) {
+        self.memory.set_control(abi::CONTROL_COMMANDS, (self.queued * WORDS) as i32);
+        let commands = self.memory.commands(&Attachments);
+        self.engine.submit(Instant::now(), &commands);
+        (self.queued, self.written) = (0, 0);
+    }
+
+    fn accept(&mut self) -> i32 {
+        let Seen::Open(handle) = self.batch()[0] else { panic!("the first event is not an open") };
+        self.command(abi::COMMAND_START, handle, 0, 0);
+        self.flush();
+        self.engine.end_batch();
+        handle
+    }
+}
+
+fn listener() -> Listener {
+    bind(&ListenOptions {
+        host: [127, 0, 0, 1].into(),
+        port: 0,
+        backlog: 512,
+        reuse_port: false,
+        ipv6_only: false,
+        no_delay: true,
+        exclusive: false,
+    })
+    .unwrap()
+}
+
+fn server_limits() -> ServerLimits {
+    ServerLimits {
+        write_high_bytes: 64 << 10,
+        write_low_bytes: 16 << 10,
+        write_max_bytes: 1 << 20,
+        idle_timeout_ms: 0,
+    }
+}
+
+fn read_exactly(peer: &mut TcpStream, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    peer.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+const CLOSED: i32 = abi::EVENT_CLOSED;
+
+#[test]
+fn bytes_come_in_and_go_out_and_every_connection_ends_once() {
+    let (mut bench, address) = Bench::new(server_limits(), 32 << 10);
+    let mut peer = TcpStream::connect(address).unwrap();
+    let handle = bench.accept();
+    peer.write_all(b"question").unwrap();
+    assert_eq!(bench.batch(), [Seen::Data(handle, b"question".to_vec())]);
+    bench.write(handle, b"ans");
+    bench.write(handle, b"wer");
+    let before = bench.metrics.read(abi::METRIC_WRITES);
+    bench.flush();
+    assert_eq!(bench.metrics.read(abi::METRIC_WRITES), before + 1, "two writes, one system call");
+    assert_eq!(read_exactly(&mut peer, 6), b"answer");
+    peer.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(bench.batch(), [Seen::Other(abi::EVENT_EOF, handle, 0)]);
+    bench.command(abi::COMMAND_CLOSE, handle, 0, 0);
+    bench.flush();
+    assert_eq!(bench.batch(), [Seen::Other(CLOSED, handle, 0)]);
+    bench.engine.end_batch();
+    assert!(bench.engine.socket(Handle::from_word(handle)).is_none());
+    assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn a_late_command_does_not_reach_the_slots_next_connection() {
+    let (mut bench, address) = Bench::new(server_limits(), 32 << 10);
+    let first_peer = TcpStream::connect(address).unwrap();
+    let first = bench.accept();
+    drop(first_peer);
+    bench.until(|seen| matches!(seen, Seen::Other(abi::EVENT_EOF, ..)));
+    bench.command(abi::COMMAND_ABORT, first, 0, 0);
+    bench.flush();
+    bench.until(|seen| matches!(seen, Seen::Other(CLOSED, ..)));
+    let mut second_peer = TcpStream::connect(address).unwrap();
+    let second = bench.accept();
+    assert_ne!(first, second);
+    assert_eq!(first & abi::HANDLE_SLOT_MASK, second & abi::HANDLE_SLOT_MASK, "the slot is used again");
+    bench.write(first, b"not yours");
+    bench.command(abi::COMMAND_CLOSE, first, 0, 0);
+    bench.command(abi::COMMAND_ABORT, first, 0, 0);
+    bench.write(second, b"yours");
+    bench.flush();
+    assert_eq!(read_exactly(&mut second_peer, 5), b"yours");
+    assert!(bench.engine.socket(Handle::from_word(second)).is_some());
+}
+
+#[test]
+fn a_peer_that_does_not_read_pauses_writing_then_overflows_by_name() {
+    let (mut bench, address) = Bench::new(server_limits(), 32 << 10);
+    let peer = TcpStream::connect(address).unwrap();
+    let handle = bench.accept();
+    let piece = vec![1; 200 << 10];
+    let mut paused = false;
+    for _ in 0..200 {
+        bench.engine.write(Handle::from_word(handle), &piece);
+        if bench.engine.has_backlog() {
+            match bench.batch()[..] {
+                [Seen::Other(abi::EVENT_PAUSE_WRITING, ..)] => paused = true,
+                [Seen::Other(CLOSED, _, reason)] => {
+                    assert!(paused, "it was told to pause first");
+                    assert_eq!(reason, abi::CLOSE_WRITE_OVERFLOW);
+                    assert_eq!(bench.engine.queued_bytes(Handle::from_word(handle)), 0);
+                    drop(peer);
+                    return;
+                }
+                ref other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+    panic!("40 MB were queued");
+}
+
+#[test]
+fn pinned_memory_is_released_when_flushed_and_when_the_connection_ends() {
+    let (mut bench, address) = Bench::new(server_limits(), 32 << 10);
+    let mut peer = TcpStream::connect(address).unwrap();
+    let handle = Handle::from_word(bench.accept());
+    for pin in 0..8 {
+        assert!(bench.engine.write_pinned(handle, pin, 120 << 10, &Attachments));
+    }
+    let reader = std::thread::spawn(move || {
+        let bytes = read_exactly(&mut peer, 8 * (120 << 10));
+        assert!(bytes.iter().all(|&byte| byte == 7));
+        peer
+    });
+    let mut released = Vec::new();
+    while released.len() < 8 {
+        bench.batch();
+        bench.engine.end_batch();
+        bench.engine.take_released_pins(&mut released);
+    }
+    assert_eq!(released, [0, 1, 2, 3, 4, 5, 6, 7]);
+    let peer = reader.join().unwrap();
+    while bench.engine.queued_bytes(handle) == 0 {
+        assert!(bench.engine.write_pinned(handle, 8, 120 << 10, &Attachments));
+        released.clear();
+        bench.engine.take_released_pins(&mut released);
+    }
+    bench.command(abi::COMMAND_ABORT, handle.word(), 0, 0);
+    bench.flush();
+    released.clear();
+    bench.engine.take_released_pins(&mut released);
+    assert_eq!(released, [8]);
+    assert!(!bench.engine.write_pinned(handle, 9, 10, &Attachments));
+    released.clear();
+    bench.engine.take_released_pins(&mut released);
+    assert_eq!(released, [9], "a pin that was refused is released too");
+    drop(peer);
+}
+
+#[test]
+fn nothing_is_lost_when_slabs_and_batches_are_too_small_for_what_is_ready() {
+    let (mut bench, address) = Bench::new(server_limits(), 8 << 10);
+    let mut peers: Vec<_> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut handles = Vec::new();
+    while handles.len() < peers.len() {
+        for seen in bench.batch() {
+            let Seen::Open(handle) = seen else { panic!("unexpected {seen:?}") };
+            handles.push(handle);
+        }
+        bench.engine.end_batch();
+    }
+    for (index, peer) in peers.iter_mut().enumerate() {
+        peer.write_all(&vec![index as u8; 30_000]).unwrap();
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+    for (index, &handle) in handles.iter().enumerate() {
+        bench.command(abi::COMMAND_START, handle, (index % 2) as i32, 0);
+    }
+    bench.flush();
+    let mut received = std::collections::HashMap::<i32, Vec<u8>>::new();
+    let mut ends = 0;
+    while ends < peers.len() {
+        for seen in bench.batch() {
+            match seen {
+                Seen::Data(handle, bytes) => received.entry(handle).or_default().extend(bytes),
+                Seen::Other(abi::EVENT_EOF, ..) => ends += 1,
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        bench.engine.end_batch();
+    }
+    let mut totals: Vec<_> = received.values().map(|bytes| (bytes[0], bytes.len())).collect();
+    totals.sort_unstable();
+    assert_eq!(totals, (0..40).map(|index| (index, 30_000)).collect::<Vec<_>>());
+    assert!(received.values().all(|bytes| bytes.iter().all(|&byte| byte == bytes[0])));
+}
+
+#[test]
+fn what_waits_in_the_queue_when_listening_stops_is_announced() {
+    let (mut bench, address) = Bench::new(server_limits(), 32 << 10);
+    let peers: Vec<_> = (0..30).map(|_| TcpStream::connect(address).unwrap()).collect();
+    assert_eq!(bench.engine.unlisten(0), 30);
+    let mut opens = 0;
+    while opens < peers.len() {
+        opens += bench.batch().iter().filter(|seen| matches!(seen, Seen::Open(_))).count();
+        bench.engine.end_batch();
+    }
+    assert!(TcpStream::connect(address).is_err(), "the listener is closed");
+    for peer in &peers {
+        assert!(peer.peer_addr().is_ok());
+    }
+}
+
+#[test]
+fn a_closed_connection_lingers_until_its_last_bytes_are_received() {
+    let (mut bench, address) = Bench::new(server_limits(), 32 << 10);
+    let mut peer = TcpStream::connect(address).unwrap();
+    let handle = bench.accept();
+    // The answer is larger than what the peer's kernel takes, and input is left unread: a plain close would reset.
+    bench.command(abi::COMMAND_PAUSE, handle, 0, 0);
+    bench.flush();
+    peer.write_all(&[9; 5_000]).unwrap();
+    let answer = vec![3; 900 << 10];
+    bench.engine.write(Handle::from_word(handle), &answer);
+    bench.command(abi::COMMAND_CLOSE, handle, 0, 0);
+    bench.flush();
+    let reader = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        peer.read_to_end(&mut all).map(|_| all)
+    });
+    bench.until(|seen| *seen == Seen::Other(CLOSED, handle, 0));
+    assert_eq!(reader.join().unwrap().unwrap().len(), answer.len());
+    let fd_was_released = Instant::now() + Duration::from_secs(5);
+    while bench.engine.is_lingering() && Instant::now() < fd_was_released {
+        let mut batch = bench.memory.batch(&Attachments);
+        bench.engine.collect(Instant::now(), &mut batch, &Attachments);
+        batch.finish();
+        std::thread::yield_now();
+    }
+    assert!(!bench.engine.is_lingering());
+}
+
+#[test]
+fn dropping_an_engine_closes_no_listener() {
+    let listener = Arc::new(listener());
+    let address = listener.address();
+    let mut engine = MioEngine::new(Arc::default()).unwrap();
+    engine.add_server(0, server_limits());
+    engine.listen(0, listener.clone()).unwrap();
+    drop(engine);
+    TcpStream::connect(address).unwrap();
+}
