@@ -269,7 +269,11 @@ forEachEngine('listeners', (test) => {
     const server = await t.serve(() => new ChunkEcho(), { host: ['localhost', 'localhost', '127.0.0.3'] })
     assert.equal(server.addresses.length, 2)
     assert.match(server.addresses[0]?.address ?? '', /^(127\.0\.0\.1|::1)$/)
-    await assertRejects(() => t.serve(() => ({}), { host: 'no-such-host.invalid' }), 'ENOTFOUND')
+    const error = await t
+      .serve(() => ({}), { host: 'no-such-host.invalid' })
+      .catch((reason: unknown) => reason)
+    // The second where no name server answers.
+    assert.match(String((error as { code?: unknown }).code), /^(ENOTFOUND|EAI_AGAIN)$/)
   })
 
   for (const shards of [0, 2]) {

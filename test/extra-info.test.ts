@@ -126,7 +126,11 @@ forEachEngine('extra info', (test) => {
       await protocol.lost()
       assert.equal(atTheEnd, port, 'inside connectionLost')
       assert.equal(transport.getExtraInfo('peername')?.port, port)
-      assert.equal(transport.getExtraInfo('sockname')?.port, portOf(server), 'as it was when it was asked for')
+      assert.equal(
+        transport.getExtraInfo('sockname')?.port,
+        portOf(server),
+        'as it was when it was asked for',
+      )
       const socket = transport.getExtraInfo('socket')
       assert.equal(socket?.fileno(), -1)
       assert.throws(() => socket?.getOption('noDelay'), { code: 'EBADF' })

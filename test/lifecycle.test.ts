@@ -211,7 +211,7 @@ forEachEngine('a start that fails', (test) => {
     [
       'late: never calls',
       { name: 'ShardloopError', code: 'ERR_SHARDLOOP_START' },
-      /shards 0, 1 did not listen within startTimeoutMs \(300\): the program .*failing-entry\.js ran there without making this call.*the URL of a module/,
+      /shards 0, 1 did not listen within startTimeoutMs \(3000\): the program .*failing-entry\.js ran there without making this call.*the URL of a module/,
     ],
     [
       'late: spins',

@@ -21,7 +21,11 @@ forEachEngine('ends under load', (test) => {
         await client.write(source)
         assert.equal((await client.readExactly(8)).toString(), 'good bye')
         // A shard takes its server along, but not the process.
-        assert.deepEqual(await child.untilExit(), { code: where === 'shard' ? 0 : 3, signal: null }, child.describe())
+        assert.deepEqual(
+          await child.untilExit(),
+          { code: where === 'shard' ? 0 : 3, signal: null },
+          child.describe(),
+        )
       })
     }
   }

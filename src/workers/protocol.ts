@@ -65,7 +65,7 @@ export interface ExtraInfo {
 
 /** One connection's sending side and switches. Lives on its shard's thread; never crosses threads. */
 export interface Transport {
-  /** `shard-sequence`, unique for the life of the process. */
+  /** `shard-sequence`: the number of the shard, and how many connections it had until this one, itself included. */
   readonly id: string
   /** The protocol that receives this connection's events. */
   readonly protocol: Protocol

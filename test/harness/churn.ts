@@ -26,6 +26,7 @@ export async function churnStale(t: TestContext, count: number): Promise<void> {
     assert.equal(protocol.bytes.toString(), `hello ${round}`)
     assert.deepEqual(protocol.events, ['made'])
     assert.equal(protocol.transport.isReading(), true)
+    assert.equal(protocol.transport.getExtraInfo('socket')?.getOption('noDelay'), true)
     if (round % 3 === 0) client.reset()
     else if (round % 3 === 1) client.end()
     else protocol.transport.abort()
@@ -49,5 +50,13 @@ function abuse(transport: Transport): void {
   transport.setProtocol(new Recorder())
   transport.close()
   transport.abort(new Error('stale'))
-  assert.equal(transport.getExtraInfo('socket')?.fileno(), -1)
+  const socket = transport.getExtraInfo('socket')
+  assert.equal(socket?.fileno(), -1)
+  const calls = [
+    () => socket?.getsockname(),
+    () => socket?.getpeername(),
+    () => socket?.getOption('noDelay'),
+    () => socket?.setOption('noDelay', false),
+  ]
+  for (const call of calls) assert.throws(call, { code: 'EBADF' })
 }
