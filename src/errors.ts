@@ -73,6 +73,12 @@ export interface SystemError extends Error {
 export function systemError(errno: number, syscall: string, address?: string, port?: number): SystemError {
   const [code, description] = getSystemErrorMap().get(-errno) ?? [`E${errno}`, 'unknown error']
   const where = address === undefined ? '' : ` ${port === undefined ? address : `${address}:${port}`}`
-  const details = { code, errno: -errno, syscall, ...(address !== undefined && { address }), ...(port !== undefined && { port }) }
+  const details = {
+    code,
+    errno: -errno,
+    syscall,
+    ...(address !== undefined && { address }),
+    ...(port !== undefined && { port }),
+  }
   return Object.assign(new Error(`${syscall} ${code}: ${description}${where}`), details)
 }

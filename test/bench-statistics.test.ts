@@ -3,7 +3,14 @@ import { suite } from 'uvu'
 import { verdictOf } from '../bench/results.js'
 import { cleanPairs, type LeftOut, pairsOf, type Sample } from '../bench/rounds.js'
 import { BARS, type Bar, type PeerId } from '../bench/rows.js'
-import { geometricMean, median, quantile, ratioInterval, seededRandom, shuffled } from '../bench/statistics.js'
+import {
+  geometricMean,
+  median,
+  quantile,
+  ratioInterval,
+  seededRandom,
+  shuffled,
+} from '../bench/statistics.js'
 import { parseTable } from '../bench/syscalls.js'
 
 const test = suite('bench statistics')

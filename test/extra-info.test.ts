@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { networkInterfaces } from 'node:os'
-import type { SocketOptions } from '../src/index.js'
+import type { SocketOptions, Transport } from '../src/index.js'
+import { Deferred } from './harness/deferred.js'
 import { Recorder } from './harness/recorder.js'
 import { assertThrows, forEachEngine, portOf } from './harness/suite.js'
 
@@ -137,6 +138,25 @@ forEachEngine('extra info', (test) => {
       assert.throws(() => socket?.setOption('noDelay', true), { code: 'EBADF' })
       await client.destroy()
     }
+  })
+
+  test('the address of the peer is known afterwards although nobody asked before', async (t) => {
+    let transport: Transport | undefined
+    const ended = new Deferred()
+    const server = await t.serve(() => ({
+      connectionMade: (made) => {
+        transport = made
+      },
+      connectionLost: () => ended.resolve(),
+    }))
+    const client = await t.connect(server)
+    const port = client.socket.localPort
+    client.end()
+    await ended.promise
+    assert.deepEqual(
+      { ...transport?.getExtraInfo('peername') },
+      { address: '127.0.0.1', family: 'IPv4', port },
+    )
   })
 
   test('a lost connection never shows the descriptor or the address of its successor', async (t) => {

@@ -55,6 +55,35 @@ forEachEngine('pauseReading and resumeReading', (test) => {
     })
   }
 
+  for (const [mode, Made] of Object.entries(RECORDERS)) {
+    test(`${mode}: what was read before the pause is not overwritten by the traffic of others`, async (t) => {
+      class Stopping extends Made {
+        protected override record(bytes: Uint8Array): void {
+          super.record(bytes)
+          this.transport.pauseReading()
+        }
+      }
+      const accepting = await t.serveEach(() => new Stopping())
+      const others = await t.serveEach(() => new Made())
+      const other = await t.join(others)
+      const { client, protocol } = await t.join(accepting)
+      const data = t.random.bytes(1 * MiB)
+      const sending = send(client, data, t.random, 300 * KiB)
+      const noise = Buffer.alloc(400 * KiB, 0xee)
+      let pieces = 0
+      while (protocol.received < data.length) {
+        await protocol.until(() => protocol.chunks.length > pieces)
+        pieces++
+        const target = other.protocol.received + noise.length
+        await other.client.write(noise)
+        await other.protocol.receivedAtLeast(target)
+        protocol.transport.resumeReading()
+      }
+      await sending
+      assertBytes(protocol.bytes, data)
+    })
+  }
+
   test("the peer's end waits behind what was not read", async (t) => {
     const accepting = await t.serveEach(() => new Recorder())
     const probe = await t.join(accepting)

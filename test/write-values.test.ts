@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { assertBytes } from './harness/client.js'
-import { MiB } from './harness/memory.js'
+import { arrayBufferBytes, MiB } from './harness/memory.js'
 import { Recorder } from './harness/recorder.js'
 import { assertCode, assertRejects, forEachEngine } from './harness/suite.js'
 
@@ -121,6 +121,27 @@ forEachEngine('values of writes', (test) => {
     )
     assert.equal(error, await protocol.lost())
     assertCode(error, 'ECONNRESET')
+  })
+
+  test('memory given to writeOwned is let go when it is flushed, and when it is lost', async (t) => {
+    const accepting = await t.serveEach(() => new Recorder())
+    await t.join(accepting)
+    const before = await arrayBufferBytes()
+    for (const end of ['flushed', 'aborted', 'reset', 'closed'] as const) {
+      const { client, protocol } = await t.join(accepting, { paused: true })
+      const owned = Array.from({ length: 8 }, () => protocol.transport.writeOwned(Buffer.alloc(4 * MiB)))
+      const settled = Promise.allSettled(owned)
+      if (end === 'aborted') protocol.transport.abort()
+      if (end === 'closed') protocol.transport.close()
+      if (end === 'reset') client.reset()
+      else client.resume()
+      await settled
+      if (end === 'flushed' || end === 'closed') await client.readExactly(32 * MiB)
+      await client.destroy()
+      await protocol.lost()
+      const held = (await arrayBufferBytes()) - before
+      assert.ok(held < 4 * MiB, `${end}: ${held} bytes are still held`)
+    }
   })
 
   // Memory that goes away under a pending write: refused, or the connection is aborted by name. Never a crash,

@@ -13,10 +13,7 @@ function addonFile(): string {
     const report = process.report.getReport() as { header?: { glibcVersionRuntime?: string } }
     return `shardloop.linux-${arch}-${report.header?.glibcVersionRuntime === undefined ? 'musl' : 'gnu'}.node`
   }
-  throw new ShardloopError(
-    'ERR_SHARDLOOP_NATIVE',
-    `shardloop runs on Linux and macOS, not on ${platform}`,
-  )
+  throw new ShardloopError('ERR_SHARDLOOP_NATIVE', `shardloop runs on Linux and macOS, not on ${platform}`)
 }
 
 function load(): typeof Binding {
@@ -26,9 +23,13 @@ function load(): typeof Binding {
     // dist/src/native/ and build/ stand side by side in the package.
     binding = require(`../../../build/${file}`)
   } catch (cause) {
-    throw new ShardloopError('ERR_SHARDLOOP_NATIVE', `cannot load the native addon build/${file}: run \`npm run build\``, {
-      cause,
-    })
+    throw new ShardloopError(
+      'ERR_SHARDLOOP_NATIVE',
+      `cannot load the native addon build/${file}: run \`npm run build\``,
+      {
+        cause,
+      },
+    )
   }
   const version = binding.abiVersion()
   if (version !== ABI_VERSION) {

@@ -61,7 +61,10 @@ export class LocalServer implements ServedServer, ConnectionServer {
     this.stopListening()
     this.stopped = (transport) => {
       transport.abort(
-        new ShardloopError('ERR_SHARDLOOP_SERVER_ABORTED', `the server of connection ${transport.id} was stopped by force`),
+        new ShardloopError(
+          'ERR_SHARDLOOP_SERVER_ABORTED',
+          `the server of connection ${transport.id} was stopped by force`,
+        ),
       )
     }
     for (const transport of this.loop.transportsOf(this)) this.stopped(transport)

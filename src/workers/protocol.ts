@@ -104,7 +104,10 @@ export interface Transport {
   /** Bytes that wait to be sent, those not yet handed to the kernel by the current batch included. */
   getWriteBufferSize(): number
   getExtraInfo<Name extends keyof ExtraInfo>(name: Name): ExtraInfo[Name] | undefined
-  getExtraInfo<Name extends keyof ExtraInfo, Default>(name: Name, fallback: Default): ExtraInfo[Name] | Default
+  getExtraInfo<Name extends keyof ExtraInfo, Default>(
+    name: Name,
+    fallback: Default,
+  ): ExtraInfo[Name] | Default
   /** Milliseconds without a byte in either direction before `idleTimedOut`; 0 switches off. Resolution 100 ms. */
   setIdleTimeout(ms: number): void
   /** Gives this connection to another protocol from the next event on; `connectionMade` is not called again. */

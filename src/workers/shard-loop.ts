@@ -187,7 +187,8 @@ export class ShardLoop {
       }
     }
     if (control[CONTROL_RETIRED] !== 0) this.replaceSlabs()
-    else if (control[CONTROL_COPY_CHUNKS] !== 0 && this.retention.hasFallen()) control[CONTROL_COPY_CHUNKS] = 0
+    else if (control[CONTROL_COPY_CHUNKS] !== 0 && this.retention.hasFallen())
+      control[CONTROL_COPY_CHUNKS] = 0
   }
 
   private deliver(end: number): void {
@@ -240,8 +241,12 @@ export class ShardLoop {
       if (transport.paused || transport.holds) transport.hold(null)
       else this.deliverEof(transport)
     } else if (kind === EVENT_IDLE) {
-      if (transport.protocol.idleTimedOut !== undefined && !transport.closing) this.notify(transport, 'idleTimedOut')
-      else transport.abort(new ShardloopError('ERR_SHARDLOOP_IDLE_TIMEOUT', `connection ${transport.id} was idle`))
+      if (transport.protocol.idleTimedOut !== undefined && !transport.closing)
+        this.notify(transport, 'idleTimedOut')
+      else
+        transport.abort(
+          new ShardloopError('ERR_SHARDLOOP_IDLE_TIMEOUT', `connection ${transport.id} was idle`),
+        )
     }
   }
 
@@ -283,14 +288,22 @@ export class ShardLoop {
   }
 
   /** @param slabIndex -1 when `memory` is not a native slab */
-  private receive(transport: TcpTransport, memory: Buffer, slabIndex: number, start: number, length: number): void {
+  private receive(
+    transport: TcpTransport,
+    memory: Buffer,
+    slabIndex: number,
+    start: number,
+    length: number,
+  ): void {
     const { protocol } = transport
     this.current = transport
     if (transport.receiving === RECEIVE_CHUNKS) {
       if (protocol.dataReceived === undefined) return
       // Slab 0 starts over with the next batch; the others are handed out.
       const chunk =
-        slabIndex === 0 ? exactCopy(memory, start, start + length) : Buffer.from(memory.buffer, memory.byteOffset + start, length)
+        slabIndex === 0
+          ? exactCopy(memory, start, start + length)
+          : Buffer.from(memory.buffer, memory.byteOffset + start, length)
       this.currentName = 'dataReceived'
       const result = transport.resource.runInAsyncScope(protocol.dataReceived, protocol, chunk)
       if (result !== undefined) this.watch(result, transport, 'dataReceived')
@@ -329,7 +342,10 @@ export class ShardLoop {
         end - from,
       )
       if (!(target instanceof Uint8Array) || target.length === 0) {
-        throw new ShardloopError('ERR_SHARDLOOP_ARGUMENT', 'getBuffer returned no memory; expected a Uint8Array of at least 1 byte')
+        throw new ShardloopError(
+          'ERR_SHARDLOOP_ARGUMENT',
+          'getBuffer returned no memory; expected a Uint8Array of at least 1 byte',
+        )
       }
       const bytes = Math.min(target.length, end - from)
       memory.copy(target, 0, from, from + bytes)
@@ -427,7 +443,8 @@ export class ShardLoop {
       transport,
       protocol: transport.protocol,
     }
-    const reason = error instanceof Error ? error : new Error(`${name} threw a value that is no Error`, { cause: error })
+    const reason =
+      error instanceof Error ? error : new Error(`${name} threw a value that is no Error`, { cause: error })
     transport.abort(reason)
     ;(transport.server as LocalServer).handleException(context)
   }

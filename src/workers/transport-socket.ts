@@ -60,7 +60,8 @@ export function socketOption<Name extends keyof SocketOptions>(
   name: Name,
   read: (name: string) => number | SystemFailure,
 ): SocketOptions[Name] {
-  if (!SWITCHES.has(name) && !SETTABLE.has(name)) throw unknownOption(name, new Set([...SETTABLE, ...SWITCHES]))
+  if (!SWITCHES.has(name) && !SETTABLE.has(name))
+    throw unknownOption(name, new Set([...SETTABLE, ...SWITCHES]))
   const value = read(name)
   if (typeof value === 'object') throw systemError(value.errno, value.syscall)
   return (SWITCHES.has(name) ? value !== 0 : value) as SocketOptions[Name]

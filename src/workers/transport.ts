@@ -12,9 +12,9 @@ import {
   COMMAND_WRITE_LIMITS,
   DIRECT_WRITE_BYTES,
 } from '../native/abi.js'
+import type { ConnectionServer } from './connection-server.js'
 import type { ExtraInfo, Protocol, SocketAddress, Transport, WriteData } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
-import type { ConnectionServer } from './connection-server.js'
 import { ConnectionSocket } from './transport-socket.js'
 
 /** How a protocol takes bytes: `dataReceived`, `bytesReceived`, or `getBuffer` and `bufferUpdated`. */
@@ -53,7 +53,10 @@ const LIMIT_MAX_BYTES = 0x7fffffff
 const TEXT_MAX_LENGTH = 16_384
 
 function invalid(name: string, value: unknown, expected: string): ShardloopError {
-  return new ShardloopError('ERR_SHARDLOOP_ARGUMENT', `${name} is ${inspect(value, { depth: 0 })}; expected ${expected}`)
+  return new ShardloopError(
+    'ERR_SHARDLOOP_ARGUMENT',
+    `${name} is ${inspect(value, { depth: 0 })}; expected ${expected}`,
+  )
 }
 
 /** One TCP connection. Its fields are few, for there may be very many of them. */
@@ -62,7 +65,8 @@ export class TcpTransport implements Transport {
   /** @internal */ readonly server: ConnectionServer
   /** @internal The native handle. */ readonly handle: number
   /** @internal Callbacks run in this connection's own async context. */ readonly resource: AsyncResource
-  /** @internal Why it ends, when it was not the peer or the system that ended it. */ error: Error | null = null
+  /** @internal Why it ends, when it was not the peer or the system that ended it. */ error: Error | null =
+    null
   /** @internal `close` or `abort` was called, or it is lost: no more events but its end. */ closing = false
   /** @internal connectionLost was or is being called. */ lost = false
   /** @internal */ paused = false
@@ -139,7 +143,15 @@ export class TcpTransport implements Transport {
         'writeBorrowed was called outside bytesReceived: the range was lent until that callback returned; copy it to keep it',
       )
     }
-    if (!(Number.isInteger(start) && Number.isInteger(end) && start <= end && start >= borrow.start && end <= borrow.end)) {
+    if (
+      !(
+        Number.isInteger(start) &&
+        Number.isInteger(end) &&
+        start <= end &&
+        start >= borrow.start &&
+        end <= borrow.end
+      )
+    ) {
       throw new ShardloopError(
         'ERR_SHARDLOOP_BORROW',
         `the range ${start} to ${end} is not within the borrowed one, ${borrow.start} to ${borrow.end}`,
@@ -204,7 +216,9 @@ export class TcpTransport implements Transport {
   setWriteBufferLimits(limits: { readonly high?: number; readonly low?: number } = {}): void {
     const high = limits.high ?? (limits.low === undefined ? this.server.writeHighBytes : limits.low * 4)
     const low = limits.low ?? Math.floor(high / 4)
-    if (!(Number.isInteger(high) && Number.isInteger(low) && low >= 0 && low <= high && high <= LIMIT_MAX_BYTES)) {
+    if (
+      !(Number.isInteger(high) && Number.isInteger(low) && low >= 0 && low <= high && high <= LIMIT_MAX_BYTES)
+    ) {
       throw invalid('limits', limits, `integers with 0 <= low <= high <= ${LIMIT_MAX_BYTES}`)
     }
     if (this.closing) return
@@ -221,7 +235,10 @@ export class TcpTransport implements Transport {
   }
 
   getExtraInfo<Name extends keyof ExtraInfo>(name: Name): ExtraInfo[Name] | undefined
-  getExtraInfo<Name extends keyof ExtraInfo, Default>(name: Name, fallback: Default): ExtraInfo[Name] | Default
+  getExtraInfo<Name extends keyof ExtraInfo, Default>(
+    name: Name,
+    fallback: Default,
+  ): ExtraInfo[Name] | Default
   getExtraInfo(name: keyof ExtraInfo, fallback?: unknown): unknown {
     switch (name) {
       case 'socket':
@@ -350,7 +367,10 @@ export class TcpTransport implements Transport {
 
 /** The end of a connection that nothing broke, for those who still waited for it. */
 function closedError(id: string): ShardloopError {
-  return new ShardloopError('ERR_SHARDLOOP_CLOSED', `connection ${id} was closed before these bytes were sent`)
+  return new ShardloopError(
+    'ERR_SHARDLOOP_CLOSED',
+    `connection ${id} was closed before these bytes were sent`,
+  )
 }
 
 const NO_PROTOCOL: Protocol = {}
