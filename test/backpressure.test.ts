@@ -132,6 +132,34 @@ forEachEngine('backpressure', (test) => {
     assert.ok((await arrayBufferBytes()) - before < 4 * MiB)
   })
 
+  test('resumeWriting comes at the low watermark, not before', async (t) => {
+    const { client, protocol } = await t.pair(() => new Recorder(), { client: { paused: true } })
+    const { transport } = protocol
+    const low = 1 * MiB
+    transport.setWriteBufferLimits({ high: 24 * MiB, low })
+    let sizeAtResume = -1
+    protocol.resumeWriting = () => {
+      sizeAtResume = transport.getWriteBufferSize()
+      Recorder.prototype.resumeWriting.call(protocol)
+    }
+    const data = t.random.bytes(48 * MiB)
+    transport.write(data)
+    await protocol.noted('pause')
+    assert.ok(transport.getWriteBufferSize() > 24 * MiB)
+    let sizeBefore = 0
+    for (let length = 0; length < data.length && sizeAtResume === -1; ) {
+      sizeBefore = transport.getWriteBufferSize()
+      client.resume()
+      length += (await client.readExactly(Math.min(256 * KiB, data.length - length))).length
+      client.pause()
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    await protocol.until(() => sizeAtResume >= 0)
+    assert.ok(sizeAtResume <= low, `resumed at ${sizeAtResume}`)
+    assert.ok(sizeBefore < 24 * MiB, 'it was below the high watermark for a while before')
+    assert.deepEqual(protocol.events, ['made', 'pause', 'resume'])
+  })
+
   test('no pauseWriting for what the kernel takes at once', async (t) => {
     const { client, protocol } = await t.pair(() => new Recorder(), { writeHighBytes: 1000 })
     for (let round = 0; round < 20; round++) {

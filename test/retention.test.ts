@@ -22,8 +22,11 @@ class Keeper extends Recorder {
 
 setFlagsFromString('--allow-natives-syntax')
 
+/** Returns the memory that it took, if it has it then. */
+type Thief = (chunk: Buffer) => ArrayBuffer | undefined
+
 /** Ways to take a chunk's memory away from under the shard. They may be refused, or take a copy. */
-const THIEVES: Record<string, (chunk: Buffer) => void> = {
+const THIEVES: Record<string, Thief> = {
   'postMessage to a MessagePort': (chunk) => {
     const { port1, port2 } = new MessageChannel()
     try {
@@ -32,18 +35,18 @@ const THIEVES: Record<string, (chunk: Buffer) => void> = {
       port1.close()
       port2.close()
     }
+    return undefined
   },
   structuredClone: (chunk) => {
-    structuredClone(chunk, { transfer: [chunk.buffer as ArrayBuffer] })
+    const buffer = chunk.buffer as ArrayBuffer
+    return structuredClone(buffer, { transfer: [buffer] })
   },
   // What every way comes to, where nothing refuses it.
-  "V8's own detaching": new Function('chunk', '%ArrayBufferDetach(chunk.buffer)') as (chunk: Buffer) => void,
-  'ArrayBuffer.prototype.transfer': (chunk) => {
-    ;(chunk.buffer as unknown as { transfer(): ArrayBuffer }).transfer()
-  },
-  'ArrayBuffer.prototype.transferToFixedLength': (chunk) => {
-    ;(chunk.buffer as unknown as { transferToFixedLength(): ArrayBuffer }).transferToFixedLength()
-  },
+  "V8's own detaching": new Function('chunk', '%ArrayBufferDetach(chunk.buffer)') as Thief,
+  'ArrayBuffer.prototype.transfer': (chunk) =>
+    (chunk.buffer as unknown as { transfer(): ArrayBuffer }).transfer(),
+  'ArrayBuffer.prototype.transferToFixedLength': (chunk) =>
+    (chunk.buffer as unknown as { transferToFixedLength(): ArrayBuffer }).transferToFixedLength(),
 }
 
 forEachEngine('chunks', (test) => {
@@ -131,10 +134,11 @@ forEachEngine('chunks', (test) => {
 })
 
 /** Each of some connections has the memory of its chunks stolen while it echoes; others echo beside it. */
-async function stealMemory(t: TestContext, steal: (chunk: Buffer) => void, mayCopy: boolean): Promise<void> {
+async function stealMemory(t: TestContext, steal: Thief, mayCopy: boolean): Promise<void> {
   let detached = 0
   let refused = 0
   let stealing = true
+  const loot: { taken: Buffer; copy: Buffer }[] = []
   class Robbed implements Protocol {
     #transport!: Transport
     connectionMade(transport: Transport): void {
@@ -145,7 +149,9 @@ async function stealMemory(t: TestContext, steal: (chunk: Buffer) => void, mayCo
       this.#transport.write(chunk)
       if (!stealing) return
       try {
-        steal(chunk)
+        const taken = steal(chunk)
+        if (taken !== undefined)
+          loot.push({ taken: Buffer.from(taken), copy: Buffer.from(Buffer.from(taken)) })
       } catch {
         refused++
       }
@@ -175,4 +181,5 @@ async function stealMemory(t: TestContext, steal: (chunk: Buffer) => void, mayCo
   const next = await t.connect(server)
   const after = await t.connect(server)
   for (const client of [next, after]) await echoThrough(client, t.random.bytes(200 * KiB), t.random, 20 * KiB)
+  for (const { taken, copy } of loot) assertBytes(taken, copy, 'memory that is no longer the shard’s')
 }

@@ -217,6 +217,11 @@ impl ConnectionTable {
         Some(connection)
     }
 
+    /// Connections whose descriptor is open.
+    pub fn open_count(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.connection.as_ref().is_some_and(|c| c.fd.is_some())).count()
+    }
+
     /// Connections in the table.
     pub fn len(&self) -> usize {
         self.count

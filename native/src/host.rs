@@ -163,9 +163,11 @@ impl Host {
         self.engine.borrow().as_deref().map(look)
     }
 
-    /// Applies the commands that wait.
+    /// Applies the commands that wait; once the shard is closing they are dropped, for there is no connection any more.
     pub fn flush(&self) {
-        if !self.closing.get() {
+        if self.closing.get() {
+            self.memory.borrow().discard_commands();
+        } else {
             self.guarded(|| self.submit());
             self.settle();
         }
@@ -180,7 +182,7 @@ impl Host {
         self.guarded(|| {
             self.submit();
             if let Some(engine) = self.engine.borrow_mut().as_mut() {
-                engine.write(handle, bytes);
+                engine.write(Instant::now(), handle, bytes);
             }
         });
         self.settle();
@@ -196,7 +198,9 @@ impl Host {
         let accepted = self.guarded(|| {
             self.submit();
             let mut engine = self.engine.borrow_mut();
-            engine.as_mut().is_some_and(|engine| engine.write_pinned(handle, pin, length, &*self.javascript))
+            engine.as_mut().is_some_and(|engine| {
+                engine.write_pinned(Instant::now(), handle, pin, length, &*self.javascript)
+            })
         });
         self.settle();
         accepted.unwrap_or(false)
@@ -218,7 +222,8 @@ impl Host {
         self.closing.get()
     }
 
-    /// Closes once no closed connection's last bytes are on their way any more (a bounded time).
+    /// Closes once there is no listener and no connection any more: every end is delivered, and closed connections' last
+    /// bytes have had the time that they need (a bounded one).
     pub fn close_when_quiet(&self) {
         self.flush();
         self.close_when_quiet.set(true);
@@ -355,8 +360,7 @@ impl Host {
         released.drain(..).for_each(|pin| self.javascript.unpin(pin));
         self.released_pins.replace(released);
         let (backlog, alive, next_wake) = (engine.has_backlog(), engine.is_alive(), engine.next_wake());
-        let quiet = !engine.is_lingering();
-        if self.close_when_quiet.get() && quiet {
+        if self.close_when_quiet.get() && !alive {
             self.tear_down_later();
             return;
         }
@@ -457,24 +461,27 @@ unsafe fn host_of(handle: *mut RawHandle) -> Rc<Host> {
 
 unsafe extern "C" fn on_poll(handle: *mut RawHandle, _status: i32, _events: i32) {
     // SAFETY: libuv calls with the handle that was started, on its loop's thread.
-    unsafe { host_of(handle) }.wake();
+    let host = unsafe { host_of(handle) };
+    host.guarded(|| host.wake());
 }
 
 unsafe extern "C" fn on_idle(handle: *mut RawHandle) {
     // SAFETY: as in `on_poll`.
-    unsafe { host_of(handle) }.wake();
+    let host = unsafe { host_of(handle) };
+    host.guarded(|| host.wake());
 }
 
 unsafe extern "C" fn on_timer(handle: *mut RawHandle) {
     // SAFETY: as in `on_poll`.
     let host = unsafe { host_of(handle) };
     host.timer_at.set(None);
-    host.wake();
+    host.guarded(|| host.wake());
 }
 
 unsafe extern "C" fn on_prepare(handle: *mut RawHandle) {
     // SAFETY: as in `on_poll`.
-    unsafe { host_of(handle) }.prepare();
+    let host = unsafe { host_of(handle) };
+    host.guarded(|| host.prepare());
 }
 
 unsafe extern "C" fn on_closed(handle: *mut RawHandle) {
@@ -487,8 +494,9 @@ unsafe extern "C" fn on_closed(handle: *mut RawHandle) {
         let left = host.open_handles.get() - 1;
         host.open_handles.set(left);
         if left == 0 {
-            drop(host.engine.take()); // `close_when_quiet` left it until now
-            host.javascript.closed();
+            // `close_when_quiet` left the engine until now. Whatever panics here, the rest is done.
+            _ = catch_unwind(AssertUnwindSafe(|| drop(host.engine.take())));
+            _ = catch_unwind(AssertUnwindSafe(|| host.javascript.closed()));
             drop(Rc::from_raw(shared));
         }
     }

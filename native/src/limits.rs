@@ -29,13 +29,16 @@ pub const ACCEPTS_AT_STOP: usize = 65_536;
 pub const POLL_EVENTS: usize = 1024;
 /// Batches of one wake-up while the ready list is not empty. Past it libuv has its turn.
 pub const BATCHES_PER_WAKE: usize = 16;
+/// Batches in a row that only serve what is left of an earlier poll.
+pub const UNPOLLED_BATCHES: u32 = 3;
 /// Time after which a wake-up starts no further batch.
 pub const WAKE_BUDGET_US: u64 = 500;
 /// Pause between two attempts to accept when the process or the system is out of descriptors.
 pub const ACCEPT_RETRY_MS: u64 = 100;
 /// Resolution of idle timeouts.
 pub const TIMER_TICK_MS: u64 = 100;
-/// Slots of the timer wheel; a timeout beyond its turn is put in again when it comes round.
+/// Slots of the timer wheel. A longer timeout is looked at once a turn, so that no entry outlives its connection by
+/// more than that.
 pub const TIMER_SLOTS: usize = 512;
 /// Pieces handed to the kernel by one vectored write.
 pub const WRITEV_PIECES: usize = 64;
@@ -46,5 +49,6 @@ pub const WRITE_JOIN_BYTES: usize = 64 * 1024;
 pub const LINGER_MS: u64 = 2_000;
 /// Connections that may linger at once. Past it they close without.
 pub const LINGERING_MAX: usize = 1024;
-/// Connections of one shard: the slot bits of a handle. Past it a new connection is closed at once and counted.
+/// Connections of one shard: the slot bits of a handle. The table keeps the size of its fullest hour (at most 120
+/// bytes a slot). Past it a new connection is closed at once and counted.
 pub const CONNECTIONS_MAX: usize = 1 << 20;

@@ -107,8 +107,7 @@ impl SharedMemory {
     pub fn commands<'a>(&'a self, attached: &dyn Attached) -> Commands<'a> {
         let words =
             usize::try_from(self.control(abi::CONTROL_COMMANDS)).unwrap_or(0).min(self.commands.length);
-        self.set_control(abi::CONTROL_COMMANDS, 0);
-        self.set_control(abi::CONTROL_WRITE_BYTES, 0);
+        self.discard_commands();
         // SAFETY: `words` is within the region; JavaScript, its only other user, does not run while this borrow lives.
         let records = unsafe { std::slice::from_raw_parts(self.commands.base, words) };
         // SAFETY: as above; the write slab is not reachable by users, so it cannot be detached.
@@ -127,6 +126,12 @@ impl SharedMemory {
             }
         }
         Commands { records, write_slab, slabs }
+    }
+
+    /// Empties the commands ring unread.
+    pub fn discard_commands(&self) {
+        self.set_control(abi::CONTROL_COMMANDS, 0);
+        self.set_control(abi::CONTROL_WRITE_BYTES, 0);
     }
 
     /// Bytes of waiting write commands of one connection.

@@ -114,8 +114,10 @@ struct Listening {
     listener: Arc<Listener>,
     /// The kernel said that connections wait, and accepting has not yet found the end of them.
     readable: bool,
-    /// Out of descriptors.
+    /// Out of descriptors: tried again at `accept_retry_at`.
     paused: bool,
+    /// JavaScript knows of it; once per exhaustion, however often it is tried in vain.
+    told: bool,
 }
 
 /// See the module.
@@ -126,6 +128,10 @@ pub struct Shard {
     listeners: Vec<Option<Listening>>,
     /// Connections to read from without a further word from the kernel.
     ready: Vec<Handle>,
+    /// Of this batch: connections that used up their reads. They go behind those that had none.
+    exhausted: Vec<Handle>,
+    /// Where the next look at the listeners begins, so that none always gets the one free descriptor.
+    accept_from: usize,
     /// Connections that have events without bytes to deliver.
     signals: VecDeque<Handle>,
     /// Failed accepts to be told: server, errno, whether accepting pauses.
@@ -159,6 +165,8 @@ impl Shard {
             servers: HashMap::new(),
             listeners: Vec::new(),
             ready: Vec::new(),
+            exhausted: Vec::new(),
+            accept_from: 0,
             signals: VecDeque::new(),
             accept_errors: VecDeque::new(),
             ended: Vec::new(),
@@ -313,11 +321,11 @@ impl Shard {
 
     /// Serves what was left over. False when something still is.
     pub fn serve_backlog(&mut self, sink: &mut dyn Sink, registrar: &dyn Registrar) -> bool {
-        for index in 0..self.listeners.len() {
-            if self.listeners[index]
-                .as_ref()
-                .is_some_and(|l| l.readable && (!l.paused || self.accept_retry_at.is_none()))
-            {
+        self.accept_from = self.accept_from.wrapping_add(1);
+        for turn in 0..self.listeners.len() {
+            let index = (self.accept_from + turn) % self.listeners.len();
+            let Some(listening) = &self.listeners[index] else { continue };
+            if listening.readable && (!listening.paused || self.accept_retry_at.is_none()) {
                 self.accept(index, ACCEPTS_PER_BATCH, registrar);
             }
         }
@@ -340,6 +348,19 @@ impl Shard {
             self.ready = waiting;
         }
         !full
+    }
+
+    /// The batch is collected: who used up their reads in it come after who waited.
+    pub fn finish(&mut self) {
+        self.ready.append(&mut self.exhausted);
+        debug_assert!(
+            !self
+                .listeners
+                .iter()
+                .flatten()
+                .any(|l| l.paused && self.accept_retry_at.is_none() && !l.readable),
+            "a listener is paused and nothing will try it again"
+        );
     }
 
     /// Something became ready.
@@ -373,7 +394,10 @@ impl Shard {
                 if readiness.read_closed {
                     connection.flags.set(Flags::READ_CLOSED);
                 }
-                self.read(handle, sink);
+                // One on the list has its turn there, not a second one in this batch.
+                if !connection.flags.has(Flags::LISTED_READY) {
+                    self.read(handle, sink);
+                }
             }
             Source::Listener(index) => {
                 let Some(Some(listening)) = self.listeners.get_mut(index as usize) else { return };
@@ -455,7 +479,16 @@ impl Shard {
                 }
             }
         }
-        self.list_ready(handle);
+        connection.flags.set(Flags::LISTED_READY);
+        self.exhausted.push(handle);
         true
+    }
+}
+
+impl Drop for Shard {
+    /// A shard that ends takes its connections along: the counters outlive it, and say so.
+    fn drop(&mut self) {
+        let open = self.connections.open_count();
+        self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, open as u64);
     }
 }

@@ -263,7 +263,7 @@ fn a_peer_that_does_not_read_pauses_writing_then_overflows_by_name() {
     let piece = vec![1; 200 << 10];
     let mut paused = false;
     for _ in 0..200 {
-        bench.engine.write(Handle::from_word(handle), &piece);
+        bench.engine.write(Instant::now(), Handle::from_word(handle), &piece);
         if bench.engine.has_backlog() {
             match bench.batch()[..] {
                 [Seen::Other(abi::EVENT_PAUSE_WRITING, ..)] => paused = true,
@@ -287,7 +287,7 @@ fn pinned_memory_is_released_when_flushed_and_when_the_connection_ends() {
     let mut peer = TcpStream::connect(address).unwrap();
     let handle = Handle::from_word(bench.accept());
     for pin in 0..8 {
-        assert!(bench.engine.write_pinned(handle, pin, 120 << 10, &Attachments));
+        assert!(bench.engine.write_pinned(Instant::now(), handle, pin, 120 << 10, &Attachments));
     }
     let reader = std::thread::spawn(move || {
         let bytes = read_exactly(&mut peer, 8 * (120 << 10));
@@ -303,7 +303,7 @@ fn pinned_memory_is_released_when_flushed_and_when_the_connection_ends() {
     assert_eq!(released, [0, 1, 2, 3, 4, 5, 6, 7]);
     let peer = reader.join().unwrap();
     while bench.engine.queued_bytes(handle) == 0 {
-        assert!(bench.engine.write_pinned(handle, 8, 120 << 10, &Attachments));
+        assert!(bench.engine.write_pinned(Instant::now(), handle, 8, 120 << 10, &Attachments));
         released.clear();
         bench.engine.take_released_pins(&mut released);
     }
@@ -312,7 +312,7 @@ fn pinned_memory_is_released_when_flushed_and_when_the_connection_ends() {
     released.clear();
     bench.engine.take_released_pins(&mut released);
     assert_eq!(released, [8]);
-    assert!(!bench.engine.write_pinned(handle, 9, 10, &Attachments));
+    assert!(!bench.engine.write_pinned(Instant::now(), handle, 9, 10, &Attachments));
     released.clear();
     bench.engine.take_released_pins(&mut released);
     assert_eq!(released, [9], "a pin that was refused is released too");
@@ -361,7 +361,7 @@ fn nothing_is_lost_when_slabs_and_batches_are_too_small_for_what_is_ready() {
 fn what_waits_in_the_queue_when_listening_stops_is_announced() {
     let (mut bench, address) = Bench::new(server_limits(), 32 << 10);
     let peers: Vec<_> = (0..30).map(|_| TcpStream::connect(address).unwrap()).collect();
-    assert_eq!(bench.engine.unlisten(0), 30);
+    assert_eq!(bench.engine.unlisten(Instant::now(), 0), 30);
     let mut opens = 0;
     while opens < peers.len() {
         opens += bench.batch().iter().filter(|seen| matches!(seen, Seen::Open(_))).count();
@@ -383,7 +383,7 @@ fn a_closed_connection_lingers_until_its_last_bytes_are_received() {
     bench.flush();
     peer.write_all(&[9; 5_000]).unwrap();
     let answer = vec![3; 900 << 10];
-    bench.engine.write(Handle::from_word(handle), &answer);
+    bench.engine.write(Instant::now(), Handle::from_word(handle), &answer);
     bench.command(abi::COMMAND_CLOSE, handle, 0, 0);
     bench.flush();
     let reader = std::thread::spawn(move || {

@@ -25,9 +25,11 @@ export declare class NativeShard {
   listen(server: number, listener: number): SystemFailure | null
   /**
    * Accepts what waits in a server's queues, then no more. How many connections the server had in all; each of them
-   * is or will be announced.
+   * is or will be announced. Null when the shard is closed, which announces no more.
    */
-  unlisten(server: number): number
+  unlisten(server: number): number | null
+  /** Forgets a server that does not listen and has no connection (any more); its number may be used again. */
+  removeServer(server: number): void
   /** Applies the commands in the ring, which is full. */
   flush(): void
   /** Applies the commands in the ring, then sends large data at once; the rest is copied. */

@@ -27,6 +27,7 @@ export class LocalServer implements ServedServer, ConnectionServer {
   private accepted: number | undefined = undefined
   private whenEmpty: (() => void) | undefined = undefined
   private draining: Promise<void> | undefined = undefined
+  private over = false
 
   constructor(loop: ShardLoop, id: number, options: ServeOptions) {
     this.loop = loop
@@ -43,7 +44,9 @@ export class LocalServer implements ServedServer, ConnectionServer {
   }
 
   stopListening(): void {
-    this.accepted ??= this.loop.native.unlisten(this.id)
+    if (this.accepted !== undefined) return
+    this.accepted = this.loop.native.unlisten(this.id) ?? this.announced
+    this.settle()
   }
 
   drain(): Promise<void> {
@@ -101,6 +104,9 @@ export class LocalServer implements ServedServer, ConnectionServer {
   }
 
   private settle(): void {
-    if (this.whenEmpty !== undefined && this.connectionCount === 0) this.whenEmpty()
+    if (this.accepted === undefined || this.connectionCount > 0) return
+    if (!this.over) this.loop.forget(this.id)
+    this.over = true
+    this.whenEmpty?.()
   }
 }

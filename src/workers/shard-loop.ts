@@ -55,6 +55,14 @@ interface Borrow {
   memory: Buffer | null
 }
 
+/** The loops of this thread (one, but for the moment in which one closes and the next is there already). */
+const LOOPS = new Set<ShardLoop>()
+
+/** process.exit on the main thread runs no clean-up of the environment, in which native code would flush. */
+function flushAll(): void {
+  for (const loop of LOOPS) loop.native.flush()
+}
+
 /** A callback's name in messages. */
 type CallbackName = keyof Protocol | 'factory'
 
@@ -91,7 +99,9 @@ export class ShardLoop {
   private readonly retention: SlabRetention
   /** By slot. */
   private readonly transports: (TcpTransport | undefined)[] = []
-  private readonly servers: LocalServer[] = []
+  /** By number; numbers of servers that are over are used again. */
+  private readonly servers: (LocalServer | undefined)[] = []
+  private readonly freeServers: number[] = []
   private sequence = 0
   /** Whose callback runs, and which: for the case that it throws. */
   private current: TcpTransport | undefined = undefined
@@ -119,17 +129,15 @@ export class ShardLoop {
       closed,
     })
     this.retention = new SlabRetention(this.native, RETAINED_SLAB_BYTES)
-    // process.exit on the main thread runs no clean-up of the environment, in which native code would do it.
-    const flush = (): void => this.native.flush()
-    process.on('exit', flush)
-    this.whenClosed.then(() => process.removeListener('exit', flush))
+    LOOPS.add(this)
+    if (LOOPS.size === 1) process.on('exit', flushAll)
   }
 
   /** Serves a server from its native listeners. Throws the system's error when one cannot be watched. */
   serve(options: ServeOptions): ServedServer {
-    const id = this.servers.length
+    const id = this.freeServers.pop() ?? this.servers.length
     const server = new LocalServer(this, id, options)
-    this.servers.push(server)
+    this.servers[id] = server
     const { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs } = options
     this.native.addServer(id, { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs })
     for (const listener of options.listeners) {
@@ -147,9 +155,24 @@ export class ShardLoop {
    * their last bytes need (2 seconds at most). Resolves when all of it is gone.
    */
   close(): Promise<void> {
-    for (const server of this.servers) server.abort()
+    for (const server of this.servers) server?.abort()
     this.native.close(true)
-    return this.whenClosed
+    return this.whenClosed.then(() => {
+      LOOPS.delete(this)
+      if (LOOPS.size === 0) process.removeListener('exit', flushAll)
+    })
+  }
+
+  /** @internal The server has neither listeners nor connections any more. */
+  forget(id: number): void {
+    this.servers[id] = undefined
+    this.freeServers.push(id)
+    this.native.removeServer(id)
+  }
+
+  /** @internal Whether memory is that which the next batch overwrites. */
+  isBorrowed(memory: ArrayBufferLike): boolean {
+    return memory === this.slabs[0]?.buffer
   }
 
   /** @internal */
@@ -208,6 +231,7 @@ export class ShardLoop {
       }
       const transport = transports[handle & HANDLE_SLOT_MASK]
       if (transport === undefined || transport.handle !== handle) continue
+      this.current = transport
       if (kind === EVENT_DATA) {
         if (transport.closing) continue
         const slabIndex = word >> SLAB_SHIFT
@@ -253,12 +277,15 @@ export class ShardLoop {
   private open(handle: number, server: LocalServer): void {
     const transport = new TcpTransport(this, server, handle, ++this.sequence)
     this.transports[handle & HANDLE_SLOT_MASK] = transport
-    server.opened()
     this.current = transport
+    server.opened()
     this.currentName = 'factory'
     const protocol: Protocol = transport.resource.runInAsyncScope(server.factory)
-    if (protocol === null || typeof protocol !== 'object') {
-      throw new ShardloopError('ERR_SHARDLOOP_ARGUMENT', 'the protocol factory returned no protocol object')
+    if (protocol === null || typeof protocol !== 'object' || 'then' in protocol) {
+      throw new ShardloopError(
+        'ERR_SHARDLOOP_ARGUMENT',
+        'the protocol factory returned no protocol object (it must not be async)',
+      )
     }
     transport.protocol = protocol
     transport.receiving = receivingOf(protocol)
@@ -393,6 +420,7 @@ export class ShardLoop {
         if (result !== undefined) this.watch(result, transport, 'connectionLost')
       }
     } finally {
+      transport.resource.emitDestroy()
       server.ended()
     }
   }

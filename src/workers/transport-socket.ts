@@ -67,20 +67,26 @@ export function socketOption<Name extends keyof SocketOptions>(
   return (SWITCHES.has(name) ? value !== 0 : value) as SocketOptions[Name]
 }
 
+/** What a socket view needs of its connection. */
+interface Connection {
+  readonly handle: number
+  /** From then on the handle may be another connection's. */
+  readonly lost: boolean
+  readonly loop: { readonly native: NativeShard }
+}
+
 /** The socket of a connection. */
 export class ConnectionSocket implements TransportSocket {
-  private readonly native: NativeShard
-  private readonly handle: number
+  private readonly connection: Connection
   private readonly peername: () => SocketAddress | undefined
 
-  constructor(native: NativeShard, handle: number, peername: () => SocketAddress | undefined) {
-    this.native = native
-    this.handle = handle
+  constructor(connection: Connection, peername: () => SocketAddress | undefined) {
+    this.connection = connection
     this.peername = peername
   }
 
   getsockname(): SocketAddress {
-    const address = this.native.localAddress(this.handle)
+    const address = this.native('getsockname').localAddress(this.connection.handle)
     if ('errno' in address) throw systemError(address.errno, address.syscall)
     return address
   }
@@ -92,11 +98,11 @@ export class ConnectionSocket implements TransportSocket {
   }
 
   fileno(): number {
-    return this.native.descriptor(this.handle)
+    return this.connection.lost ? -1 : this.connection.loop.native.descriptor(this.connection.handle)
   }
 
   getOption<Name extends keyof SocketOptions>(name: Name): SocketOptions[Name] {
-    return socketOption(name, (option) => this.native.getOption(this.handle, option))
+    return socketOption(name, (option) => this.native('getsockopt').getOption(this.connection.handle, option))
   }
 
   setOption<Name extends keyof SocketOptions>(name: Name, value: SocketOptions[Name]): void {
@@ -111,7 +117,12 @@ export class ConnectionSocket implements TransportSocket {
         `socket option ${name} is ${inspect(value)}; expected ${isSwitch ? 'a boolean' : 'an integer from 0 to 2147483647'}`,
       )
     }
-    const failure = this.native.setOption(this.handle, name, Number(value))
+    const failure = this.native('setsockopt').setOption(this.connection.handle, name, Number(value))
     if (failure !== null) throw systemError(failure.errno, failure.syscall)
+  }
+
+  private native(syscall: string): NativeShard {
+    if (this.connection.lost) throw systemError(constants.errno.EBADF, syscall)
+    return this.connection.loop.native
   }
 }

@@ -126,12 +126,18 @@ export class TcpTransport implements Transport {
       this.refuseWriteAfterEof()
       return Promise.reject(this.error ?? closedError(this.id))
     }
+    if (this.loop.isBorrowed(data.buffer)) {
+      throw new ShardloopError(
+        'ERR_SHARDLOOP_BORROW',
+        'writeOwned was given borrowed memory, which is overwritten when bytesReceived has returned: use writeBorrowed or write',
+      )
+    }
     return new Promise((resolve, reject) => {
+      // What cannot be written (any more) is lost with its connection, whose end rejects it.
+      this.loop.native.writeOwned(this.handle, data)
       const rare = this.rarely()
       rare.owned ??= []
       rare.owned.push({ resolve, reject })
-      // What cannot be written (any more) is lost with its connection, whose end rejects it.
-      this.loop.native.writeOwned(this.handle, data)
     })
   }
 
@@ -295,10 +301,10 @@ export class TcpTransport implements Transport {
 
   /** @internal The connection is gone: keeps what is still asked for afterwards. */
   ended(error: Error | null): void {
+    this.peername()
     this.closing = true
     this.lost = true
     this.dropHeld()
-    this.peername()
     const owned = this.rare?.owned
     if (owned !== undefined && owned.length > 0) {
       const reason = error ?? closedError(this.id)
@@ -308,13 +314,13 @@ export class TcpTransport implements Transport {
 
   private socket(): ConnectionSocket {
     const rare = this.rarely()
-    rare.socket ??= new ConnectionSocket(this.loop.native, this.handle, () => this.peername())
+    rare.socket ??= new ConnectionSocket(this, () => this.peername())
     return rare.socket
   }
 
   private peername(): SocketAddress | undefined {
     const known = this.rare?.peername
-    if (known !== undefined) return known
+    if (known !== undefined || this.lost) return known
     const address = this.loop.native.peerAddress(this.handle)
     if (address === null) return undefined
     this.rarely().peername = address
@@ -324,6 +330,7 @@ export class TcpTransport implements Transport {
   private sockname(): SocketAddress | undefined {
     const known = this.rare?.sockname
     if (known !== undefined) return known
+    if (this.lost) return undefined // the slot may be another connection's by now
     const address = this.loop.native.localAddress(this.handle)
     if ('errno' in address) return undefined
     this.rarely().sockname = address

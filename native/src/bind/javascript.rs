@@ -165,9 +165,13 @@ impl Bindings {
     /// Refers to memory for a write.
     pub fn pin(&self, value: sys::napi_value) -> Result<(Pin, usize)> {
         let view = View::of(self.env, value)?;
-        let pin = self.next_pin.get();
+        let mut pins = self.pins.borrow_mut();
+        let mut pin = self.next_pin.get();
+        while pins.contains_key(&pin) {
+            pin = pin.wrapping_add(1); // after four billion, one of the first may still wait
+        }
         self.next_pin.set(pin.wrapping_add(1));
-        self.pins.borrow_mut().insert(pin, reference(self.env, value)?);
+        pins.insert(pin, reference(self.env, value)?);
         Ok((pin, view.bytes))
     }
 

@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// How a server's connections start.
 #[napi(object)]
@@ -116,10 +117,18 @@ impl NativeShard {
     }
 
     /// Accepts what waits in a server's queues, then no more. How many connections the server had in all; each of them
-    /// is or will be announced.
+    /// is or will be announced. Null when the shard is closed, which announces no more.
     #[napi(catch_unwind)]
-    pub fn unlisten(&self, server: u16) -> f64 {
-        self.host.with_engine(|engine| engine.unlisten(server)).unwrap_or(0) as f64
+    pub fn unlisten(&self, server: u16) -> Option<f64> {
+        self.host
+            .with_engine(|engine| engine.unlisten(Instant::now(), server))
+            .map(|accepted| accepted as f64)
+    }
+
+    /// Forgets a server that does not listen and has no connection (any more); its number may be used again.
+    #[napi(catch_unwind)]
+    pub fn remove_server(&self, server: u16) {
+        self.host.with_engine(|engine| engine.remove_server(server));
     }
 
     /// Applies the commands in the ring, which is full.

@@ -5,7 +5,7 @@
 use super::Engine;
 use crate::abi;
 use crate::connection::Handle;
-use crate::limits::POLL_EVENTS;
+use crate::limits::{POLL_EVENTS, UNPOLLED_BATCHES};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::ring::Commands;
@@ -26,6 +26,8 @@ pub struct MioEngine {
     events: Events,
     shard: Shard,
     metrics: Arc<Metrics>,
+    /// Batches since the last poll.
+    unpolled_batches: u32,
 }
 
 impl MioEngine {
@@ -36,9 +38,12 @@ impl MioEngine {
             events: Events::with_capacity(POLL_EVENTS),
             shard: Shard::new(metrics.clone()),
             metrics,
+            unpolled_batches: 0,
         })
     }
 }
+
+const _: () = assert!(usize::BITS == 64, "a token holds a kind and a 32-bit number");
 
 /// The kind of source in the upper half of a token, its number in the lower.
 fn token(source: Source) -> Token {
@@ -91,16 +96,23 @@ impl Engine for MioEngine {
         self.shard.listen(server, listener, self.poll.registry())
     }
 
-    fn unlisten(&mut self, server: u16) -> u64 {
-        self.shard.unlisten(server, self.poll.registry())
+    fn unlisten(&mut self, now: Instant, server: u16) -> u64 {
+        self.shard.unlisten(now, server, self.poll.registry())
+    }
+
+    fn remove_server(&mut self, server: u16) {
+        self.shard.remove_server(server);
     }
 
     fn collect(&mut self, now: Instant, sink: &mut dyn Sink, memory: &dyn PinnedMemory) {
         self.shard.begin(now);
         self.shard.deliver_signals(sink);
-        // What is left from the last poll goes first; as long as the sink cannot take it all, there is no use in
-        // learning of more.
-        if self.shard.serve_backlog(sink, self.poll.registry()) {
+        // What is left from the last poll goes first. While the sink cannot take all of it, a poll would only lengthen
+        // the list; but ends, room to write and new connections must be learnt in between.
+        let served = self.shard.serve_backlog(sink, self.poll.registry());
+        self.unpolled_batches += 1;
+        if served || self.unpolled_batches > UNPOLLED_BATCHES {
+            self.unpolled_batches = 0;
             self.metrics.add(abi::METRIC_POLLS, 1);
             // EINTR: the descriptor stays readable, and libuv calls again. Nothing else can fail here: the
             // descriptor and the buffer are ours.
@@ -116,6 +128,7 @@ impl Engine for MioEngine {
                 }
             }
         }
+        self.shard.finish();
         self.shard.deliver_signals(sink);
     }
 
@@ -127,12 +140,19 @@ impl Engine for MioEngine {
         self.shard.submit(now, commands, self.poll.registry());
     }
 
-    fn write(&mut self, handle: Handle, bytes: &[u8]) {
-        self.shard.write(handle, bytes, self.poll.registry());
+    fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8]) {
+        self.shard.write(now, handle, bytes, self.poll.registry());
     }
 
-    fn write_pinned(&mut self, handle: Handle, pin: Pin, length: usize, memory: &dyn PinnedMemory) -> bool {
-        self.shard.write_pinned(handle, pin, length, memory, self.poll.registry())
+    fn write_pinned(
+        &mut self,
+        now: Instant,
+        handle: Handle,
+        pin: Pin,
+        length: usize,
+        memory: &dyn PinnedMemory,
+    ) -> bool {
+        self.shard.write_pinned(now, handle, pin, length, memory, self.poll.registry())
     }
 
     fn take_released_pins(&mut self, released: &mut Vec<Pin>) {

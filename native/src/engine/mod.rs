@@ -40,7 +40,9 @@ pub trait Engine {
     fn listen(&mut self, server: u16, listener: Arc<Listener>) -> io::Result<()>;
     /// Accepts what waits in the server's queues, then lets go of its listeners. How many connections the server had in
     /// all; each of them is or will be announced.
-    fn unlisten(&mut self, server: u16) -> u64;
+    fn unlisten(&mut self, now: Instant, server: u16) -> u64;
+    /// Forgets a server that has neither listeners nor connections; its number may be used again.
+    fn remove_server(&mut self, server: u16);
     /// Delivers events.
     fn collect(&mut self, now: Instant, sink: &mut dyn Sink, memory: &dyn PinnedMemory);
     /// The batch is handled: handles whose closed event was in it are free.
@@ -48,10 +50,17 @@ pub trait Engine {
     /// Applies commands.
     fn submit(&mut self, now: Instant, commands: &Commands<'_>);
     /// Sends at once and queues a copy of what the kernel does not take.
-    fn write(&mut self, handle: Handle, bytes: &[u8]);
+    fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8]);
     /// Sends at once and queues a reference to the rest. False when there is no such connection (any more); the pin is
     /// released either way by [`Engine::take_released_pins`] once it is not needed.
-    fn write_pinned(&mut self, handle: Handle, pin: Pin, length: usize, memory: &dyn PinnedMemory) -> bool;
+    fn write_pinned(
+        &mut self,
+        now: Instant,
+        handle: Handle,
+        pin: Pin,
+        length: usize,
+        memory: &dyn PinnedMemory,
+    ) -> bool;
     /// Pins that are not referred to any more.
     fn take_released_pins(&mut self, released: &mut Vec<Pin>);
     /// Whether events wait that no readiness of `pollable` will announce.

@@ -29,11 +29,13 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
     };
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     {
-        let socket = SockRef::from(&fd); // macOS has no accept4
-        socket.set_nonblocking(true)?;
-        socket.set_cloexec(true)?;
+        // macOS has no accept4. What fails here fails because the peer has reset already (macOS says EINVAL then): it
+        // is that one connection's affair, not the listener's.
+        let socket = SockRef::from(&fd);
+        let prepared = socket.set_nonblocking(true).and_then(|()| socket.set_cloexec(true));
         #[cfg(target_vendor = "apple")]
-        socket.set_nosigpipe(true)?;
+        let prepared = prepared.and_then(|()| socket.set_nosigpipe(true));
+        prepared.map_err(|_| io::Error::from_raw_os_error(libc::ECONNABORTED))?;
     }
     // SAFETY: zeroed storage is a valid value, and the kernel wrote `length` bytes of an address into it.
     let address = unsafe { socket_address(address.assume_init_ref()) };

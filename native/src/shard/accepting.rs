@@ -20,6 +20,16 @@ impl Shard {
         self.servers.insert(server, Server { limits, accepted: 0 });
     }
 
+    /// Forgets a server that has neither listeners nor connections (any more), so that its number may be used again.
+    pub fn remove_server(&mut self, server: u16) {
+        debug_assert!(
+            !self.listeners.iter().flatten().any(|l| l.server == server),
+            "the server still listens"
+        );
+        self.servers.remove(&server);
+        self.accept_errors.retain(|&(of, ..)| of != server);
+    }
+
     /// Accepts from a listener.
     pub fn listen(
         &mut self,
@@ -30,7 +40,7 @@ impl Shard {
         let index = self.listeners.iter().position(Option::is_none).unwrap_or(self.listeners.len());
         registrar.register(listener.as_fd(), Source::Listener(index as u32))?;
         // What was queued before we watched is announced by an edge on epoll, but need not be elsewhere: look.
-        let entry = Some(Listening { server, listener, readable: true, paused: false });
+        let entry = Some(Listening { server, listener, readable: true, paused: false, told: false });
         match self.listeners.get_mut(index) {
             Some(place) => *place = entry,
             None => self.listeners.push(entry),
@@ -40,7 +50,8 @@ impl Shard {
 
     /// Takes what waits in a server's queues, then lets go of its listeners. How many connections the server had in all:
     /// each of them is or will be announced.
-    pub fn unlisten(&mut self, server: u16, registrar: &dyn Registrar) -> u64 {
+    pub fn unlisten(&mut self, now: Instant, server: u16, registrar: &dyn Registrar) -> u64 {
+        self.set_time(now);
         for index in 0..self.listeners.len() {
             if self.listeners[index].as_ref().is_some_and(|l| l.server == server) {
                 self.accept(index, ACCEPTS_AT_STOP, registrar);
@@ -70,14 +81,18 @@ impl Shard {
             };
             match tcp::accept_failure(&error) {
                 AcceptFailure::Empty => {
+                    // Nothing waits, so nothing is left to be tried again: the next connection is a new edge.
                     listening.readable = false;
+                    listening.paused = false;
+                    listening.told = false;
                     return;
                 }
                 AcceptFailure::Connection => self.metrics.add(abi::METRIC_ACCEPT_ERRORS, 1),
                 AcceptFailure::Exhausted | AcceptFailure::Other => {
                     // The queue keeps what waits. Descriptors may be freed anywhere in the process, which nobody
                     // tells us: so besides one of our own, time is a reason to try again.
-                    let told = mem::replace(&mut listening.paused, true);
+                    listening.paused = true;
+                    let told = mem::replace(&mut listening.told, true);
                     self.metrics.add(abi::METRIC_ACCEPT_ERRORS, 1);
                     if !told {
                         self.accept_errors.push_back((server, errno(&error), true));

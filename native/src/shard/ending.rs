@@ -71,7 +71,9 @@ impl Shard {
                 }
             }
         }
-        self.lingering_ready.push(id);
+        if !self.lingering_ready.contains(&id) {
+            self.lingering_ready.push(id);
+        }
     }
 
     pub(super) fn end_lingering(&mut self, id: u32) {

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Flags, Handle, Shard};
-use crate::limits::TIMER_TICK_MS;
+use crate::limits::{TIMER_SLOTS, TIMER_TICK_MS};
 use crate::timer::Tick;
 
 impl Shard {
@@ -15,7 +15,7 @@ impl Shard {
         if connection.idle_ticks > 0
             && (connection.timer_at == 0 || connection.timer_at > connection.idle_at())
         {
-            connection.timer_at = connection.idle_at();
+            connection.timer_at = connection.idle_at().min(self.tick + TIMER_SLOTS as Tick);
             self.timers.insert(handle, connection.timer_at);
         }
     }
@@ -34,7 +34,7 @@ impl Shard {
             connection.active_at = self.tick;
             connection.flags.set(Flags::IDLE);
         }
-        connection.timer_at = connection.idle_at();
+        connection.timer_at = connection.idle_at().min(self.tick + TIMER_SLOTS as Tick);
         self.timers.insert(handle, connection.timer_at);
         if is_idle {
             self.signal(handle);

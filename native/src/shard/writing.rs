@@ -114,7 +114,8 @@ impl Shard {
     }
 
     /// Sends at once.
-    pub fn write(&mut self, handle: Handle, bytes: &[u8], registrar: &dyn Registrar) {
+    pub fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8], registrar: &dyn Registrar) {
+        self.set_time(now);
         self.send_or_queue(handle, &mut [IoSlice::new(bytes)]);
         self.after_write(handle, registrar);
     }
@@ -122,12 +123,14 @@ impl Shard {
     /// Sends at once; the rest stays where it is.
     pub fn write_pinned(
         &mut self,
+        now: Instant,
         handle: Handle,
         pin: Pin,
         length: usize,
         memory: &dyn PinnedMemory,
         registrar: &dyn Registrar,
     ) -> bool {
+        self.set_time(now);
         let write_max = self.write_max(handle);
         let open = self.connections.get_mut(handle).filter(|c| !c.flags.has(Flags::LOST));
         let Some(connection) = open else {
