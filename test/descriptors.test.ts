@@ -71,6 +71,25 @@ forEachEngine('descriptor exhaustion', (test, engine) => {
     for (const client of clients) client.end()
     assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
   })
+
+  test('who comes after a try in vain at an empty queue is served (its listener once stayed deaf)', async (t) => {
+    const { child, port } = await startLimited(t, 1, engine)
+    await child.ask('exhaust', /^exhausted$/)
+    await child.ask('free one', /^freed one$/)
+    // Takes the last descriptor; the next accept has none, though nobody waits.
+    const first = await t.connect(port)
+    await first.write('hello')
+    assert.equal((await first.readExactly(5)).toString(), 'hello')
+    await eventually(async () => (await counters(child)).acceptErrors > 0)
+    await child.ask('free', /^freed$/)
+    await new Promise((resolve) => setTimeout(resolve, 300)) // past the retry, which finds the queue empty
+    const second = await t.connect(port)
+    await second.write('hello')
+    assert.equal((await second.readExactly(5)).toString(), 'hello')
+    child.send('close')
+    for (const client of [first, second]) client.end()
+    assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
+  })
 })
 
 async function startLimited(

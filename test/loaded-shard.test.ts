@@ -14,9 +14,12 @@ interface Report {
 
 const CHECKED_MS = 1000
 /** How often something happens at least in that time; an unloaded shard does it hundreds of times. */
-const TIMES_MIN = 10
-/** An event waits for the batch that runs. A shard that starves Node's own handles takes seconds, or for ever. */
-const MEDIAN_MAX_MS = 100
+const TIMES_MIN = 3
+/**
+ * An event waits for the batch that runs: some 10 ms here, more on a machine that has other things to do. A shard that
+ * starves Node's own handles takes seconds, or for ever. (How it compares with node:net is for the benchmark to say.)
+ */
+const MEDIAN_MAX_MS = 400
 
 forEachEngine('a fully loaded shard', (test) => {
   for (const what of ['timer', 'immediate', 'fs', 'fetch', 'message'] as const) {
