@@ -215,11 +215,6 @@ impl Shard {
             || self.listeners.iter().any(Option::is_some)
     }
 
-    /// Whether closed connections still wait for their peers' end.
-    pub fn is_lingering(&self) -> bool {
-        !self.lingering.is_empty()
-    }
-
     /// Bytes in a connection's queue.
     pub fn queued_bytes(&self, handle: Handle) -> usize {
         self.connections.get(handle).map_or(0, Connection::queued)

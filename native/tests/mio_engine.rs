@@ -391,15 +391,16 @@ fn a_closed_connection_lingers_until_its_last_bytes_are_received() {
         peer.read_to_end(&mut all).map(|_| all)
     });
     bench.until(|seen| *seen == Seen::Other(CLOSED, handle, 0));
+    bench.engine.unlisten(Instant::now(), 0);
     assert_eq!(reader.join().unwrap().unwrap().len(), answer.len());
     let fd_was_released = Instant::now() + Duration::from_secs(5);
-    while bench.engine.is_lingering() && Instant::now() < fd_was_released {
+    while bench.engine.is_alive() && Instant::now() < fd_was_released {
         let mut batch = bench.memory.batch(&Attachments);
         bench.engine.collect(Instant::now(), &mut batch, &Attachments);
         batch.finish();
         std::thread::yield_now();
     }
-    assert!(!bench.engine.is_lingering());
+    assert!(!bench.engine.is_alive());
 }
 
 #[test]

@@ -290,13 +290,9 @@ export class ShardLoop {
     transport.protocol = protocol
     transport.receiving = receivingOf(protocol)
     this.commands.push(COMMAND_START, handle, transport.receiving === RECEIVE_CHUNKS ? 0 : 1, 0)
-    if (server.stopped !== undefined) {
-      // Taken from the queue when listening stopped: it is told, then treated as all the others were.
-      this.notify(transport, 'connectionMade', transport)
-      server.stopped(transport)
-    } else {
-      this.notify(transport, 'connectionMade', transport)
-    }
+    this.notify(transport, 'connectionMade', transport)
+    // Taken from the queue when listening stopped: now it is treated as all the others were.
+    server.stopped?.(transport)
   }
 
   /** Calls a callback that takes at most the transport. */

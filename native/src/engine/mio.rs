@@ -171,10 +171,6 @@ impl Engine for MioEngine {
         self.shard.is_alive()
     }
 
-    fn is_lingering(&self) -> bool {
-        self.shard.is_lingering()
-    }
-
     fn queued_bytes(&self, handle: Handle) -> usize {
         self.shard.queued_bytes(handle)
     }

@@ -67,10 +67,9 @@ pub trait Engine {
     fn has_backlog(&self) -> bool;
     /// When `collect` must be called though nothing became ready.
     fn next_wake(&self) -> Option<Instant>;
-    /// Whether there are listeners or connections, so that the loop must not end.
+    /// Whether there are listeners or connections, those included that are closed towards JavaScript while their last
+    /// bytes are on their way: the loop must not end.
     fn is_alive(&self) -> bool;
-    /// Connections closed towards JavaScript whose last bytes are still on their way.
-    fn is_lingering(&self) -> bool;
     /// Bytes in a connection's write queue.
     fn queued_bytes(&self, handle: Handle) -> usize;
     /// A connection's socket, to inspect and tune; `None` once closed.
