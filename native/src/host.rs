@@ -173,6 +173,12 @@ impl Host {
         }
     }
 
+    /// As [`Self::flush`], because JavaScript found the ring full.
+    pub fn flush_by_call(&self) {
+        self.metrics.add(abi::METRIC_NATIVE_CALLS, 1);
+        self.flush();
+    }
+
     /// Flushes, then sends large data at once.
     pub fn write(&self, handle: Handle, bytes: &[u8]) {
         if self.closing.get() {
@@ -260,7 +266,7 @@ impl Host {
     }
 
     /// Runs native work; a panic ends this shard, not the process.
-    fn guarded<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+    pub fn guarded<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(result) => Some(result),
             Err(panic) => {

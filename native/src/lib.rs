@@ -2,7 +2,8 @@
 //!
 //! Layers, each knowing only those below it:
 //! `bind` (all that knows napi) → `host` (nesting in libuv, batches) → `engine` (commands in, events out)
-//! → `shard` (connections: what all engines share) → `net`, `write_queue`, `timer`, `metrics`, `limits`.
+//! → `shard` (connections: what all engines share) → `net`, `write_queue`, `timer`, `metrics`,
+//! `malloc`, `limits`.
 
 pub mod abi;
 pub mod bind;
@@ -11,6 +12,7 @@ pub mod engine;
 pub mod error;
 pub mod host;
 pub mod limits;
+pub mod malloc;
 pub mod metrics;
 pub mod net;
 pub mod ring;

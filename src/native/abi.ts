@@ -8,13 +8,13 @@ export const EVENT_RING_RECORDS = 4096 as const
 /** Records of the commands ring. */
 export const COMMAND_RING_RECORDS = 4096 as const
 /** Bytes of the write slab. */
-export const WRITE_SLAB_BYTES = 262144 as const
+export const WRITE_SLAB_BYTES = 1048576 as const
 /** From this size on a write is a native call. */
-export const DIRECT_WRITE_BYTES = 4096 as const
+export const DIRECT_WRITE_BYTES = 32768 as const
 /** Number of chunk slabs; they have the indexes 1 to this. Index 0 is the borrowed slab. */
-export const CHUNK_SLABS = 4 as const
+export const CHUNK_SLABS = 2 as const
 /** Bytes of a chunk slab. */
-export const CHUNK_SLAB_BYTES = 135168 as const
+export const CHUNK_SLAB_BYTES = 528384 as const
 /** Bytes of the borrowed slab. */
 export const BORROWED_SLAB_BYTES = 266240 as const
 /** Resolution of idle timeouts. */

@@ -30,18 +30,18 @@ export declare class NativeShard {
   unlisten(server: number): number | null
   /** Forgets a server that does not listen and has no connection (any more); its number may be used again. */
   removeServer(server: number): void
-  /** Applies the commands in the ring, which is full. */
-  flush(): void
-  /** Applies the commands in the ring, then sends large data at once; the rest is copied. */
-  write(handle: number, data: Uint8Array): void
+  /**
+   * The calls on the path of bytes. `flush` applies the commands in the ring; `write` does too, then sends large
+   * data at once and copies the rest; `replaceSlab` puts another slab in the place of a retired one, once no command
+   * refers to the old one, and returns how many replaced slabs are followed.
+   */
+  hotCalls(): { flush: () => void, write: (handle: number, data: Uint8Array) => void, replaceSlab: (index: number, slab: Uint8Array) => number }
   /** As `write`, but the rest is referred to. False when the connection is gone. */
   writeOwned(handle: number, data: Uint8Array): boolean
   /** Bytes of a connection that are not sent yet. */
   bufferedBytes(handle: number): number
   /** How many slabs that were replaced may still be kept by a chunk; exact when more than `limit`. */
   retainedSlabs(limit: number): number
-  /** Another slab in the place of a retired one, once no command refers to the old one. */
-  replaceSlab(index: number, slab: Uint8Array): void
   /** The peer's address; null once the connection's end was handled. */
   peerAddress(handle: number): NativeAddress | null
   /** Our address. */

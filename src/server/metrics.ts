@@ -11,8 +11,10 @@ import {
   METRIC_LOOP_LAG_LAST_NS,
   METRIC_LOOP_LAG_MAX_NS,
   METRIC_LOOP_TURNS,
+  METRIC_NATIVE_CALLS,
   METRIC_POLLS,
   METRIC_READS,
+  METRIC_WRITE_OVERFLOWS,
   METRIC_WRITES,
 } from '../native/abi.js'
 import { native } from '../native/index.js'
@@ -45,6 +47,10 @@ export interface ShardMetrics {
   readonly writes: number
   /** System calls that asked which sockets are ready. */
   readonly polls: number
+  /** Calls from JavaScript into the native core on the path of bytes: commands ring full, large or owned writes. */
+  readonly nativeCalls: number
+  /** Connections aborted because more was queued for them than `writeMaxBytes`. */
+  readonly writeOverflows: number
   readonly loopLagMs: LoopLag
 }
 
@@ -97,6 +103,8 @@ function shape(counters: BigUint64Array): ShardMetrics {
     reads: count(METRIC_READS),
     writes: count(METRIC_WRITES),
     polls: count(METRIC_POLLS),
+    nativeCalls: count(METRIC_NATIVE_CALLS),
+    writeOverflows: count(METRIC_WRITE_OVERFLOWS),
     loopLagMs: {
       mean: per(count(METRIC_LOOP_BUSY_NS), count(METRIC_LOOP_TURNS)) / NS_PER_MS,
       max: count(METRIC_LOOP_LAG_MAX_NS) / NS_PER_MS,

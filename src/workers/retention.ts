@@ -22,9 +22,13 @@ export class SlabRetention {
     this.limitSlabs = Math.floor(limitBytes / CHUNK_SLAB_BYTES)
   }
 
-  /** Whether slabs that were just replaced bring retention over the limit. */
-  get isOver(): boolean {
-    return this.native.retainedSlabs(this.limitSlabs) > this.limitSlabs
+  /**
+   * Whether slabs that were just replaced bring retention over the limit.
+   *
+   * @param followed how many native code follows, collected ones among them: only too many are worth a look
+   */
+  isOver(followed: number): boolean {
+    return followed > this.limitSlabs && this.native.retainedSlabs(this.limitSlabs) > this.limitSlabs
   }
 
   /** Asked once per batch while over: whether retention has clearly fallen. */

@@ -1,3 +1,5 @@
+// Not the global: that one is a getter, called on every use.
+import { Buffer } from 'node:buffer'
 import { markAsUntransferable } from 'node:worker_threads'
 import { ShardloopError, systemError } from '../errors.js'
 import { RETAINED_SLAB_BYTES } from '../limits.js'
@@ -60,11 +62,23 @@ const LOOPS = new Set<ShardLoop>()
 
 /** process.exit on the main thread runs no clean-up of the environment, in which native code would flush. */
 function flushAll(): void {
-  for (const loop of LOOPS) loop.native.flush()
+  for (const loop of LOOPS) loop.calls.flush()
 }
+
+type HotCalls = ReturnType<NativeShard['hotCalls']>
 
 /** A callback's name in messages. */
 type CallbackName = keyof Protocol | 'factory'
+
+/**
+ * The class of which every Buffer is an instance; made by it, a view of a slab costs half of what Buffer.from takes,
+ * which looks again what it was given.
+ */
+const BufferView = (Buffer as unknown as Record<typeof Symbol.species, unknown>)[Symbol.species] as new (
+  memory: ArrayBufferLike,
+  offset: number,
+  length: number,
+) => Buffer
 
 function newSlab(bytes: number): Buffer {
   const slab = Buffer.allocUnsafeSlow(bytes)
@@ -89,11 +103,14 @@ function exactCopy(slab: Buffer, start: number, end: number): Buffer {
 export class ShardLoop {
   readonly shardId: number
   /** @internal */ readonly native: NativeShard
+  /** @internal The native calls on the path of bytes. */ readonly calls: HotCalls
   /** @internal */ readonly commands: CommandRing
   /** @internal */ readonly borrow: Borrow = { slab: 0, start: 0, end: -1, memory: null }
   private readonly control: Int32Array = new Int32Array(CONTROL_WORDS)
   private readonly events: Int32Array = new Int32Array(EVENT_RING_RECORDS * RECORD_WORDS)
   private readonly slabs: Buffer[] = []
+  /** Their ArrayBuffers: asking a Buffer for it is a call. */
+  private readonly slabMemory: ArrayBufferLike[] = []
   /** A command refers to a chunk slab, so it must be flushed before that slab is replaced. */
   private chunkSlabReferred = false
   private readonly retention: SlabRetention
@@ -112,7 +129,8 @@ export class ShardLoop {
     this.shardId = options.shardId
     this.slabs.push(newSlab(BORROWED_SLAB_BYTES))
     for (let i = 0; i < CHUNK_SLABS; i++) this.slabs.push(newSlab(CHUNK_SLAB_BYTES))
-    this.commands = new CommandRing(this.control, () => this.native.flush())
+    for (const slab of this.slabs) this.slabMemory.push(slab.buffer)
+    this.commands = new CommandRing(this.control, () => this.calls.flush())
     let closed!: () => void
     this.whenClosed = new Promise((resolve) => {
       closed = resolve
@@ -128,6 +146,7 @@ export class ShardLoop {
       drain: this.drain.bind(this),
       closed,
     })
+    this.calls = this.native.hotCalls()
     this.retention = new SlabRetention(this.native, RETAINED_SLAB_BYTES)
     LOOPS.add(this)
     if (LOOPS.size === 1) process.on('exit', flushAll)
@@ -172,7 +191,7 @@ export class ShardLoop {
 
   /** @internal Whether memory is that which the next batch overwrites. */
   isBorrowed(memory: ArrayBufferLike): boolean {
-    return memory === this.slabs[0]?.buffer
+    return memory === this.slabMemory[0]
   }
 
   /** @internal */
@@ -310,7 +329,7 @@ export class ShardLoop {
     if (result !== undefined) this.watch(result, transport, name)
   }
 
-  /** @param slabIndex -1 when `memory` is not a native slab */
+  /** @param slabIndex -1 when `memory` is not a native slab; then all of it is meant */
   private receive(
     transport: TcpTransport,
     memory: Buffer,
@@ -324,9 +343,11 @@ export class ShardLoop {
       if (protocol.dataReceived === undefined) return
       // Slab 0 starts over with the next batch; the others are handed out.
       const chunk =
-        slabIndex === 0
-          ? exactCopy(memory, start, start + length)
-          : Buffer.from(memory.buffer, memory.byteOffset + start, length)
+        slabIndex > 0
+          ? new BufferView(this.slabMemory[slabIndex] as ArrayBufferLike, start, length)
+          : slabIndex === 0
+            ? exactCopy(memory, start, start + length)
+            : memory
       this.currentName = 'dataReceived'
       const result = transport.resource.runInAsyncScope(protocol.dataReceived, protocol, chunk)
       if (result !== undefined) this.watch(result, transport, 'dataReceived')
@@ -476,16 +497,18 @@ export class ShardLoop {
   private replaceSlabs(): void {
     const { control } = this
     if (this.chunkSlabReferred) {
-      this.native.flush()
+      this.calls.flush()
       this.chunkSlabReferred = false
     }
     const retired = control[CONTROL_RETIRED] as number
+    let followed = 0
     for (let index = 0; index < this.slabs.length; index++) {
       if ((retired & (1 << index)) === 0) continue
       const slab = newSlab(index === 0 ? BORROWED_SLAB_BYTES : CHUNK_SLAB_BYTES)
       this.slabs[index] = slab
-      this.native.replaceSlab(index, slab)
+      this.slabMemory[index] = slab.buffer
+      followed = this.calls.replaceSlab(index, slab)
     }
-    if (this.retention.isOver) control[CONTROL_COPY_CHUNKS] = 1
+    if (this.retention.isOver(followed)) control[CONTROL_COPY_CHUNKS] = 1
   }
 }

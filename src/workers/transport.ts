@@ -99,11 +99,11 @@ export class TcpTransport implements Transport {
         if (data.length > 0) this.loop.commands.writeText(this.handle, data)
         return
       }
-      this.loop.native.write(this.handle, Buffer.from(data))
+      this.loop.calls.write(this.handle, Buffer.from(data))
     } else if (!(data instanceof Uint8Array)) {
       throw invalid('data', data, 'a Uint8Array, a Buffer or a string')
     } else if (data.length >= DIRECT_WRITE_BYTES) {
-      this.loop.native.write(this.handle, data)
+      this.loop.calls.write(this.handle, data)
     } else if (data.length > 0) {
       this.loop.commands.write(this.handle, data)
     }

@@ -41,6 +41,19 @@ impl View {
         Ok(Self { base: base.cast(), bytes: length * width, buffer })
     }
 
+    /// Its bytes, for as long as JavaScript does not run: it could detach them.
+    ///
+    /// # Safety
+    /// The view must be of a value of this call into native code, from which JavaScript is not called while the slice
+    /// is used.
+    pub unsafe fn bytes(&self) -> &[u8] {
+        if self.bytes == 0 {
+            return &[]; // an empty array has no address
+        }
+        // SAFETY: by the caller, the memory that the array had when it was looked up is there and does not change.
+        unsafe { std::slice::from_raw_parts(self.base, self.bytes) }
+    }
+
     /// Its elements.
     ///
     /// # Safety
@@ -175,16 +188,17 @@ impl Bindings {
         Ok((pin, view.bytes))
     }
 
-    /// Refers to another slab in the place of one, which is followed until it is collected.
-    pub fn replace_slab(&self, index: usize, view: &View) -> Result<()> {
+    /// Refers to another slab in the place of one, which is followed until it is collected. How many are followed.
+    pub fn replace_slab(&self, index: usize, view: &View) -> Result<usize> {
         let new = reference(self.env, view.buffer)?;
         let old = std::mem::replace(&mut self.slabs.borrow_mut()[index], new);
         // Weak from now on. Not a WeakRef of JavaScript's: V8's scavenger takes those for strong, and every slab would
         // live until the next full collection, by which time its memory is cold.
         // SAFETY: a reference of ours with a count of one.
         check_status!(unsafe { sys::napi_reference_unref(self.env, old, std::ptr::null_mut()) })?;
-        self.retired.borrow_mut().push(old);
-        Ok(())
+        let mut retired = self.retired.borrow_mut();
+        retired.push(old);
+        Ok(retired.len())
     }
 
     /// How many replaced slabs may still be kept by a chunk. Exact when more than `limit`: only then it looks.

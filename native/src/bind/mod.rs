@@ -1,5 +1,6 @@
 //! The binding: the only files that know Node-API. Types here are named after what JavaScript sees.
 
+mod hot_calls;
 mod javascript;
 pub mod listener;
 pub mod metrics;
@@ -57,8 +58,11 @@ pub fn abi_version() -> i32 {
 /// Runs once per thread that loads the addon.
 #[napi(module_exports)]
 pub fn initialise(_exports: Object<'_>) -> Result<()> {
-    static PINNED: std::sync::Once = std::sync::Once::new();
-    PINNED.call_once(pin_library);
+    static FIRST: std::sync::Once = std::sync::Once::new();
+    FIRST.call_once(|| {
+        pin_library();
+        crate::malloc::keep_freed_memory();
+    });
     Ok(())
 }
 

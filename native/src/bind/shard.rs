@@ -1,15 +1,16 @@
 //! A shard's native half, as its thread's JavaScript holds it.
 
+use super::hot_calls::HotCalls;
 use super::javascript::{Bindings, View, element, property, uv_loop};
 use super::{NativeAddress, SystemFailure};
 use crate::connection::Handle;
 use crate::engine::Engine;
 use crate::engine::mio::MioEngine;
 use crate::host::Host;
+use crate::metrics;
 use crate::net::{addresses, listen, options};
 use crate::ring::{SLABS, SharedMemory};
 use crate::shard::ServerLimits;
-use crate::{abi, metrics};
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 use std::io;
@@ -36,7 +37,6 @@ pub struct NativeServerLimits {
 pub struct NativeShard {
     host: Rc<Host>,
     bindings: Rc<Bindings>,
-    metrics: Arc<metrics::Metrics>,
 }
 
 #[napi]
@@ -90,7 +90,7 @@ impl NativeShard {
             .map_err(|error| Error::new(Status::GenericFailure, error))?;
         // SAFETY: the host lives until its handles are closed, which removes the hook.
         unsafe { bindings.close_at_exit(Rc::as_ptr(&host))? };
-        Ok(Self { host, bindings, metrics })
+        Ok(Self { host, bindings })
     }
 
     /// Makes a server known, before `listen`.
@@ -131,17 +131,16 @@ impl NativeShard {
         self.host.with_engine(|engine| engine.remove_server(server));
     }
 
-    /// Applies the commands in the ring, which is full.
-    #[napi(catch_unwind)]
-    pub fn flush(&self) {
-        self.metrics.add(abi::METRIC_NATIVE_CALLS, 1);
-        self.host.flush();
-    }
-
-    /// Applies the commands in the ring, then sends large data at once; the rest is copied.
-    #[napi(catch_unwind)]
-    pub fn write(&self, handle: i32, data: &[u8]) {
-        self.host.write(Handle::from_word(handle), data);
+    /// The calls on the path of bytes. `flush` applies the commands in the ring; `write` does too, then sends large
+    /// data at once and copies the rest; `replaceSlab` puts another slab in the place of a retired one, once no command
+    /// refers to the old one, and returns how many replaced slabs are followed.
+    #[napi(
+        catch_unwind,
+        ts_return_type = "{ flush: () => void, write: (handle: number, data: Uint8Array) => void, replaceSlab: (index: number, slab: Uint8Array) => number }"
+    )]
+    pub fn hot_calls(&self, env: Env) -> Result<Object<'_>> {
+        let calls = HotCalls { host: self.host.clone(), bindings: self.bindings.clone() };
+        Ok(Object::from_raw(env.raw(), calls.into_object(env.raw())?))
     }
 
     /// As `write`, but the rest is referred to. False when the connection is gone.
@@ -161,19 +160,6 @@ impl NativeShard {
     #[napi(catch_unwind)]
     pub fn retained_slabs(&self, limit: u32) -> u32 {
         self.bindings.retained_slabs(limit as usize) as u32
-    }
-
-    /// Another slab in the place of a retired one, once no command refers to the old one.
-    #[napi(catch_unwind, ts_args_type = "index: number, slab: Uint8Array")]
-    pub fn replace_slab(&self, env: Env, index: u32, slab: Unknown<'_>) -> Result<()> {
-        let view = View::of(env.raw(), slab.raw())?;
-        if index as usize >= SLABS {
-            return Err(Error::new(Status::InvalidArg, format!("there is no slab {index}")));
-        }
-        self.bindings.replace_slab(index as usize, &view)?;
-        // SAFETY: as in `new`; the reference that keeps it was just made.
-        self.host.replace_slab(index as usize, unsafe { view.region() });
-        Ok(())
     }
 
     /// The peer's address; null once the connection's end was handled.
