@@ -97,7 +97,9 @@ export function cpuRatio(result: RowResult, pair: Pair): Interval | null {
 
 /** The same over all rounds, also those left out: an idea of the figure when the machine was too noisy for one. */
 export function roughCpuRatio(result: RowResult, pair: Pair): number | null {
-  const unfiltered = result.samples.map((sample): Sample => ({ ...sample, leftOut: null }))
+  // Of a measurement that was made again the last.
+  const last = new Map(result.samples.map((sample) => [`${sample.round} ${sample.peer}`, sample]))
+  const unfiltered = [...last.values()].map((sample): Sample => ({ ...sample, leftOut: null }))
   const ratios = cleanPairs(unfiltered, pair).map(
     ([ours, theirs]) => ours.requestsPerCpuSec / theirs.requestsPerCpuSec,
   )

@@ -18,11 +18,13 @@ export const GENERATION_ROUNDS = 5
 export const OTHER_CPU_MAX = 0.05
 /** The hypervisor may take this much of one CPU in the window. */
 export const STEAL_MAX = 0.02
+/** A measurement that noise spoils is made again in its round, up to this many in all. */
+export const NOISE_TRIES = 3
 
 /** Why a measurement does not count: the server waited for the client, or the machine did something else. */
 export type LeftOut = 'not-busy' | 'noise'
 
-/** One peer in one round. */
+/** One measurement of a peer in a round; the last of them counts, if any does. */
 export interface Sample {
   readonly round: number
   readonly peer: PeerId
@@ -106,7 +108,11 @@ export async function measureRow(
         progress(progressText(row, peer, round, samples, peers, plan))
         const server = servers.get(peer)
         if (server === undefined) throw new Error(`${peer} was given up and is needed again`)
-        samples.push(sampleOf(row, round, peer, await load(row, server, plan.warmupSecs, plan.windowSecs)))
+        for (let tries = 1; tries <= NOISE_TRIES; tries++) {
+          const result = await load(row, server, plan.warmupSecs, plan.windowSecs)
+          samples.push(sampleOf(row, round, peer, result))
+          if (samples.at(-1)?.leftOut !== 'noise') break
+        }
       }
     }
     // A server that has died since is an error, not a figure.

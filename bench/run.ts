@@ -64,33 +64,11 @@ async function run(options: BenchOptions): Promise<number> {
 
   const timeIsUp = (): boolean => performance.now() - started > options.timeLimitSecs * 1000
   const rows: RowResult[] = []
-  for (const row of options.rows) {
-    const result = await attempt(row.id, null, () =>
-      measureRow(row, peers, options.plan, random, progress, timeIsUp),
-    )
-    if (result !== null) rows.push(result)
-  }
-  const wants = (part: Part): boolean => {
-    const skipped = options.parts.includes(part) && timeIsUp()
-    if (skipped) absent.push(`${part}: the quick run's time was up`)
-    return options.parts.includes(part) && !skipped
-  }
-  // The peers that no bar is about take too long for a quick run.
-  const memoryPeers = peers.filter((peer) => !options.quick || insideCommand(peer) !== null)
-  const memory = await attempt('memory', [], async () =>
-    wants('memory') ? await measureMemory(memoryPeers, options.memoryRepetitions, progress) : [],
-  )
-  const syscalls = await attempt('syscalls', [], async () =>
-    wants('syscalls') ? await measureSyscalls(options, peers, absent, progress) : [],
-  )
-  const latency = await attempt('latency', [], async () =>
-    wants('latency') ? await measureInsideLatency(peers, options, random, progress) : [],
-  )
-  line.clear()
-
-  const durationSecs = (performance.now() - started) / 1000
+  let memory: Results['memory'] = []
+  let syscalls: Results['syscalls'] = []
+  let latency: Results['latency'] = []
   const { quick, plan } = options
-  const results: Results = {
+  const soFar = (): Results => ({
     environment,
     quick,
     plan,
@@ -100,8 +78,35 @@ async function run(options: BenchOptions): Promise<number> {
     syscalls,
     latency,
     absent,
-    durationSecs,
+    durationSecs: (performance.now() - started) / 1000,
+  })
+  for (const row of options.rows) {
+    const result = await attempt(row.id, null, () =>
+      measureRow(row, peers, options.plan, random, progress, timeIsUp),
+    )
+    if (result === null) continue
+    rows.push(result)
+    save(soFar()) // an interrupted run keeps what it has
   }
+  const wants = (part: Part): boolean => {
+    const skipped = options.parts.includes(part) && timeIsUp()
+    if (skipped) absent.push(`${part}: the quick run's time was up`)
+    return options.parts.includes(part) && !skipped
+  }
+  // The peers that no bar is about take too long for a quick run.
+  const memoryPeers = peers.filter((peer) => !options.quick || insideCommand(peer) !== null)
+  memory = await attempt('memory', [], async () =>
+    wants('memory') ? await measureMemory(memoryPeers, options.memoryRepetitions, progress) : [],
+  )
+  syscalls = await attempt('syscalls', [], async () =>
+    wants('syscalls') ? await measureSyscalls(options, peers, absent, progress) : [],
+  )
+  latency = await attempt('latency', [], async () =>
+    wants('latency') ? await measureInsideLatency(peers, options, random, progress) : [],
+  )
+  line.clear()
+
+  const results = soFar()
   process.stdout.write(`${tables(results)}\n\n`)
   for (const file of save(results)) process.stdout.write(`${file}\n`)
   if (broken) return 2
