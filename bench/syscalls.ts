@@ -1,12 +1,12 @@
 /**
  * System calls per request, counted by `strace -c -f` in short runs of their own: tracing slows a server down so much
- * that nothing is timed here. Connecting and closing belong to the count; the run is long enough for them to be small.
+ * that nothing is timed here.
  */
 import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { runLoad } from './load.js'
+import { type LoadResult, runLoad } from './load.js'
 import { measuredCpus, output } from './machine.js'
 import type { PeerId, Row } from './rows.js'
 import { serverCommand, startServer, within } from './servers.js'
@@ -28,14 +28,24 @@ export function straceIsPresent(): boolean {
   return output('strace', ['-V']) !== null
 }
 
-/** Counts the calls of `peer` on `row` during `secs` of load. */
+/** The longer of the two counts takes this many times the time of the shorter. */
+const LONGER = 4
+
+/** What a server did in one count. */
+interface Count {
+  readonly requests: number
+  readonly calls: Readonly<Record<string, number>>
+}
+
+/**
+ * Counts the calls of `peer` on `row`, as the slope between a short and a long run under strace: what connecting costs
+ * is the same in both, and must not count as a request's (strace slows a server so much that it would weigh).
+ */
 export async function countSyscalls(row: Row, peer: PeerId, secs: number): Promise<SyscallResult> {
   const [serverCpu, clientCpu] = measuredCpus()
   const command = serverCommand(peer)
   if (command === null) throw new Error(`${peer} is not installed`)
   const server = await startServer(serverCpu, command)
-  const directory = mkdtempSync(join(tmpdir(), 'shardloop-bench-'))
-  const table = join(directory, 'calls')
   const load = [
     row.mode,
     '--addr',
@@ -47,10 +57,31 @@ export async function countSyscalls(row: Row, peer: PeerId, secs: number): Promi
   ]
   if (row.mode === 'echo') load.push('--pipeline', String(row.pipeline))
   load.push('--warmup', '0', '--secs')
+  const run = (length: number): Promise<LoadResult> => runLoad(clientCpu, [...load, String(length)])
   try {
     // Warm first: a server that still compiles its code makes other calls.
-    await runLoad(clientCpu, [...load, '0.3'])
-    const strace = spawn('strace', ['-c', '-f', '-o', table, '-p', String(server.pid)], {
+    await run(0.3)
+    const short = await countWhile(server.pid, () => run(secs / LONGER))
+    const long = await countWhile(server.pid, () => run(secs))
+    const requests = long.requests - short.requests
+    if (requests <= 0) throw new Error(`${peer} did no more in ${secs} s than in ${secs / LONGER} s`)
+    const byName = Object.fromEntries(
+      Object.entries(long.calls)
+        .map(([name, count]): [string, number] => [name, (count - (short.calls[name] ?? 0)) / requests])
+        .sort(([, one], [, other]) => other - one),
+    )
+    const perRequest = Object.values(byName).reduce((sum, count) => sum + count, 0)
+    return { row: row.id, peer, requests, perRequest, byName }
+  } finally {
+    await server.stop()
+  }
+}
+
+async function countWhile(pid: number, run: () => Promise<LoadResult>): Promise<Count> {
+  const directory = mkdtempSync(join(tmpdir(), 'shardloop-bench-'))
+  const table = join(directory, 'calls')
+  try {
+    const strace = spawn('strace', ['-c', '-f', '-o', table, '-p', String(pid)], {
       stdio: ['ignore', 'ignore', 'pipe'],
     })
     const ended = new Promise<void>((resolve) => strace.once('exit', () => resolve()))
@@ -62,30 +93,14 @@ export async function countSyscalls(row: Row, peer: PeerId, secs: number): Promi
     })
     if ((await within(ATTACH_TIMEOUT_MS, attached)) !== true) {
       strace.kill('SIGKILL')
-      throw new Error(
-        `strace cannot attach to process ${server.pid}; it needs the right to trace (CAP_SYS_PTRACE)`,
-      )
+      throw new Error(`strace cannot attach to process ${pid}; it needs the right to trace (CAP_SYS_PTRACE)`)
     }
-    const result = await runLoad(clientCpu, [...load, String(secs)])
+    const { requestsTotal } = await run()
     strace.kill('SIGINT')
     await ended
-    const calls = parseTable(readFileSync(table, 'utf8'))
-    const total = Object.values(calls).reduce((sum, count) => sum + count, 0)
-    const byName = Object.fromEntries(
-      Object.entries(calls)
-        .sort(([, one], [, other]) => other - one)
-        .map(([name, count]) => [name, count / result.requestsTotal]),
-    )
-    return {
-      row: row.id,
-      peer,
-      requests: result.requestsTotal,
-      perRequest: total / result.requestsTotal,
-      byName,
-    }
+    return { requests: requestsTotal, calls: parseTable(readFileSync(table, 'utf8')) }
   } finally {
     rmSync(directory, { recursive: true })
-    await server.stop()
   }
 }
 

@@ -33,17 +33,16 @@ export declare class NativeShard {
   /**
    * The calls on the path of bytes. `flush` applies the commands in the ring; `write` does too, then sends large
    * data at once and copies the rest; `replaceSlab` puts another slab in the place of a retired one, once no command
-   * refers to the old one, and returns how many replaced slabs are followed.
+   * refers to the old one, and returns how many replaced slabs are followed; `peer` tells a connection's peer, as family,
+   * port and address with spaces between, until the connection's end was handled.
    */
-  hotCalls(): { flush: () => void, write: (handle: number, data: Uint8Array) => void, replaceSlab: (index: number, slab: Uint8Array) => number }
+  hotCalls(): { flush: () => void, write: (handle: number, data: Uint8Array) => void, replaceSlab: (index: number, slab: Uint8Array) => number, peer: (handle: number) => string | null }
   /** As `write`, but the rest is referred to. False when the connection is gone. */
   writeOwned(handle: number, data: Uint8Array): boolean
   /** Bytes of a connection that are not sent yet. */
   bufferedBytes(handle: number): number
   /** How many slabs that were replaced may still be kept by a chunk; exact when more than `limit`. */
   retainedSlabs(limit: number): number
-  /** The peer's address; null once the connection's end was handled. */
-  peerAddress(handle: number): NativeAddress | null
   /** Our address. */
   localAddress(handle: number): NativeAddress | SystemFailure
   /** The descriptor's number; -1 once closed. */
@@ -57,6 +56,8 @@ export declare class NativeShard {
    * time that their last bytes need.
    */
   close(graceful: boolean): void
+  /** Panics in native code, as a defect would. Only tests call it: nothing that a peer or a user does may panic. */
+  panic(): void
 }
 
 /** Held by a process while it binds a port. */

@@ -41,6 +41,8 @@ interface Rare {
   /** Events that came while reading was paused, from the batch in which it was: chunks, then null for the end. */
   held?: (Buffer | null)[]
   releasing?: boolean
+  /** As native code tells it: read when somebody asks, for few do. */
+  peer?: string
   peername?: SocketAddress
   sockname?: SocketAddress
   socket?: ConnectionSocket
@@ -301,7 +303,10 @@ export class TcpTransport implements Transport {
 
   /** @internal The connection is gone: keeps what is still asked for afterwards. */
   ended(error: Error | null): void {
-    this.peername()
+    if (this.rare?.peername === undefined) {
+      const peer = this.loop.calls.peer(this.handle)
+      if (peer !== null) this.rarely().peer = peer
+    }
     this.closing = true
     this.lost = true
     this.dropHeld()
@@ -320,11 +325,13 @@ export class TcpTransport implements Transport {
 
   private peername(): SocketAddress | undefined {
     const known = this.rare?.peername
-    if (known !== undefined || this.lost) return known
-    const address = this.loop.native.peerAddress(this.handle)
-    if (address === null) return undefined
-    this.rarely().peername = address
-    return address
+    if (known !== undefined) return known
+    const peer = this.rare?.peer ?? (this.lost ? null : this.loop.calls.peer(this.handle))
+    if (peer === null) return undefined
+    const [family, port, address] = peer.split(' ') as [SocketAddress['family'], string, string]
+    const peername = { address, family, port: Number(port) }
+    this.rarely().peername = peername
+    return peername
   }
 
   private sockname(): SocketAddress | undefined {

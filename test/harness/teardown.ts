@@ -11,10 +11,14 @@ export const ENDINGS = {
   throw: 1,
   /** A rejection that nobody handles, in the same thread. */
   reject: 1,
+  /** A panic in native code, in the same thread: an error that nobody catches. */
+  panic: 1,
   /** process.exit in a shard: the shard ends, the server with it, and the process by itself. */
   'shard exit': 0,
   /** An error that nobody catches, in a shard. */
   'shard throw': 0,
+  /** A panic in a shard's native code: that shard ends, not the process. */
+  'shard panic': 0,
   /** The main thread calls process.exit while shards are under load. */
   'exit beside shards': 7,
 } as const
@@ -38,7 +42,13 @@ export async function endUnderLoad(t: TestContext, ending: Ending): Promise<void
     `${ending}, seed ${seed}\n${child.describe()}`,
   )
   assert.ok(child.lines.includes('under load'), child.describe())
-  assert.doesNotMatch(child.stderr, /panicked|FATAL|Assertion|Check failed|napi_/, child.describe())
+  assert.doesNotMatch(child.stderr, /FATAL|Assertion|Check failed|napi_/, child.describe())
+  // Rust tells of a panic, with its place.
+  const panics = child.stderr.match(/panicked at .*\n.*/g) ?? []
+  const expected = ending.endsWith('panic')
+    ? /^panicked at native\/src\/bind\/.*\na test asked for it$/
+    : /^$/
+  assert.match(panics.join(), expected, child.describe())
   if (ending.startsWith('shard '))
     assert.match(child.stdout, /^died ERR_SHARDLOOP_SHARD_DIED$/m, child.describe())
 }

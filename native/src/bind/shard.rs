@@ -133,10 +133,11 @@ impl NativeShard {
 
     /// The calls on the path of bytes. `flush` applies the commands in the ring; `write` does too, then sends large
     /// data at once and copies the rest; `replaceSlab` puts another slab in the place of a retired one, once no command
-    /// refers to the old one, and returns how many replaced slabs are followed.
+    /// refers to the old one, and returns how many replaced slabs are followed; `peer` tells a connection's peer, as family,
+    /// port and address with spaces between, until the connection's end was handled.
     #[napi(
         catch_unwind,
-        ts_return_type = "{ flush: () => void, write: (handle: number, data: Uint8Array) => void, replaceSlab: (index: number, slab: Uint8Array) => number }"
+        ts_return_type = "{ flush: () => void, write: (handle: number, data: Uint8Array) => void, replaceSlab: (index: number, slab: Uint8Array) => number, peer: (handle: number) => string | null }"
     )]
     pub fn hot_calls(&self, env: Env) -> Result<Object<'_>> {
         let calls = HotCalls { host: self.host.clone(), bindings: self.bindings.clone() };
@@ -160,12 +161,6 @@ impl NativeShard {
     #[napi(catch_unwind)]
     pub fn retained_slabs(&self, limit: u32) -> u32 {
         self.bindings.retained_slabs(limit as usize) as u32
-    }
-
-    /// The peer's address; null once the connection's end was handled.
-    #[napi(catch_unwind)]
-    pub fn peer_address(&self, handle: i32) -> Option<NativeAddress> {
-        self.host.inspect(|engine| engine.peer(Handle::from_word(handle))).flatten().map(Into::into)
     }
 
     /// Our address.
@@ -207,6 +202,12 @@ impl NativeShard {
         } else {
             self.host.close();
         }
+    }
+
+    /// Panics in native code, as a defect would. Only tests call it: nothing that a peer or a user does may panic.
+    #[napi(catch_unwind)]
+    pub fn panic(&self) {
+        self.host.guarded(|| panic!("a test asked for it"));
     }
 
     fn with_socket<T>(
