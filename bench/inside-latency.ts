@@ -13,7 +13,7 @@ import type { PeerId } from './rows.js'
 import { type RunningServer, startServer } from './servers.js'
 import { shuffled } from './statistics.js'
 
-/** One server in one round; milliseconds. */
+/** One measurement of a server in a round, milliseconds; the last of them counts, if any does. */
 export interface LatencySample {
   readonly round: number
   readonly peer: PeerId
@@ -59,11 +59,10 @@ export async function measureInsideLatency(
       )
       const server = await startServer(serverCpu, [...command, '--fetch', url])
       try {
-        let sample = await measure(round, peer, server, clientCpu, plan)
-        for (let tries = 1; sample.noisy && tries < NOISE_TRIES; tries++) {
-          sample = await measure(round, peer, server, clientCpu, plan)
+        for (let tries = 1; tries <= NOISE_TRIES; tries++) {
+          samples.push(await measure(round, peer, server, clientCpu, plan))
+          if (samples.at(-1)?.noisy !== true) break
         }
-        samples.push(sample)
       } finally {
         await server.stop()
       }
@@ -73,10 +72,13 @@ export async function measureInsideLatency(
   return samples
 }
 
-/** Rounds in which nothing was noisy. */
+/** Rounds in which all have a measurement that counts. */
 function cleanRounds(samples: readonly LatencySample[]): number {
-  const noisy = new Set(samples.filter((sample) => sample.noisy).map((sample) => sample.round))
-  return new Set(samples.map((sample) => sample.round)).size - noisy.size
+  const peersIn = (among: readonly LatencySample[], round: number): number =>
+    new Set(among.filter((sample) => sample.round === round).map((sample) => sample.peer)).size
+  const clean = samples.filter((sample) => !sample.noisy)
+  const rounds = [...new Set(samples.map((sample) => sample.round))]
+  return rounds.filter((round) => peersIn(clean, round) === peersIn(samples, round)).length
 }
 
 async function measure(

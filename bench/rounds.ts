@@ -111,7 +111,7 @@ export async function measureRow(
         for (let tries = 1; tries <= NOISE_TRIES; tries++) {
           const result = await load(row, server, plan.warmupSecs, plan.windowSecs)
           samples.push(sampleOf(row, round, peer, result))
-          if (samples.at(-1)?.leftOut !== 'noise') break
+          if (samples.at(-1)?.leftOut !== 'noise' || timeIsUp()) break
         }
       }
     }

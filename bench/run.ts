@@ -86,7 +86,8 @@ async function run(options: BenchOptions): Promise<number> {
     )
     if (result === null) continue
     rows.push(result)
-    save(soFar()) // an interrupted run keeps what it has
+    // An interrupted run keeps what it has.
+    await attempt('saving what was measured so far', [], async () => save(soFar(), false))
   }
   const wants = (part: Part): boolean => {
     const skipped = options.parts.includes(part) && timeIsUp()
@@ -108,7 +109,7 @@ async function run(options: BenchOptions): Promise<number> {
 
   const results = soFar()
   process.stdout.write(`${tables(results)}\n\n`)
-  for (const file of save(results)) process.stdout.write(`${file}\n`)
+  for (const file of save(results, true)) process.stdout.write(`${file}\n`)
   if (broken) return 2
   return evaluate(results).some(({ bar, verdict }) => bar.kind === 'must' && verdict === 'fail') ? 1 : 0
 }
@@ -156,15 +157,15 @@ async function measureSyscalls(
   return results
 }
 
-/** Writes both files, under the date and as `latest`, and tells the paths. */
-function save(results: Results): string[] {
+/** Writes both files, under the date and, once complete, as `latest`, and tells the paths. */
+function save(results: Results, complete: boolean): string[] {
   mkdirSync(RESULTS, { recursive: true })
   const { environment, quick } = results
   const stamp = environment.date.slice(0, 19).replaceAll(':', '-')
   const name = `${stamp}-${environment.commit.slice(0, 7)}${quick ? '-quick' : ''}`
-  const json = `${JSON.stringify({ ...results, bars: evaluate(results) }, null, 1)}\n`
+  const json = `${JSON.stringify({ complete, ...results, bars: evaluate(results) }, null, 1)}\n`
   const html = htmlReport(results)
-  for (const base of [name, 'latest']) {
+  for (const base of complete ? [name, 'latest'] : [name]) {
     writeFileSync(join(RESULTS, `${base}.json`), json)
     writeFileSync(join(RESULTS, `${base}.html`), html)
   }

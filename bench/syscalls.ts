@@ -65,9 +65,11 @@ export async function countSyscalls(row: Row, peer: PeerId, secs: number): Promi
     const long = await countWhile(server.pid, () => run(secs))
     const requests = long.requests - short.requests
     if (requests <= 0) throw new Error(`${peer} did no more in ${secs} s than in ${secs / LONGER} s`)
+    const names = new Set([...Object.keys(long.calls), ...Object.keys(short.calls)])
+    const slope = (name: string): number => ((long.calls[name] ?? 0) - (short.calls[name] ?? 0)) / requests
     const byName = Object.fromEntries(
-      Object.entries(long.calls)
-        .map(([name, count]): [string, number] => [name, (count - (short.calls[name] ?? 0)) / requests])
+      [...names]
+        .map((name): [string, number] => [name, slope(name)])
         .sort(([, one], [, other]) => other - one),
     )
     const perRequest = Object.values(byName).reduce((sum, count) => sum + count, 0)

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { DIRECT_WRITE_BYTES } from '../src/native/abi.js'
 import { assertBytes } from './harness/client.js'
 import { eventually } from './harness/deferred.js'
 import { arrayBufferBytes, KiB, MiB } from './harness/memory.js'
@@ -160,14 +161,16 @@ forEachEngine('backpressure', (test) => {
     assert.deepEqual(protocol.events, ['made', 'pause', 'resume'])
   })
 
-  test('no pauseWriting for what the kernel takes at once', async (t) => {
-    const { client, protocol } = await t.pair(() => new Recorder(), { writeHighBytes: 1000 })
-    for (let round = 0; round < 20; round++) {
-      protocol.transport.write(Buffer.alloc(5000))
-      await client.readExactly(5000)
-    }
-    assert.deepEqual(protocol.events, ['made'])
-  })
+  for (const bytes of [5000, DIRECT_WRITE_BYTES]) {
+    test(`no pauseWriting for what the kernel takes at once (${bytes} bytes)`, async (t) => {
+      const { client, protocol } = await t.pair(() => new Recorder(), { writeHighBytes: 1000 })
+      for (let round = 0; round < 20; round++) {
+        protocol.transport.write(Buffer.alloc(bytes))
+        await client.readExactly(bytes)
+      }
+      assert.deepEqual(protocol.events, ['made'])
+    })
+  }
 
   test('no resumeWriting once the connection is lost', async (t) => {
     const { client, protocol } = await t.pair(() => new Recorder(), { client: { paused: true } })

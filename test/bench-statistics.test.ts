@@ -74,11 +74,20 @@ test('a round counts for a pair only when both of it count', () => {
     sample(1, 'node-net', null),
     sample(2, 'chunk', 'not-busy'),
     sample(2, 'node-net', null),
+    // Made again, for the first was noisy.
+    sample(3, 'node-net', 'noise'),
+    sample(3, 'node-net', null),
+    sample(3, 'chunk', 'noise'),
+    sample(3, 'chunk', 'noise'),
+    sample(3, 'chunk', null),
   ]
   const pairs = cleanPairs(samples, { peer: 'chunk', against: 'node-net' })
   assert.deepEqual(
     pairs.map(([ours, theirs]) => [ours.round, ours.peer, theirs.peer]),
-    [[1, 'chunk', 'node-net']],
+    [
+      [1, 'chunk', 'node-net'],
+      [3, 'chunk', 'node-net'],
+    ],
   )
 })
 

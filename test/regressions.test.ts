@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import type { Protocol, Transport } from '../src/index.js'
+import { DIRECT_WRITE_BYTES } from '../src/native/abi.js'
 import { native } from '../src/native/index.js'
 import { ShardLoop } from '../src/workers/shard-loop.js'
 import { Recorder } from './harness/recorder.js'
@@ -54,7 +55,7 @@ forEachEngine('what broke once', (test, engine) => {
   }
 
   test('a large write, which is sent at once, did not count as movement: the connection was idle', async (t) => {
-    const data = Buffer.alloc(8192)
+    const data = Buffer.alloc(DIRECT_WRITE_BYTES)
     const { protocol, client } = await t.pair(() => new Recorder(), { idleTimeoutMs: 600 })
     client.socket.resume()
     for (let time = 0; time < 8; time++) {

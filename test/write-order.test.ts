@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import type { Transport, WriteData } from '../src/index.js'
+import { COMMAND_RING_RECORDS, WRITE_SLAB_BYTES } from '../src/native/abi.js'
 import { assertBytes } from './harness/client.js'
 import { KiB, MiB } from './harness/memory.js'
 import type { Random } from './harness/random.js'
@@ -91,20 +92,36 @@ forEachEngine('order of writes', (test) => {
     }
   })
 
-  test('100,000 one-byte writes in one turn: the ring fills and nothing is lost', async (t) => {
-    const { client, protocol } = await t.pair(() => new Recorder())
+  test('100,000 one-byte writes in one turn, to two connections by turns: the ring fills and nothing is lost', async (t) => {
+    const accepting = await t.serveEach(() => new Recorder())
+    const [one, other] = [await t.join(accepting), await t.join(accepting)]
     const data = t.random.bytes(100_000)
-    for (let at = 0; at < data.length; at++) protocol.transport.write(data.subarray(at, at + 1))
-    assertBytes(await client.readExactly(data.length), data)
+    const before = accepting.server.metrics().total.nativeCalls
+    for (let at = 0; at < data.length; at++) {
+      const { protocol } = at % 2 === 0 ? one : other
+      protocol.transport.write(data.subarray(at, at + 1))
+    }
+    const flushes = accepting.server.metrics().total.nativeCalls - before
+    assert.equal(flushes, Math.ceil(data.length / COMMAND_RING_RECORDS) - 1)
+    const of = (rest: number): Buffer => Buffer.from(data.filter((_, at) => at % 2 === rest))
+    assertBytes(await one.client.readExactly(data.length / 2), of(0))
+    assertBytes(await other.client.readExactly(data.length / 2), of(1))
   })
 
-  test('close right behind a full ring', async (t) => {
-    const { client, protocol } = await t.pair(() => new Recorder())
-    const data = t.random.bytes(300_000)
-    for (const piece of t.random.pieces(data, 1, 20)) protocol.transport.write(piece)
-    protocol.transport.close()
-    assertBytes(await client.readToEnd(), data)
-  })
+  for (const kind of ['bytes', 'text']) {
+    test(`more ${kind} in small pieces than the write slab holds, and close right behind them`, async (t) => {
+      const { accepting, client, protocol } = await t.pair(() => new Recorder())
+      const data = t.random.bytes(2 * WRITE_SLAB_BYTES + 1000).map((byte) => 0x20 + (byte % 0x5f))
+      const before = accepting.server.metrics().total.nativeCalls
+      for (const piece of t.random.pieces(Buffer.from(data), 1, 5000)) {
+        protocol.transport.write(kind === 'text' ? piece.toString('latin1') : piece)
+      }
+      protocol.transport.close()
+      const flushes = accepting.server.metrics().total.nativeCalls - before
+      assert.ok(flushes >= 2 && flushes <= 4, `the slab was full ${flushes} times`)
+      assertBytes(await client.readToEnd(), Buffer.from(data))
+    })
+  }
 
   test('a string is sent as UTF-8, a lone surrogate as U+FFFD', async (t) => {
     const { client, protocol } = await t.pair(() => new Recorder())

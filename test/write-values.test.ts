@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { DIRECT_WRITE_BYTES } from '../src/native/abi.js'
 import { assertBytes } from './harness/client.js'
 import { arrayBufferBytes, MiB } from './harness/memory.js'
 import { Recorder } from './harness/recorder.js'
@@ -8,7 +9,8 @@ import { assertCode, assertRejects, forEachEngine } from './harness/suite.js'
 const TOO_MUCH = 48 * MiB
 
 forEachEngine('values of writes', (test) => {
-  for (const length of [1, 10, 1000, 4096, 16_384, 65_536, 100_000, 1 * MiB]) {
+  const lengths = [1, 10, 1000, 16_384, DIRECT_WRITE_BYTES - 1, DIRECT_WRITE_BYTES, 65_536, 100_000, 1 * MiB]
+  for (const length of lengths) {
     test(`write(${length} bytes) sends what the memory held at the call`, async (t) => {
       const { client, protocol } = await t.pair(() => new Recorder())
       const memory = t.random.bytes(length)

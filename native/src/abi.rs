@@ -27,7 +27,7 @@ macro_rules! abi {
 
 abi! {
     /// Layout version; JavaScript refuses an addon of another.
-    ABI_VERSION = 1;
+    ABI_VERSION = 2;
 
     /// Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`.
     RECORD_WORDS = 4;
@@ -148,7 +148,7 @@ abi! {
     METRIC_WRITES = 12;
     /// Polls of the engine.
     METRIC_POLLS = 13;
-    /// Calls from JavaScript into native code on the data path (flushes and direct writes).
+    /// Calls from JavaScript into native code on the path of bytes and connections.
     METRIC_NATIVE_CALLS = 14;
     /// Connections aborted because more was queued than their limit.
     METRIC_WRITE_OVERFLOWS = 15;

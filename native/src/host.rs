@@ -173,10 +173,9 @@ impl Host {
         }
     }
 
-    /// As [`Self::flush`], because JavaScript found the ring full.
-    pub fn flush_by_call(&self) {
+    /// JavaScript called on the path of bytes or connections.
+    pub fn count_call(&self) {
         self.metrics.add(abi::METRIC_NATIVE_CALLS, 1);
-        self.flush();
     }
 
     /// Flushes, then sends large data at once.
@@ -184,7 +183,6 @@ impl Host {
         if self.closing.get() {
             return;
         }
-        self.metrics.add(abi::METRIC_NATIVE_CALLS, 1);
         self.guarded(|| {
             self.submit();
             if let Some(engine) = self.engine.borrow_mut().as_mut() {
@@ -200,7 +198,7 @@ impl Host {
             self.javascript.unpin(pin);
             return false;
         }
-        self.metrics.add(abi::METRIC_NATIVE_CALLS, 1);
+        self.count_call();
         let accepted = self.guarded(|| {
             self.submit();
             let mut engine = self.engine.borrow_mut();

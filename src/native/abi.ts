@@ -1,6 +1,6 @@
 // Generated from native/src/abi.rs by `npm run build`. Do not edit: a test fails when it drifts.
 /** Layout version; JavaScript refuses an addon of another. */
-export const ABI_VERSION = 1 as const
+export const ABI_VERSION = 2 as const
 /** Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`. */
 export const RECORD_WORDS = 4 as const
 /** Records of the events ring. */
@@ -113,7 +113,7 @@ export const METRIC_READS = 11 as const
 export const METRIC_WRITES = 12 as const
 /** Polls of the engine. */
 export const METRIC_POLLS = 13 as const
-/** Calls from JavaScript into native code on the data path (flushes and direct writes). */
+/** Calls from JavaScript into native code on the path of bytes and connections. */
 export const METRIC_NATIVE_CALLS = 14 as const
 /** Connections aborted because more was queued than their limit. */
 export const METRIC_WRITE_OVERFLOWS = 15 as const

@@ -47,7 +47,10 @@ export interface ShardMetrics {
   readonly writes: number
   /** System calls that asked which sockets are ready. */
   readonly polls: number
-  /** Calls from JavaScript into the native core on the path of bytes: commands ring full, large or owned writes. */
+  /**
+   * Calls from JavaScript into the native core on the path of bytes and connections: commands ring or write slab full,
+   * a read slab replaced, large or owned writes, a peer's address.
+   */
   readonly nativeCalls: number
   /** Connections aborted because more was queued for them than `writeMaxBytes`. */
   readonly writeOverflows: number

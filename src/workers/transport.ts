@@ -51,8 +51,8 @@ interface Rare {
 
 /** Largest watermark: it travels in an int32. */
 const LIMIT_MAX_BYTES = 0x7fffffff
-/** Above this many characters a string is encoded on its own. */
-const TEXT_MAX_LENGTH = 16_384
+/** A string of more characters is encoded on its own; a shorter one takes at most three times its length in the slab. */
+const TEXT_MAX_LENGTH = DIRECT_WRITE_BYTES - 1
 
 function invalid(name: string, value: unknown, expected: string): ShardloopError {
   return new ShardloopError(

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import type { Protocol, Server } from '../../src/index.js'
+import { CHUNK_SLAB_BYTES } from '../../src/native/abi.js'
 import { Observable } from './deferred.js'
-import { arrayBufferBytes, KiB, MiB } from './memory.js'
+import { arrayBufferBytes, MiB } from './memory.js'
 import { portOf, type TestContext } from './suite.js'
 
 /** The default bound on slabs that only kept chunks hold, per shard. */
@@ -9,7 +10,7 @@ const RETAINED_SLAB_BYTES = 64 * MiB
 /** For the slabs in use, and the limit being looked at in whole slabs. */
 const SLACK_BYTES = 24 * MiB
 /** Between two drips so much other traffic passes that each drip lies in another slab, or nearly. */
-const BULK_BYTES = 96 * KiB
+const BULK_BYTES = CHUNK_SLAB_BYTES
 
 class Keeping extends Observable {
   readonly kept: Buffer[] = []

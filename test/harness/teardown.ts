@@ -44,11 +44,13 @@ export async function endUnderLoad(t: TestContext, ending: Ending): Promise<void
   assert.ok(child.lines.includes('under load'), child.describe())
   assert.doesNotMatch(child.stderr, /FATAL|Assertion|Check failed|napi_/, child.describe())
   // Rust tells of a panic, with its place.
-  const panics = child.stderr.match(/panicked at .*\n.*/g) ?? []
+  const panics = child.stderr.match(/thread.*panicked.*\n.*/g) ?? []
   const expected = ending.endsWith('panic')
-    ? /^panicked at native\/src\/bind\/.*\na test asked for it$/
+    ? /^thread .* panicked at native\/src\/bind\/.*\na test asked for it$/
     : /^$/
   assert.match(panics.join(), expected, child.describe())
   if (ending.startsWith('shard '))
-    assert.match(child.stdout, /^died ERR_SHARDLOOP_SHARD_DIED$/m, child.describe())
+    assert.match(child.stdout, /^died ERR_SHARDLOOP_SHARD_DIED/m, child.describe())
+  if (ending === 'shard panic')
+    assert.match(child.stdout, /the native shard panicked: a test asked for it/, child.describe())
 }

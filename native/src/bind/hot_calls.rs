@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 /// What the calls work on.
 pub struct HotCalls {
-    /// The shard; once it is closed the calls do nothing.
+    /// The shard. Once it is closed, `flush` and `write` drop what they are given, and `peer` knows nobody.
     pub host: Rc<Host>,
     /// What it holds of JavaScript.
     pub bindings: Rc<Bindings>,
@@ -49,12 +49,12 @@ impl HotCalls {
         callback: Callback,
     ) -> Result<sys::napi_value> {
         let length = name.count_bytes() as isize;
-        let data = Rc::as_ptr(self).cast_mut().cast::<c_void>();
+        let data = Rc::into_raw(self.clone()).cast_mut().cast::<c_void>();
         let (hint, reference) = (ptr::null_mut(), ptr::null_mut());
         let mut function = ptr::null_mut();
-        // SAFETY: handles of the current scope. The function's data is a reference of its own, counted up before the
-        // finalizer that gives it back can run: when the function is collected or the environment ends, once, on this
-        // thread.
+        // SAFETY: handles of the current scope. The function's data is a reference of its own; the finalizer gives it
+        // back when the function is collected or the environment ends, once, on this thread. (Should making it fail,
+        // which takes memory running out, the reference stays.)
         unsafe {
             check_status!(sys::napi_create_function(
                 env,
@@ -64,7 +64,6 @@ impl HotCalls {
                 data,
                 &mut function
             ))?;
-            Rc::increment_strong_count(Rc::as_ptr(self));
             check_status!(sys::napi_add_finalizer(env, function, data, Some(let_go), hint, reference))?;
         }
         Ok(function)
@@ -72,11 +71,11 @@ impl HotCalls {
 }
 
 unsafe extern "C" fn let_go(_env: sys::napi_env, data: *mut c_void, _hint: *mut c_void) {
-    // SAFETY: counted up by `function`, given back once.
+    // SAFETY: made by `function`, given back once.
     drop(unsafe { Rc::from_raw(data.cast_const().cast::<HotCalls>()) });
 }
 
-/// The arguments of a call (undefined where there is none) and what it works on.
+/// The arguments of a call (undefined where there is none) and what it works on; counts the call.
 ///
 /// # Safety
 /// `info` must be that of a call to a function of [`HotCalls`]; the result is not used after the call.
@@ -90,7 +89,9 @@ unsafe fn arguments<'a, const COUNT: usize>(
     // SAFETY: by the caller; the function that is being called holds its data.
     unsafe {
         sys::napi_get_cb_info(env, info, &mut count, values.as_mut_ptr(), ptr::null_mut(), &mut data);
-        (values, &*data.cast_const().cast::<HotCalls>())
+        let calls = &*data.cast_const().cast::<HotCalls>();
+        calls.host.count_call();
+        (values, calls)
     }
 }
 
@@ -101,18 +102,30 @@ fn integer(env: sys::napi_env, value: sys::napi_value) -> Result<i32> {
     Ok(integer)
 }
 
+/// What a call returns; an error is thrown, and a panic was reported.
+fn returned(env: sys::napi_env, result: Option<Result<sys::napi_value>>) -> sys::napi_value {
+    match result {
+        Some(Ok(value)) => value,
+        Some(Err(error)) => {
+            throw(env, &error);
+            ptr::null_mut()
+        }
+        None => ptr::null_mut(),
+    }
+}
+
 /// Makes an error the exception of the call that is being made.
 fn throw(env: sys::napi_env, error: &Error) {
-    let text = CString::new(error.reason.as_str()).unwrap_or_default();
+    let text = CString::new(format!("{}: {}", error.status, error.reason)).unwrap_or_default();
     // SAFETY: a plain call; the text is copied.
     unsafe { sys::napi_throw_error(env, ptr::null(), text.as_ptr()) };
 }
 
-/// `flush()`: applies the commands in the ring.
+/// `flush()`: applies the commands in the ring. Whoever calls it holds the rings: a closed shard does not.
 unsafe extern "C" fn flush(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {
     // SAFETY: Node calls with the information of this call.
     let ([], HotCalls { host, .. }) = unsafe { arguments(env, info) };
-    host.guarded(|| host.flush_by_call());
+    host.guarded(|| host.flush());
     ptr::null_mut()
 }
 
@@ -122,7 +135,8 @@ unsafe extern "C" fn write(env: sys::napi_env, info: sys::napi_callback_info) ->
     let ([handle, data], HotCalls { host, .. }) = unsafe { arguments(env, info) };
     match integer(env, handle).and_then(|word| Ok((Handle::from_word(word), View::of(env, data)?))) {
         Ok((handle, view)) => {
-            // SAFETY: the view is of an argument of this call, and `write` does not call JavaScript.
+            // SAFETY: the view is of an argument of this call, and `write` does not call JavaScript, but to report a
+            // panic, after which it does not touch the bytes.
             let bytes = unsafe { view.bytes() };
             host.guarded(|| host.write(handle, bytes));
         }
@@ -137,6 +151,9 @@ unsafe extern "C" fn replace_slab(env: sys::napi_env, info: sys::napi_callback_i
     // SAFETY: as in `flush`.
     let ([index, slab], HotCalls { host, bindings }) = unsafe { arguments(env, info) };
     let replace = || {
+        if host.is_closing() {
+            return Err(Error::new(Status::GenericFailure, "the shard is closed")); // its references may be gone
+        }
         let index = usize::try_from(integer(env, index)?).ok().filter(|&index| index < SLABS);
         let index = index.ok_or_else(|| Error::new(Status::InvalidArg, "there is no such slab"))?;
         let view = View::of(env, slab)?;
@@ -149,10 +166,7 @@ unsafe extern "C" fn replace_slab(env: sys::napi_env, info: sys::napi_callback_i
         check_status!(unsafe { sys::napi_create_uint32(env, followed as u32, &mut result) })?;
         Ok(result)
     };
-    replace().unwrap_or_else(|error| {
-        throw(env, &error);
-        ptr::null_mut()
-    })
+    returned(env, host.guarded(replace))
 }
 
 /// `peer(handle)`: the peer's family, port and address in one string, for an object of three would take a tenth of what
@@ -179,8 +193,5 @@ unsafe extern "C" fn peer(env: sys::napi_env, info: sys::napi_callback_info) -> 
         }
         Ok(result)
     };
-    look().unwrap_or_else(|error| {
-        throw(env, &error);
-        ptr::null_mut()
-    })
+    returned(env, host.guarded(look))
 }

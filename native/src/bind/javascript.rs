@@ -50,7 +50,9 @@ impl View {
         if self.bytes == 0 {
             return &[]; // an empty array has no address
         }
-        // SAFETY: by the caller, the memory that the array had when it was looked up is there and does not change.
+        // SAFETY: by the caller, the memory that the array had when it was looked up is there. If it is shared with
+        // another thread that writes to it meanwhile, what is sent is what that thread made of it: the bytes are only
+        // handed to the kernel or copied.
         unsafe { std::slice::from_raw_parts(self.base, self.bytes) }
     }
 
