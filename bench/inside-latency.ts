@@ -36,15 +36,18 @@ export interface LatencyPlan {
   readonly latencyWarmupSecs: number
 }
 
-/** Measures `peers`, those that have a program that measures itself. */
+/**
+ * Measures `peers`, those that have a program that measures itself. Adds to `samples` as it goes, so that what was
+ * measured is there also when it fails.
+ */
 export async function measureInsideLatency(
   peers: readonly PeerId[],
   plan: LatencyPlan,
   random: () => number,
   progress: (text: string) => void,
-): Promise<LatencySample[]> {
+  samples: LatencySample[],
+): Promise<void> {
   const [serverCpu, clientCpu] = measuredCpus()
-  const samples: LatencySample[] = []
   const target = await startServer(clientCpu, [
     process.execPath,
     join(ROOT, 'dist', 'bench', 'latency', 'fetch-target.js'),
@@ -69,7 +72,6 @@ export async function measureInsideLatency(
     }
   }
   await target.stop()
-  return samples
 }
 
 /** Rounds in which all have a measurement that counts. */

@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { insideCommand } from './inside.js'
-import { measureInsideLatency } from './inside-latency.js'
+import { type LatencySample, measureInsideLatency } from './inside-latency.js'
 import { loadgenProgram, ROOT } from './load.js'
 import { describeMachine, output } from './machine.js'
 import { measureMemory } from './memory.js'
@@ -66,7 +66,7 @@ async function run(options: BenchOptions): Promise<number> {
   const rows: RowResult[] = []
   let memory: Results['memory'] = []
   let syscalls: Results['syscalls'] = []
-  let latency: Results['latency'] = []
+  const latency: LatencySample[] = []
   const { quick, plan } = options
   const soFar = (): Results => ({
     environment,
@@ -102,9 +102,9 @@ async function run(options: BenchOptions): Promise<number> {
   syscalls = await attempt('syscalls', [], async () =>
     wants('syscalls') ? await measureSyscalls(options, peers, absent, progress) : [],
   )
-  latency = await attempt('latency', [], async () =>
-    wants('latency') ? await measureInsideLatency(peers, options, random, progress) : [],
-  )
+  await attempt('latency', undefined, async () => {
+    if (wants('latency')) await measureInsideLatency(peers, options, random, progress, latency)
+  })
   line.clear()
 
   const results = soFar()
