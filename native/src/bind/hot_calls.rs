@@ -23,8 +23,6 @@ pub struct HotCalls {
     pub bindings: Rc<Bindings>,
 }
 
-type Callback = unsafe extern "C" fn(sys::napi_env, sys::napi_callback_info) -> sys::napi_value;
-
 impl HotCalls {
     /// An object with `flush`, `write`, `replaceSlab` and `peer`. The functions may outlive the shard.
     pub fn into_object(self, env: sys::napi_env) -> Result<sys::napi_value> {
@@ -32,8 +30,12 @@ impl HotCalls {
         let mut object = ptr::null_mut();
         // SAFETY: a plain call.
         check_status!(unsafe { sys::napi_create_object(env, &mut object) })?;
-        let functions: [(&CStr, Callback); 4] =
-            [(c"flush", flush), (c"write", write), (c"replaceSlab", replace_slab), (c"peer", peer)];
+        let functions: [(&CStr, sys::napi_callback); 4] = [
+            (c"flush", Some(flush)),
+            (c"write", Some(write)),
+            (c"replaceSlab", Some(replace_slab)),
+            (c"peer", Some(peer)),
+        ];
         for (name, callback) in functions {
             let function = calls.function(env, name, callback)?;
             // SAFETY: handles of the current scope.
@@ -46,21 +48,21 @@ impl HotCalls {
         self: &Rc<Self>,
         env: sys::napi_env,
         name: &CStr,
-        callback: Callback,
+        callback: sys::napi_callback,
     ) -> Result<sys::napi_value> {
         let length = name.count_bytes() as isize;
         let data = Rc::into_raw(self.clone()).cast_mut().cast::<c_void>();
         let (hint, reference) = (ptr::null_mut(), ptr::null_mut());
         let mut function = ptr::null_mut();
-        // SAFETY: handles of the current scope. The function's data is a reference of its own; the finalizer gives it
-        // back when the function is collected or the environment ends, once, on this thread. (Should making it fail,
-        // which takes memory running out, the reference stays.)
+        // The data is a reference of the function's own; the finalizer gives it back when the function is collected or
+        // the environment ends, once. (Should making it fail, which takes memory running out, the reference stays.)
+        // SAFETY: handles of the current scope; the data outlives the function, and both stay on the shard's thread.
         unsafe {
             check_status!(sys::napi_create_function(
                 env,
                 name.as_ptr(),
                 length,
-                Some(callback),
+                callback,
                 data,
                 &mut function
             ))?;
@@ -70,6 +72,7 @@ impl HotCalls {
     }
 }
 
+// SAFETY: Node calls it once for each function, on the shard's thread, with the data that `function` gave it.
 unsafe extern "C" fn let_go(_env: sys::napi_env, data: *mut c_void, _hint: *mut c_void) {
     // SAFETY: made by `function`, given back once.
     drop(unsafe { Rc::from_raw(data.cast_const().cast::<HotCalls>()) });
@@ -79,6 +82,7 @@ unsafe extern "C" fn let_go(_env: sys::napi_env, data: *mut c_void, _hint: *mut 
 ///
 /// # Safety
 /// `info` must be that of a call to a function of [`HotCalls`]; the result is not used after the call.
+// SAFETY: every caller is a callback below, which Node calls on the shard's thread and which ends before its function.
 unsafe fn arguments<'a, const COUNT: usize>(
     env: sys::napi_env,
     info: sys::napi_callback_info,
@@ -122,6 +126,7 @@ fn throw(env: sys::napi_env, error: &Error) {
 }
 
 /// `flush()`: applies the commands in the ring. Whoever calls it holds the rings: a closed shard does not.
+// SAFETY: called by Node only, on the shard's thread, as the callback of a function that `function` made.
 unsafe extern "C" fn flush(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {
     // SAFETY: Node calls with the information of this call.
     let ([], HotCalls { host, .. }) = unsafe { arguments(env, info) };
@@ -130,37 +135,38 @@ unsafe extern "C" fn flush(env: sys::napi_env, info: sys::napi_callback_info) ->
 }
 
 /// `write(handle, data)`: applies the commands in the ring, then sends data at once; the rest is copied.
+// SAFETY: as `flush`.
 unsafe extern "C" fn write(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {
     // SAFETY: as in `flush`.
     let ([handle, data], HotCalls { host, .. }) = unsafe { arguments(env, info) };
-    match integer(env, handle).and_then(|word| Ok((Handle::from_word(word), View::of(env, data)?))) {
-        Ok((handle, view)) => {
-            // SAFETY: the view is of an argument of this call, and `write` does not call JavaScript, but to report a
-            // panic, after which it does not touch the bytes.
-            let bytes = unsafe { view.bytes() };
-            host.guarded(|| host.write(handle, bytes));
-        }
-        Err(error) => throw(env, &error),
-    }
-    ptr::null_mut()
+    let send = || {
+        let (handle, view) = (Handle::from_word(integer(env, handle)?), View::of(env, data)?);
+        // JavaScript runs within `write` only to be told of a panic, after which the bytes are not touched.
+        // SAFETY: the view is of an argument of this call, on the shard's thread.
+        host.write(handle, unsafe { view.bytes() });
+        Ok(ptr::null_mut())
+    };
+    returned(env, host.guarded(send))
 }
 
 /// `replaceSlab(index, slab)`: another slab in the place of a retired one, once no command refers to the old one.
 /// Returns how many replaced slabs are followed, of which some may be collected by now.
+// SAFETY: as `flush`.
 unsafe extern "C" fn replace_slab(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {
     // SAFETY: as in `flush`.
     let ([index, slab], HotCalls { host, bindings }) = unsafe { arguments(env, info) };
     let replace = || {
-        if host.is_closing() {
-            return Err(Error::new(Status::GenericFailure, "the shard is closed")); // its references may be gone
-        }
         let index = usize::try_from(integer(env, index)?).ok().filter(|&index| index < SLABS);
         let index = index.ok_or_else(|| Error::new(Status::InvalidArg, "there is no such slab"))?;
         let view = View::of(env, slab)?;
-        let followed = bindings.replace_slab(index, &view)?;
-        // SAFETY: the bindings refer to the buffer from now on, until the host is closed or the slab is replaced. It is
-        // used on this thread only, and checked for detachment.
-        host.replace_slab(index, unsafe { view.region() });
+        // A closing shard (a callback of this batch met a panic) reads no more, and its references may be gone.
+        let mut followed = 0;
+        if !host.is_closing() {
+            followed = bindings.replace_slab(index, &view)?;
+            // SAFETY: the bindings refer to the buffer from now on, until the host is closed or the slab is replaced.
+            // It is used on this thread only, and checked for detachment.
+            host.replace_slab(index, unsafe { view.region() });
+        }
         let mut result = ptr::null_mut();
         // SAFETY: a plain call.
         check_status!(unsafe { sys::napi_create_uint32(env, followed as u32, &mut result) })?;
@@ -171,6 +177,7 @@ unsafe extern "C" fn replace_slab(env: sys::napi_env, info: sys::napi_callback_i
 
 /// `peer(handle)`: the peer's family, port and address in one string, for an object of three would take a tenth of what
 /// a short connection costs. Null once the connection's end was handled.
+// SAFETY: as `flush`.
 unsafe extern "C" fn peer(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {
     // SAFETY: as in `flush`.
     let ([handle], HotCalls { host, .. }) = unsafe { arguments(env, info) };
