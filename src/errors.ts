@@ -18,7 +18,7 @@ export const ERROR_CODES = {
   ERR_SHARDLOOP_START: 'configuration',
   /** The native addon is missing, does not fit this platform, or is of another version. */
   ERR_SHARDLOOP_NATIVE: 'configuration',
-  /** A shard's thread ended although nobody asked it to. */
+  /** Every shard died too often to be replaced, so the server ended; or a shard was stuck and had to be terminated. */
   ERR_SHARDLOOP_SHARD_DIED: 'shardloop',
   /** More than `writeMaxBytes` waited for one peer that does not read; the connection was aborted. */
   ERR_SHARDLOOP_WRITE_OVERFLOW: 'peer',

@@ -7,10 +7,28 @@ export {
 } from './errors.js'
 export { createServer } from './server/create-server.js'
 export type { ShardChange, ShardState } from './server/messages.js'
-export type { LoopLag, ServerMetrics, ShardMetrics } from './server/metrics.js'
+export type {
+  AcceptErrorCounts,
+  LoopLag,
+  LoopLagBucket,
+  ResetCounts,
+  ServerMetrics,
+  ShardMetrics,
+} from './server/metrics.js'
 export type { ServerOptions } from './server/options.js'
-export type { ListenerOptions, ListenerSocket, Server, ServerEvents, ShardInfo } from './server/server.js'
+export type {
+  EventSignal,
+  ListenerOptions,
+  ListenerSocket,
+  Server,
+  ServerEvents,
+  ServerHealth,
+  ShardInfo,
+  ShardStall,
+} from './server/server.js'
+export type { ShardResourceLimits } from './server/worker-shard.js'
 export { isSupervisor, shardId } from './workers/identity.js'
+export { onSignal } from './workers/on-signal.js'
 export type {
   ExtraInfo,
   Protocol,
@@ -20,4 +38,5 @@ export type {
   WriteData,
 } from './workers/protocol.js'
 export type { ExceptionContext } from './workers/shard-loop.js'
+export type { HandledSignal, SignalListener } from './workers/signal-listeners.js'
 export type { SocketOptions, TransportSocket } from './workers/transport-socket.js'

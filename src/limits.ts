@@ -24,8 +24,32 @@ export const BACKLOG_MAX: number = 2 ** 31 - 1
 /** Time that a shard has to listen; past it createServer rejects with ERR_SHARDLOOP_START and the shards are ended. */
 export const START_TIMEOUT_DEFAULT_MS = 10_000
 
-/** Time that open connections have to flush when a server closes; past it they are aborted. */
+/** Time for which a shard is stuck until the server is told. */
+export const STALL_AFTER_DEFAULT_MS = 1_000
+
+/** Shortest `stallAfterMs` and `killAfterMs`: below it a garbage collection would count. Less is refused with ERR_SHARDLOOP_OPTION. */
+export const STALL_AFTER_MIN_MS = 50
+
+/** Time that open connections have to finish what is in flight when a server drains or closes; past it they are aborted. */
 export const DRAIN_TIMEOUT_DEFAULT_MS = 10_000
+
+/** Deaths of one shard within the restart window that are answered by a replacement; past it the shard is failed for good. */
+export const MAX_RESTARTS_DEFAULT = 10
+
+/** Largest `maxRestarts`: that many deaths are remembered for each shard. More is refused with ERR_SHARDLOOP_OPTION. */
+export const MAX_RESTARTS_MAX = 10_000
+
+/** Time within which a shard's deaths are counted together; those before it are forgotten. */
+export const RESTART_WINDOW_DEFAULT_MS = 60_000
+
+/** Time before a shard is replaced that died for the second time within the window; it doubles with each death. */
+export const RESTART_DELAY_BASE_MS = 100
+
+/** Longest time before a shard is replaced; it does not double past it. */
+export const RESTART_DELAY_MAX_MS = 10_000
+
+/** Largest number in `resourceLimits`, in MiB. More is refused with ERR_SHARDLOOP_OPTION. */
+export const RESOURCE_LIMIT_MAX_MB: number = 1024 * 1024
 
 /** Bytes waiting for one peer above which its protocol is told to pause. */
 export const WRITE_HIGH_DEFAULT_BYTES: number = 64 * 1024

@@ -27,7 +27,7 @@ macro_rules! abi {
 
 abi! {
     /// Layout version; JavaScript refuses an addon of another.
-    ABI_VERSION = 2;
+    ABI_VERSION = 3;
 
     /// Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`.
     RECORD_WORDS = 4;
@@ -76,11 +76,19 @@ abi! {
     EVENT_IDLE = 8;
     /// Accepting failed; handle: server, a: errno, b: 1 when accepting pauses, to be tried again.
     EVENT_ACCEPT_ERROR = 9;
+    /// A finishing connection has written since it last received, and nothing is left to read.
+    EVENT_ANSWERED = 10;
 
     /// More than the connection's limit was to be queued.
     CLOSE_WRITE_OVERFLOW = -1;
     /// Memory that a write referred to was detached.
     CLOSE_DETACHED = -2;
+    /// The program aborted it, or a callback failed.
+    CLOSE_PROGRAM = -3;
+    /// Its server was aborted, or its drain came to the deadline.
+    CLOSE_SERVER = -4;
+    /// No byte moved for the idle timeout, and its protocol does not handle that.
+    CLOSE_IDLE = -5;
 
     /// Bytes of the write slab; a: offset, b: length.
     COMMAND_WRITE = 1;
@@ -94,7 +102,7 @@ abi! {
     COMMAND_RESUME = 5;
     /// Close after what is queued.
     COMMAND_CLOSE = 6;
-    /// Close at once, by reset.
+    /// Close at once, by reset; a: the CLOSE_ reason.
     COMMAND_ABORT = 7;
     /// Close the writing half after what is queued.
     COMMAND_WRITE_EOF = 8;
@@ -104,6 +112,10 @@ abi! {
     COMMAND_IDLE_TIMEOUT = 10;
     /// Another protocol; a: 1 when it takes borrowed bytes.
     COMMAND_MODE = 11;
+    /// Tell by EVENT_ANSWERED when nothing is owed to the peer; at once when that is so. It may be asked again.
+    COMMAND_FINISH = 12;
+    /// Bytes that JavaScript held back are delivered now: as if they were just received, an answer is owed.
+    COMMAND_UNANSWERED = 13;
 
     /// Control word: words used in the events ring.
     CONTROL_EVENTS = 0;
@@ -152,8 +164,43 @@ abi! {
     METRIC_NATIVE_CALLS = 14;
     /// Connections aborted because more was queued than their limit.
     METRIC_WRITE_OVERFLOWS = 15;
+    /// Connections that the peer reset.
+    METRIC_RESETS_PEER = 16;
+    /// Connections that the system gave up, for the peer was silent.
+    METRIC_RESETS_TIMED_OUT = 17;
+    /// Connections aborted by their idle timeout.
+    METRIC_RESETS_IDLE_TIMEOUT = 18;
+    /// Connections aborted because memory that a write referred to was detached.
+    METRIC_RESETS_DETACHED = 19;
+    /// Connections aborted by the program, or because a callback failed.
+    METRIC_RESETS_PROGRAM = 20;
+    /// Connections aborted with their server, or at the deadline of its drain.
+    METRIC_RESETS_SERVER = 21;
+    /// Connections that were open when their shard died, and reset.
+    METRIC_RESETS_SHARD_DEATH = 22;
+    /// Connections that ended by any other error of the system.
+    METRIC_RESETS_OTHER = 23;
+    /// Failed accepts for want of descriptors.
+    METRIC_ACCEPT_ERRORS_DESCRIPTORS = 24;
+    /// Failed accepts for want of memory.
+    METRIC_ACCEPT_ERRORS_MEMORY = 25;
+    /// Failed accepts of a connection that was broken already.
+    METRIC_ACCEPT_ERRORS_ABORTED = 26;
+    /// Failed accepts by any other cause.
+    METRIC_ACCEPT_ERRORS_OTHER = 27;
+    /// Connections received from another shard's queue.
+    METRIC_TAKEN_OVER = 28;
+    /// Connections that a dying shard had accepted and not yet shown to JavaScript, left to other shards.
+    METRIC_CONNECTIONS_HANDED_OVER = 29;
+    /// The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again.
+    METRIC_LOOP_LAG_FIRST_BUCKET = 30;
     /// Number of metrics.
-    METRIC_COUNT = 16;
+    METRIC_COUNT = METRIC_LOOP_LAG_FIRST_BUCKET + LOOP_LAG_BUCKETS;
+
+    /// Buckets of the loop lag. Each goes to twice the time of the one before; the last has no end.
+    LOOP_LAG_BUCKETS = limits::LOOP_LAG_BUCKETS as i32;
+    /// Where the first bucket ends, in nanoseconds.
+    LOOP_LAG_FIRST_NS = limits::LOOP_LAG_FIRST_NS as i32;
 }
 
 /// The TypeScript module that declares the same constants.

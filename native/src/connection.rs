@@ -39,7 +39,7 @@ impl Handle {
 
 /// A set of switches of one connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flags(u16);
+pub struct Flags(u32);
 
 macro_rules! flags {
     ($($(#[doc = $doc:literal])+ $name:ident = $bit:expr;)*) => {
@@ -80,6 +80,12 @@ flags! {
     UNANNOUNCED = 14;
     /// The writing half is shut down.
     WRITE_CLOSED = 15;
+    /// Bytes were received since it last wrote.
+    UNANSWERED = 16;
+    /// To be told when it owes its peer nothing.
+    FINISHING = 17;
+    /// It may owe nothing: to be looked at, and told.
+    ANSWERED = 18;
 }
 
 impl Flags {
@@ -215,6 +221,11 @@ impl ConnectionTable {
         self.free.push(handle.slot() as u32);
         self.count -= 1;
         Some(connection)
+    }
+
+    /// All of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
+        self.slots.iter_mut().filter_map(|slot| slot.connection.as_mut())
     }
 
     /// Connections whose descriptor is open.

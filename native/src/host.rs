@@ -10,7 +10,9 @@
 use crate::abi;
 use crate::connection::Handle;
 use crate::engine::Engine;
+use crate::guardian;
 use crate::limits::{BATCHES_PER_WAKE, WAKE_BUDGET_US};
+use crate::link::ShardLink;
 use crate::metrics::Metrics;
 use crate::ring::{Attached, Region, SharedMemory};
 use crate::uv::{self, HandleType, RawHandle, Uv};
@@ -55,6 +57,8 @@ pub struct Host {
     uv_loop: NonNull<uv::Loop>,
     javascript: Rc<dyn JavaScript>,
     metrics: Arc<Metrics>,
+    /// How other threads know this shard, when a supervisor has it.
+    link: Option<Arc<ShardLink>>,
     engine: RefCell<Option<Box<dyn Engine>>>,
     memory: RefCell<SharedMemory>,
     released_pins: RefCell<Vec<Pin>>,
@@ -62,6 +66,8 @@ pub struct Host {
     open_handles: Cell<u32>,
     in_batch: Cell<bool>,
     closing: Cell<bool>,
+    /// Other threads know of this shard no more.
+    left: Cell<bool>,
     close_when_quiet: Cell<bool>,
     idle_armed: Cell<bool>,
     referenced: Cell<bool>,
@@ -73,6 +79,7 @@ pub struct Host {
 struct Handles {
     poll: NonNull<RawHandle>,
     prepare: NonNull<RawHandle>,
+    check: NonNull<RawHandle>,
     idle: NonNull<RawHandle>,
     timer: NonNull<RawHandle>,
 }
@@ -80,7 +87,7 @@ struct Handles {
 /// When the last turn of libuv's loop began to wait, and how long it had waited in all by then.
 #[derive(Debug, Clone, Copy)]
 struct Turn {
-    prepared_at: Instant,
+    prepared_at_ns: u64,
     idle_ns: u64,
 }
 
@@ -95,12 +102,14 @@ impl Host {
         memory: SharedMemory,
         javascript: Rc<dyn JavaScript>,
         metrics: Arc<Metrics>,
+        link: Option<Arc<ShardLink>>,
     ) -> Result<Rc<Self>, String> {
         let uv = uv::uv()?;
         let pollable = engine.pollable();
         let handles = Handles {
             poll: uv.allocate(HandleType::Poll),
             prepare: uv.allocate(HandleType::Prepare),
+            check: uv.allocate(HandleType::Check),
             idle: uv.allocate(HandleType::Idle),
             timer: uv.allocate(HandleType::Timer),
         };
@@ -113,22 +122,31 @@ impl Host {
                 return Err(error);
             }
             (uv.prepare_init)(uv_loop.as_ptr(), handles.prepare.as_ptr());
+            (uv.check_init)(uv_loop.as_ptr(), handles.check.as_ptr());
             (uv.idle_init)(uv_loop.as_ptr(), handles.idle.as_ptr());
             (uv.timer_init)(uv_loop.as_ptr(), handles.timer.as_ptr());
         }
-        let turn = Turn { prepared_at: Instant::now(), idle_ns: 0 };
+        // SAFETY: this thread's loop; a plain question.
+        let idle_ns = unsafe { (uv.metrics_idle_time)(uv_loop.as_ptr()) };
+        let turn = Turn { prepared_at_ns: uv.now_ns(), idle_ns };
+        if let Some(link) = &link {
+            // SAFETY: the loop is this thread's, and outlives the host's handles; their end closes the pulse.
+            unsafe { link.pulse.open(uv, uv_loop) };
+        }
         let host = Rc::new(Self {
             uv,
             uv_loop,
             javascript,
             metrics,
+            link,
             engine: RefCell::new(Some(engine)),
             memory: RefCell::new(memory),
             released_pins: RefCell::default(),
             handles,
-            open_handles: Cell::new(4),
+            open_handles: Cell::new(Handles::COUNT),
             in_batch: Cell::new(false),
             closing: Cell::new(false),
+            left: Cell::new(false),
             close_when_quiet: Cell::new(false),
             idle_armed: Cell::new(false),
             referenced: Cell::new(false),
@@ -142,6 +160,9 @@ impl Host {
             handles.each(|handle| handle.cast::<*mut c_void>().write(data.cast_mut().cast()));
             (uv.poll_start)(handles.poll.as_ptr(), uv::READABLE, on_poll);
             (uv.prepare_start)(handles.prepare.as_ptr(), on_prepare);
+            if host.link.is_some() {
+                (uv.check_start)(handles.check.as_ptr(), on_check);
+            }
             handles.each(|handle| (uv.unreference)(handle.as_ptr())); // an empty shard keeps no loop alive
         }
         Ok(host)
@@ -259,7 +280,17 @@ impl Host {
         if let Ok(mut engine) = self.engine.try_borrow_mut() {
             // A panic while dropping must not keep the handles open; what it leaks is the descriptors it held.
             let engine = engine.take();
-            _ = catch_unwind(AssertUnwindSafe(|| drop(engine)));
+            _ = catch_unwind(AssertUnwindSafe(|| self.leave(engine)));
+        }
+        self.leave(None);
+    }
+
+    /// The others know this shard no more. It dies with its connections; those that can still be served are theirs.
+    fn leave(&self, engine: Option<Box<dyn Engine>>) {
+        let Some(link) = &self.link else { return };
+        let unserved = engine.map_or_else(Vec::new, |mut engine| engine.abandon());
+        if !self.left.replace(true) {
+            guardian::leave(link, unserved);
         }
     }
 
@@ -407,6 +438,7 @@ impl Host {
         if self.closing.replace(true) {
             return;
         }
+        self.leave(None);
         // SAFETY: as in `tear_down`. The engine is dropped with the host, after the last handle is closed.
         unsafe { self.handles.each(|handle| (self.uv.close)(handle.as_ptr(), Some(on_closed))) };
     }
@@ -421,13 +453,17 @@ impl Host {
         }
         // SAFETY: this thread's loop, which runs.
         let idle_ns = unsafe { (self.uv.metrics_idle_time)(self.uv_loop.as_ptr()) };
-        let prepared_at = Instant::now();
-        let last = self.turn.replace(Turn { prepared_at, idle_ns });
+        let prepared_at_ns = self.uv.now_ns();
+        let last = self.turn.replace(Turn { prepared_at_ns, idle_ns });
+        if let Some(link) = &self.link {
+            link.pulse.turned(prepared_at_ns, idle_ns);
+        }
         // Since the last turn the thread either waited in the poll, which libuv counts, or ran.
-        let passed = prepared_at.duration_since(last.prepared_at).as_nanos() as u64;
+        let passed = prepared_at_ns.saturating_sub(last.prepared_at_ns);
         let busy = passed.saturating_sub(idle_ns.saturating_sub(last.idle_ns));
         self.metrics.add(abi::METRIC_LOOP_TURNS, 1);
         self.metrics.add(abi::METRIC_LOOP_BUSY_NS, busy);
+        self.metrics.add_loop_lag(busy);
         self.metrics.set(abi::METRIC_LOOP_LAG_LAST_NS, busy);
         if busy > self.metrics.read(abi::METRIC_LOOP_LAG_MAX_NS) {
             self.metrics.set(abi::METRIC_LOOP_LAG_MAX_NS, busy);
@@ -436,8 +472,10 @@ impl Host {
 }
 
 impl Handles {
+    const COUNT: u32 = 5;
+
     fn each(&self, work: impl FnMut(NonNull<RawHandle>)) {
-        [self.poll, self.prepare, self.idle, self.timer].into_iter().for_each(work);
+        [self.poll, self.prepare, self.check, self.idle, self.timer].into_iter().for_each(work);
     }
 }
 
@@ -486,6 +524,12 @@ unsafe extern "C" fn on_prepare(handle: *mut RawHandle) {
     // SAFETY: as in `on_poll`.
     let host = unsafe { host_of(handle) };
     host.guarded(|| host.prepare());
+}
+
+/// The loop has left its poll.
+// SAFETY: it has libuv's signature, and touches no handle.
+unsafe extern "C" fn on_check(_handle: *mut RawHandle) {
+    guardian::wake_if_asleep();
 }
 
 unsafe extern "C" fn on_closed(handle: *mut RawHandle) {

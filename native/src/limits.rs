@@ -56,3 +56,26 @@ pub const LINGERING_MAX: usize = 1024;
 /// Connections of one shard: the slot bits of a handle. The table keeps the size of its fullest hour (at most 120
 /// bytes a slot). Past it a new connection is closed at once and counted.
 pub const CONNECTIONS_MAX: usize = 1 << 20;
+/// A shard that has been running for this long without a look at its poll is stuck, as far as new connections are
+/// concerned: its queue is served by others.
+pub const STALL_MS: u64 = 10;
+/// How often the guardian looks at shards that turn as they should.
+pub const GUARDIAN_WATCH_MS: u64 = 250;
+/// Time without a turn of any shard after which the guardian sleeps until the kernel wakes it.
+pub const GUARDIAN_QUIET_MS: u64 = 1_000;
+/// Connections that the guardian accepts from one queue in one look.
+pub const GUARDIAN_ACCEPTS: usize = 256;
+/// A shard gives a new connection to another when it has this many more than that one...
+pub const RELIEF_MIN: u64 = 16;
+/// ... and this part of them: one in so many.
+pub const RELIEF_SHARE: u64 = 32;
+/// Connections that a shard accepts at most before it compares itself with the others again.
+pub const RELIEF_LOOK_MAX: u64 = 64;
+/// Connections that wait in one shard's inbox. Past it they stay in the kernel's queue, or are handed to another shard.
+pub const INBOX_MAX: usize = 1024;
+/// Connections of dead shards that wait for one to serve them. Past it they are reset.
+pub const UNSERVED_MAX: usize = 65_536;
+/// Buckets of the histogram of loop lags, each to twice the time of the one before: 16.8 s is the last bound.
+pub const LOOP_LAG_BUCKETS: usize = 20;
+/// Where the first of them ends. A turn of a loaded shard takes some 100 µs.
+pub const LOOP_LAG_FIRST_NS: u64 = 64_000;

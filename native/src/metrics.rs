@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::abi;
+use crate::limits::{LOOP_LAG_BUCKETS, LOOP_LAG_FIRST_NS};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +36,12 @@ impl Metrics {
         self.words[metric as usize].store(value, Ordering::Relaxed);
     }
 
+    /// Counts a turn of the loop that took this long.
+    #[inline]
+    pub fn add_loop_lag(&self, busy_ns: u64) {
+        self.add(abi::METRIC_LOOP_LAG_FIRST_BUCKET + loop_lag_bucket(busy_ns) as i32, 1);
+    }
+
     /// Reads one.
     #[inline]
     pub fn read(&self, metric: i32) -> u64 {
@@ -47,6 +54,13 @@ impl Metrics {
             *out = word.load(Ordering::Relaxed);
         }
     }
+}
+
+/// The bucket of a time: the first whose end is not before it.
+#[inline]
+fn loop_lag_bucket(busy_ns: u64) -> usize {
+    let doublings = u64::BITS - (busy_ns.saturating_sub(1) / LOOP_LAG_FIRST_NS).leading_zeros();
+    (doublings as usize).min(LOOP_LAG_BUCKETS - 1)
 }
 
 #[derive(Default)]
@@ -89,5 +103,17 @@ mod tests {
         assert_eq!(seen, 1 << 32);
         free(token);
         assert!(find(token).is_none());
+    }
+
+    #[test]
+    fn a_loop_lag_is_in_the_first_bucket_that_does_not_end_before_it() {
+        assert_eq!(loop_lag_bucket(0), 0);
+        let mut end_ns = LOOP_LAG_FIRST_NS;
+        for bucket in 0..LOOP_LAG_BUCKETS - 1 {
+            assert_eq!(loop_lag_bucket(end_ns), bucket);
+            assert_eq!(loop_lag_bucket(end_ns + 1), bucket + 1);
+            end_ns *= 2;
+        }
+        assert_eq!(loop_lag_bucket(u64::MAX), LOOP_LAG_BUCKETS - 1);
     }
 }

@@ -6,13 +6,15 @@
 
 mod accepting;
 mod ending;
+mod handover;
 mod idle;
 mod writing;
 
 use crate::abi;
 use crate::connection::{Connection, ConnectionTable, Flags, Handle, NO_RECORD};
 use crate::error::errno;
-use crate::limits::{ACCEPTS_PER_BATCH, READS_PER_BATCH, TIMER_TICK_MS};
+use crate::limits::{ACCEPTS_PER_BATCH, READS_PER_BATCH, RELIEF_MIN, TIMER_TICK_MS};
+use crate::link::ShardLink;
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::net::tcp;
@@ -63,6 +65,8 @@ pub enum Source {
     Listener(u32),
     /// A closed connection whose last bytes are on their way.
     Lingering(u32),
+    /// What other threads hand over.
+    Inbox,
 }
 
 /// What a poll reported.
@@ -103,6 +107,8 @@ pub struct ServerLimits {
 
 #[derive(Debug)]
 struct Server {
+    /// Its number in the process; 0 for one that is this thread's own affair.
+    number: u32,
     limits: ServerLimits,
     /// Connections announced or to be announced.
     accepted: u64,
@@ -144,6 +150,12 @@ pub struct Shard {
     released_pins: Vec<Pin>,
     flushed_pins: Vec<Pin>,
     accept_retry_at: Option<Instant>,
+    /// How other threads know this shard, and it them.
+    link: Option<Arc<ShardLink>>,
+    /// Connections to accept until it sees whether another shard has far fewer.
+    relief_in: u64,
+    /// Listeners to accept from that could not be watched yet, with the number of their server.
+    adoptions: Vec<(u32, Arc<Listener>)>,
     descriptor_freed: bool,
     lingering: HashMap<u32, OwnedFd>,
     lingering_until: VecDeque<(Instant, u32)>,
@@ -158,8 +170,8 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// An empty shard.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    /// An empty shard. With a link, it may be handed connections by others, and hand them some.
+    pub fn new(metrics: Arc<Metrics>, link: Option<Arc<ShardLink>>) -> Self {
         Self {
             connections: ConnectionTable::default(),
             servers: HashMap::new(),
@@ -175,6 +187,9 @@ impl Shard {
             released_pins: Vec::new(),
             flushed_pins: Vec::new(),
             accept_retry_at: None,
+            link,
+            relief_in: RELIEF_MIN,
+            adoptions: Vec::new(),
             descriptor_freed: false,
             lingering: HashMap::new(),
             lingering_until: VecDeque::new(),
@@ -236,7 +251,7 @@ impl Shard {
     }
 
     /// Time passes: timeouts, lingering ends, another try at accepting.
-    pub fn begin(&mut self, now: Instant) {
+    pub fn begin(&mut self, now: Instant, registrar: &dyn Registrar) {
         self.set_time(now);
         let mut due = mem::take(&mut self.due);
         self.timers.advance(self.tick, &mut due);
@@ -254,6 +269,7 @@ impl Shard {
             for listening in self.listeners.iter_mut().flatten().filter(|l| l.paused) {
                 listening.readable = true;
             }
+            self.retry_adoptions(registrar);
         }
         self.descriptor_freed = false;
     }
@@ -303,6 +319,14 @@ impl Shard {
             if flags.has(Flags::IDLE) {
                 flags.clear(Flags::IDLE);
                 event(abi::EVENT_IDLE, 0);
+            }
+            if flags.has(Flags::ANSWERED) {
+                flags.clear(Flags::ANSWERED);
+                // What came in the meantime is read first (once reading is not paused), and answered.
+                let unread = connection.fd.as_ref().is_some_and(|fd| tcp::unread_bytes(fd.as_fd()) > 0);
+                if !flags.has(Flags::UNANSWERED) && !unread {
+                    event(abi::EVENT_ANSWERED, 0);
+                }
             }
         }
     }
@@ -402,6 +426,7 @@ impl Shard {
                 }
             }
             Source::Lingering(id) => self.drain_lingering(id),
+            Source::Inbox => self.take_deliveries(registrar),
         }
     }
 
@@ -454,6 +479,7 @@ impl Shard {
                 }
                 Ok(length) => {
                     connection.read_hint = length as u32;
+                    connection.flags.set(Flags::UNANSWERED);
                     connection.active_at = self.tick;
                     self.metrics.add(abi::METRIC_BYTES_READ, length as u64);
                     sink.received(handle.word(), slab, length);

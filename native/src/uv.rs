@@ -17,6 +17,7 @@ pub const READABLE: c_int = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "named as in libuv")]
 pub enum HandleType {
+    Check = 2,
     Idle = 6,
     Poll = 8,
     Prepare = 9,
@@ -56,6 +57,8 @@ functions! {
     poll_start: c"uv_poll_start" => fn(*mut RawHandle, c_int, PollCallback) -> c_int;
     prepare_init: c"uv_prepare_init" => fn(*mut Loop, *mut RawHandle) -> c_int;
     prepare_start: c"uv_prepare_start" => fn(*mut RawHandle, Callback) -> c_int;
+    check_init: c"uv_check_init" => fn(*mut Loop, *mut RawHandle) -> c_int;
+    check_start: c"uv_check_start" => fn(*mut RawHandle, Callback) -> c_int;
     idle_init: c"uv_idle_init" => fn(*mut Loop, *mut RawHandle) -> c_int;
     idle_start: c"uv_idle_start" => fn(*mut RawHandle, Callback) -> c_int;
     idle_stop: c"uv_idle_stop" => fn(*mut RawHandle) -> c_int;
@@ -64,6 +67,8 @@ functions! {
     timer_stop: c"uv_timer_stop" => fn(*mut RawHandle) -> c_int;
     update_time: c"uv_update_time" => fn(*mut Loop);
     metrics_idle_time: c"uv_metrics_idle_time" => fn(*mut Loop) -> u64;
+    hrtime: c"uv_hrtime" => fn() -> u64;
+    backend_fd: c"uv_backend_fd" => fn(*mut Loop) -> c_int;
     close: c"uv_close" => fn(*mut RawHandle, Option<Callback>);
     reference: c"uv_ref" => fn(*mut RawHandle);
     unreference: c"uv_unref" => fn(*mut RawHandle);
@@ -91,6 +96,13 @@ impl Uv {
             };
             handle
         }
+    }
+
+    /// libuv's monotonic clock, which it also measures idle time by.
+    #[inline]
+    pub fn now_ns(&self) -> u64 {
+        // SAFETY: a plain question, from any thread.
+        unsafe { (self.hrtime)() }
     }
 
     /// What a negative result means.

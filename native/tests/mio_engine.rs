@@ -62,7 +62,7 @@ impl Bench {
             unsafe { Region::new(memory.as_mut_ptr(), memory.len()) }
         }
         let metrics = Arc::<Metrics>::default();
-        let mut engine = MioEngine::new(metrics.clone()).unwrap();
+        let mut engine = MioEngine::new(metrics.clone(), None).unwrap();
         let mut control = vec![0; abi::CONTROL_WORDS as usize];
         let mut events = vec![0; abi::EVENT_RING_RECORDS as usize * WORDS];
         let mut commands = vec![0; abi::COMMAND_RING_RECORDS as usize * WORDS];
@@ -77,7 +77,7 @@ impl Bench {
             region(&mut write_slab),
             slab_regions,
         );
-        engine.add_server(0, limits);
+        engine.add_server(0, 0, limits);
         let listener = listener();
         let address = listener.address();
         engine.listen(0, Arc::new(listener)).unwrap();
@@ -407,8 +407,8 @@ fn a_closed_connection_lingers_until_its_last_bytes_are_received() {
 fn dropping_an_engine_closes_no_listener() {
     let listener = Arc::new(listener());
     let address = listener.address();
-    let mut engine = MioEngine::new(Arc::default()).unwrap();
-    engine.add_server(0, server_limits());
+    let mut engine = MioEngine::new(Arc::default(), None).unwrap();
+    engine.add_server(0, 0, server_limits());
     engine.listen(0, listener.clone()).unwrap();
     drop(engine);
     TcpStream::connect(address).unwrap();

@@ -1,6 +1,6 @@
 // Generated from native/src/abi.rs by `npm run build`. Do not edit: a test fails when it drifts.
 /** Layout version; JavaScript refuses an addon of another. */
-export const ABI_VERSION = 2 as const
+export const ABI_VERSION = 3 as const
 /** Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`. */
 export const RECORD_WORDS = 4 as const
 /** Records of the events ring. */
@@ -45,10 +45,18 @@ export const EVENT_OWNED_FLUSHED = 7 as const
 export const EVENT_IDLE = 8 as const
 /** Accepting failed; handle: server, a: errno, b: 1 when accepting pauses, to be tried again. */
 export const EVENT_ACCEPT_ERROR = 9 as const
+/** A finishing connection has written since it last received, and nothing is left to read. */
+export const EVENT_ANSWERED = 10 as const
 /** More than the connection's limit was to be queued. */
 export const CLOSE_WRITE_OVERFLOW = -1 as const
 /** Memory that a write referred to was detached. */
 export const CLOSE_DETACHED = -2 as const
+/** The program aborted it, or a callback failed. */
+export const CLOSE_PROGRAM = -3 as const
+/** Its server was aborted, or its drain came to the deadline. */
+export const CLOSE_SERVER = -4 as const
+/** No byte moved for the idle timeout, and its protocol does not handle that. */
+export const CLOSE_IDLE = -5 as const
 /** Bytes of the write slab; a: offset, b: length. */
 export const COMMAND_WRITE = 1 as const
 /** Bytes of the read slab in the first word; a: offset, b: length. */
@@ -61,7 +69,7 @@ export const COMMAND_PAUSE = 4 as const
 export const COMMAND_RESUME = 5 as const
 /** Close after what is queued. */
 export const COMMAND_CLOSE = 6 as const
-/** Close at once, by reset. */
+/** Close at once, by reset; a: the CLOSE_ reason. */
 export const COMMAND_ABORT = 7 as const
 /** Close the writing half after what is queued. */
 export const COMMAND_WRITE_EOF = 8 as const
@@ -71,6 +79,10 @@ export const COMMAND_WRITE_LIMITS = 9 as const
 export const COMMAND_IDLE_TIMEOUT = 10 as const
 /** Another protocol; a: 1 when it takes borrowed bytes. */
 export const COMMAND_MODE = 11 as const
+/** Tell by EVENT_ANSWERED when nothing is owed to the peer; at once when that is so. It may be asked again. */
+export const COMMAND_FINISH = 12 as const
+/** Bytes that JavaScript held back are delivered now: as if they were just received, an answer is owed. */
+export const COMMAND_UNANSWERED = 13 as const
 /** Control word: words used in the events ring. */
 export const CONTROL_EVENTS = 0 as const
 /** Control word: the next event to handle; stored before each callback. */
@@ -117,5 +129,39 @@ export const METRIC_POLLS = 13 as const
 export const METRIC_NATIVE_CALLS = 14 as const
 /** Connections aborted because more was queued than their limit. */
 export const METRIC_WRITE_OVERFLOWS = 15 as const
+/** Connections that the peer reset. */
+export const METRIC_RESETS_PEER = 16 as const
+/** Connections that the system gave up, for the peer was silent. */
+export const METRIC_RESETS_TIMED_OUT = 17 as const
+/** Connections aborted by their idle timeout. */
+export const METRIC_RESETS_IDLE_TIMEOUT = 18 as const
+/** Connections aborted because memory that a write referred to was detached. */
+export const METRIC_RESETS_DETACHED = 19 as const
+/** Connections aborted by the program, or because a callback failed. */
+export const METRIC_RESETS_PROGRAM = 20 as const
+/** Connections aborted with their server, or at the deadline of its drain. */
+export const METRIC_RESETS_SERVER = 21 as const
+/** Connections that were open when their shard died, and reset. */
+export const METRIC_RESETS_SHARD_DEATH = 22 as const
+/** Connections that ended by any other error of the system. */
+export const METRIC_RESETS_OTHER = 23 as const
+/** Failed accepts for want of descriptors. */
+export const METRIC_ACCEPT_ERRORS_DESCRIPTORS = 24 as const
+/** Failed accepts for want of memory. */
+export const METRIC_ACCEPT_ERRORS_MEMORY = 25 as const
+/** Failed accepts of a connection that was broken already. */
+export const METRIC_ACCEPT_ERRORS_ABORTED = 26 as const
+/** Failed accepts by any other cause. */
+export const METRIC_ACCEPT_ERRORS_OTHER = 27 as const
+/** Connections received from another shard's queue. */
+export const METRIC_TAKEN_OVER = 28 as const
+/** Connections that a dying shard had accepted and not yet shown to JavaScript, left to other shards. */
+export const METRIC_CONNECTIONS_HANDED_OVER = 29 as const
+/** The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again. */
+export const METRIC_LOOP_LAG_FIRST_BUCKET = 30 as const
 /** Number of metrics. */
-export const METRIC_COUNT = 16 as const
+export const METRIC_COUNT = 50 as const
+/** Buckets of the loop lag. Each goes to twice the time of the one before; the last has no end. */
+export const LOOP_LAG_BUCKETS = 20 as const
+/** Where the first bucket ends, in nanoseconds. */
+export const LOOP_LAG_FIRST_NS = 64000 as const

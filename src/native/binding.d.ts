@@ -18,16 +18,18 @@ export declare class Listener {
 /** One engine, nested in this thread's libuv loop. */
 export declare class NativeShard {
   /** Takes the shared memory and the function that handles a batch; see `src/workers/shard-loop.ts`. */
-  constructor(options: { engine: string, metrics: number, control: Int32Array, events: Int32Array, commands: Int32Array, writeSlab: Uint8Array, slabs: readonly Uint8Array[], drain: () => void, closed: () => void })
-  /** Makes a server known, before `listen`. */
-  addServer(server: number, limits: NativeServerLimits): void
+  constructor(options: { engine: string, metrics: number, supervised: boolean, control: Int32Array, events: Int32Array, commands: Int32Array, writeSlab: Uint8Array, slabs: readonly Uint8Array[], drain: () => void, closed: () => void })
+  /** Makes a server known, before `listen`; `number` is its number in the process, 0 for one that only this thread knows. */
+  addServer(server: number, number: number, limits: NativeServerLimits): void
   /** Accepts from a listener; null when it does. */
   listen(server: number, listener: number): SystemFailure | null
+  /** The shard serves the server of that number, and listens on these: whoever took their place lets go. */
+  serves(number: number, listeners: Array<number>): void
   /**
    * Accepts what waits in a server's queues, then no more. How many connections the server had in all; each of them
    * is or will be announced. Null when the shard is closed, which announces no more.
    */
-  unlisten(server: number): number | null
+  unlisten(server: number, number: number): number | null
   /** Forgets a server that does not listen and has no connection (any more); its number may be used again. */
   removeServer(server: number): void
   /**
@@ -99,6 +101,12 @@ export declare function bindTcp(options: BindOptions): Listener | SystemFailure
 /** Forgets a token. */
 export declare function freeMetrics(token: number): void
 
+/**
+ * Sees to it that the connections of a server, by its number in the process, find a shard while their own is stuck or
+ * down. `listeners`: tokens of those that one shard at a time accepts from; none when all shards share one.
+ */
+export declare function guardServer(server: number, listeners: Array<number>): void
+
 /** An end of a connection, in the shape of Node's `net.AddressInfo`. */
 export interface NativeAddress {
   /** In text. */
@@ -124,6 +132,24 @@ export interface NativeServerLimits {
 /** Copies a shard's counters into `out`, by the METRIC_ indexes; false when there is no such token. */
 export declare function readMetrics(token: number, out: BigUint64Array): boolean
 
+/** Milliseconds after which a stuck shard is reported; 0 for never. */
+export declare function reportStallsAfter(ms: number): void
+
+/**
+ * Milliseconds for which a shard, by its metrics token, has been stuck: running without a look at its poll. 0 while it
+ * turns as it should, and when there is no such shard.
+ */
+export declare function stalledMs(token: number): number
+
+/**
+ * Starts the guardian's thread; null when it runs. `report` is called on this thread, with a shard's metrics token and
+ * for how many milliseconds it has been stuck; 0 when it turns again. It does not keep the process alive.
+ */
+export declare function startGuardian(report: (token: number, stalledMs: number) => void): SystemFailure | null
+
+/** Ends the guardian's thread, and waits for it. Connections that still wait for a shard are reset. */
+export declare function stopGuardian(): void
+
 /** A failed system call; JavaScript makes Node's own error shape of it. */
 export interface SystemFailure {
   /** As in errno.h, positive. */
@@ -134,3 +160,6 @@ export interface SystemFailure {
 
 /** Takes the lock of a port; null while another process holds it. */
 export declare function tryStartLock(port: number): StartLock | SystemFailure | null
+
+/** The server takes no more connections: what waits for shards that are stuck or down is handed to the others, once. */
+export declare function unguardServer(server: number): void

@@ -1,5 +1,4 @@
 import { isMainThread } from 'node:worker_threads'
-import { ShardloopError } from '../errors.js'
 import { native } from '../native/index.js'
 import type { ProtocolFactory } from '../workers/protocol.js'
 import { currentShard, type Shard } from '../workers/shard.js'
@@ -8,10 +7,11 @@ import { automaticShards } from './cpu-quota.js'
 import { openListeners } from './listeners.js'
 import { LocalGroup } from './local-group.js'
 import { parseOptions, type ServerOptions, type ServerSettings } from './options.js'
-import { noEntry, programEntry } from './program-entry.js'
+import { assertEntryRunsAgain } from './program-entry.js'
 import type { Server } from './server.js'
 import { ShardHandle } from './shard-handle.js'
 import { SupervisorServer } from './supervisor-server.js'
+import { notOnMainThread } from './test-runner.js'
 import { announceEnd, callBook, joinWorkerSet } from './worker-set.js'
 
 /**
@@ -34,12 +34,7 @@ export async function createServer(
   if (settings.shards === 0) return createLocal(source, settings)
   const shard = currentShard()
   if (shard !== null) return createInShard(shard, source, settings)
-  if (!isMainThread) {
-    throw new ShardloopError(
-      'ERR_SHARDLOOP_STATE',
-      'createServer starts shards on the main thread only; in a worker thread of your own use shards: 0',
-    )
-  }
+  if (!isMainThread) throw notOnMainThread()
   return createOnShards(source, settings)
 }
 
@@ -84,7 +79,7 @@ async function createOnShards(source: ProtocolFactory | URL, settings: ServerSet
   let server: SupervisorServer
   try {
     book.assertNameIsFree(call)
-    if (!(source instanceof URL) && programEntry() === null) throw noEntry()
+    if (!(source instanceof URL)) assertEntryRunsAgain()
     server = await prepare(source, settings, call)
   } catch (error) {
     announceEnd(book.end(call, { sockets: [], error }))
@@ -100,9 +95,9 @@ async function prepare(
   settings: ServerSettings,
   call: OpenCall,
 ): Promise<SupervisorServer> {
-  const set = await joinWorkerSet(settings.shards, automaticShards)
+  const set = await joinWorkerSet(settings, automaticShards)
   try {
-    const listeners = await openListeners(settings, set.size)
+    const listeners = await openListeners(settings, set.plan.size)
     const server = new SupervisorServer({
       ...call,
       settings,

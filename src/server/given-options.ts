@@ -1,8 +1,23 @@
 import { inspect } from 'node:util'
 import { ShardloopError } from '../errors.js'
-import { HOSTS_MAX, NAME_MAX_LENGTH, SHARDS_MAX, VALUE_SHOWN_MAX_LENGTH } from '../limits.js'
+import {
+  HOSTS_MAX,
+  NAME_MAX_LENGTH,
+  RESOURCE_LIMIT_MAX_MB,
+  SHARDS_MAX,
+  TIME_MAX_MS,
+  VALUE_SHOWN_MAX_LENGTH,
+} from '../limits.js'
 import type { ExceptionContext } from '../workers/shard-loop.js'
 import { automaticShards } from './cpu-quota.js'
+import type { ShardResourceLimits } from './worker-shard.js'
+
+const RESOURCE_LIMITS: readonly (keyof ShardResourceLimits)[] = [
+  'maxOldGenerationSizeMb',
+  'maxYoungGenerationSizeMb',
+  'codeRangeSizeMb',
+  'stackSizeMb',
+]
 
 /** Reads options by name, remembering which names exist. A value of undefined is as good as none. */
 export class GivenOptions {
@@ -13,11 +28,25 @@ export class GivenOptions {
     this.#given = given
   }
 
-  integer(name: string, min: number, max: number, fallback: number): number {
+  integer<Fallback extends number | null>(
+    name: string,
+    min: number,
+    max: number,
+    fallback: Fallback,
+  ): number | Fallback {
     const value = this.#take(name)
     if (value === undefined) return fallback
     if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value
     throw wrong(name, value, `an integer from ${min} to ${max}`)
+  }
+
+  /** A time that may be 0 for never. */
+  milliseconds(name: string, min: number, fallback: number): number {
+    const value = this.#take(name)
+    if (value === undefined) return fallback
+    const fits = typeof value === 'number' && Number.isInteger(value) && value <= TIME_MAX_MS
+    if (fits && (value === 0 || value >= min)) return value
+    throw wrong(name, value, `0 or an integer from ${min} to ${TIME_MAX_MS}`)
   }
 
   boolean(name: string, fallback: boolean): boolean {
@@ -74,6 +103,23 @@ export class GivenOptions {
     if (value === undefined || value === 'auto' || value === 'mio') return 'mio'
     if (value === 'tokio') throw wrong('engine', value, "'auto' or 'mio': 'tokio' is not available yet")
     throw wrong('engine', value, "'auto' or 'mio'")
+  }
+
+  resourceLimits(): ShardResourceLimits | null {
+    const value = this.#take('resourceLimits')
+    if (value === undefined) return null
+    if (typeof value !== 'object' || value === null || Array.isArray(value))
+      throw wrong('resourceLimits', value, `an object with some of ${RESOURCE_LIMITS.join(', ')}`)
+    const limits: Record<string, number> = {}
+    for (const [key, limit] of Object.entries(value)) {
+      if (!RESOURCE_LIMITS.some((known) => known === key))
+        throw wrong('resourceLimits', value, `none but ${RESOURCE_LIMITS.join(', ')}`)
+      if (limit === undefined) continue
+      if (typeof limit !== 'number' || !(limit > 0 && limit <= RESOURCE_LIMIT_MAX_MB))
+        throw wrong(`resourceLimits.${key}`, limit, `MiB, above 0 and at most ${RESOURCE_LIMIT_MAX_MB}`)
+      limits[key] = limit
+    }
+    return Object.freeze(limits)
   }
 
   refuseUnknown(): void {

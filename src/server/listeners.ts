@@ -30,6 +30,11 @@ export class Listeners {
     return this.#byAddress.map((listeners) => first(listeners, this.#shared ? 0 : shard).token)
   }
 
+  /** Native tokens of those that one shard at a time accepts from; none when all shards share theirs. */
+  get ownTokens(): number[] {
+    return this.#shared ? [] : this.#byAddress.flat().map(({ token }) => token)
+  }
+
   /** Closes those that only this shard accepted from. */
   closeFor(shard: number): void {
     if (this.#shared) return

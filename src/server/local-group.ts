@@ -3,9 +3,8 @@ import { importFactory, type Registration } from '../workers/factory-module.js'
 import type { ProtocolFactory } from '../workers/protocol.js'
 import type { ServedServer } from '../workers/shard-loop.js'
 import { type HeldLoop, threadLoop } from '../workers/thread-loop.js'
-import type { ServeOrder } from './messages.js'
 import { readServerMetrics, type ServerMetrics } from './metrics.js'
-import type { DrainSteps, ShardControl, ShardDeath, ShardGroup } from './shard-control.js'
+import type { DrainSteps, ShardControl, ShardDeath, ShardGroup, ShardUser } from './shard-control.js'
 
 /** `shards: 0`: one server on the loop of this very thread. */
 export class LocalGroup implements ShardGroup {
@@ -22,11 +21,20 @@ export class LocalGroup implements ShardGroup {
     return [this.#shard]
   }
 
+  /** Nobody else is there to take anything over. */
+  guard(): void {}
+  unguard(): void {}
+
   /** Nobody else is there to be told. */
   announce(): void {}
 
   metrics(): ServerMetrics {
     return this.#lastMetrics ?? readServerMetrics([this.#held.metricsToken])
+  }
+
+  /** Whoever asks does it from this very thread, which is not stuck then. */
+  stalledMs(): number {
+    return 0
   }
 
   async leave(): Promise<ShardDeath | null> {
@@ -45,6 +53,9 @@ export class LocalGroup implements ShardGroup {
 class LocalShard implements ShardControl {
   readonly id = 0
   readonly hasRunEntry = true
+  readonly isDown = false
+  readonly restarts = 0
+  readonly failure = null
   readonly #held: HeldLoop
   readonly #source: ProtocolFactory | URL
   readonly #exceptionHandler: Registration['exceptionHandler']
@@ -61,7 +72,8 @@ class LocalShard implements ShardControl {
     this.#exceptionHandler = exceptionHandler
   }
 
-  async serve(order: ServeOrder): Promise<void> {
+  async serve(user: ShardUser): Promise<void> {
+    const order = user.orderFor(this.id)
     const source = this.#source
     const { factory, exceptionHandler } =
       source instanceof URL
@@ -71,6 +83,7 @@ class LocalShard implements ShardControl {
     this.#served = this.#held.loop.serve({
       factory,
       exceptionHandler: exceptionHandler ?? printException,
+      number: 0,
       listeners: order.listeners,
       writeHighBytes: order.writeHighBytes,
       writeLowBytes: order.writeLowBytes,

@@ -1,16 +1,38 @@
 import type { TransferredError } from '../workers/error-transfer.js'
 import type { SocketAddress } from '../workers/protocol.js'
+import type { HandledSignal } from '../workers/signal-listeners.js'
 
-/** What a shard's thread is doing for one server. */
+/**
+ * What a shard is doing for one server. `starting`: its first thread, or a replacement, does not listen yet. `ready`: it
+ * serves. `draining`: it takes no more connections and finishes those it has. `stopped`: it is done. `failed`: it died
+ * and is not replaced for this server, because it died too often or because the server was draining.
+ */
 export type ShardState = 'starting' | 'ready' | 'draining' | 'stopped' | 'failed'
 
 /** A change of one shard, as `server.events` reports it. */
 export interface ShardChange {
+  /** 0-based. A replacement has the number of the shard that died. */
   readonly id: number
   readonly state: ShardState
-  /** Why, when it did not go as asked. */
+  /** Threads that the shard was given to replace one that died, so far; counted over all servers of the process. */
+  readonly restarts: number
+  /** Why, when it did not go as asked: the message of what was thrown, or how the thread ended. */
   readonly reason?: string
+  /**
+   * What the shard died of, as it was thrown there; missing when the thread just ended (`process.exit`). On the main
+   * thread only: the handles in other shards get the reason.
+   */
+  readonly error?: unknown
+  /** The exit code of the thread that died. */
+  readonly exitCode?: number
+  /** Connections that were open when its thread died, of all servers of the process; their peers saw a reset. */
+  readonly connectionsLost?: number
+  /** Milliseconds until the replacement's thread is started, when there will be one. 0: it is started now. */
+  readonly restartInMs?: number
 }
+
+/** As much of a change as other threads are told: an error need not be one that can be sent. */
+export type ToldShardChange = Omit<ShardChange, 'error'>
 
 /** A listening socket as shards know it, for `server.sockets` there. */
 export interface ListenerDescription {
@@ -34,12 +56,13 @@ export interface ServeOrder {
   readonly listeners: readonly number[]
   readonly sockets: readonly ListenerDescription[]
   /** The shards' states when the order was sent. */
-  readonly shards: readonly ShardChange[]
+  readonly shards: readonly ToldShardChange[]
   readonly engine: 'mio'
   readonly writeHighBytes: number
   readonly writeLowBytes: number
   readonly writeMaxBytes: number
   readonly idleTimeoutMs: number
+  readonly stallAfterMs: number
 }
 
 /** A server that is over, or never came to be: calls that a shard makes later are matched to it too. */
@@ -60,7 +83,9 @@ export type SupervisorMessage =
   /** Abort every connection; `drained` follows. */
   | { readonly type: 'abort'; readonly server: number }
   | { readonly type: 'ended'; readonly call: EndedCall }
-  | { readonly type: 'shard'; readonly key: string; readonly change: ShardChange }
+  | { readonly type: 'shard'; readonly key: string; readonly change: ToldShardChange }
+  /** The process got a signal that the shard subscribed to. */
+  | { readonly type: 'signal'; readonly signal: HandledSignal }
   /** No server is left: free the loop and let the thread end. */
   | { readonly type: 'stop' }
 
@@ -74,6 +99,9 @@ export type ShardMessage =
   | { readonly type: 'drained'; readonly server: number }
   /** Its loop is freed; the thread ends when nothing of the program keeps it. */
   | { readonly type: 'released' }
+  /** Something in the shard listens to a signal now; once for each, until `unsubscribe` or the thread's end. */
+  | { readonly type: 'subscribe'; readonly signal: HandledSignal }
+  | { readonly type: 'unsubscribe'; readonly signal: HandledSignal }
   /** A control method of the shard's handle was called. */
   | { readonly type: 'control'; readonly key: string; readonly action: 'abort' }
   | {
@@ -82,3 +110,6 @@ export type ShardMessage =
       readonly action: 'drain'
       readonly deadlineMs: number | null
     }
+
+/** What a shard asks for on its own account, rather than in answer to an order. */
+export type ShardRequest = Extract<ShardMessage, { type: 'control' | 'subscribe' | 'unsubscribe' }>

@@ -1,19 +1,36 @@
 import {
+  LOOP_LAG_BUCKETS,
+  LOOP_LAG_FIRST_NS,
   METRIC_ACCEPT_ERRORS,
+  METRIC_ACCEPT_ERRORS_ABORTED,
+  METRIC_ACCEPT_ERRORS_DESCRIPTORS,
+  METRIC_ACCEPT_ERRORS_MEMORY,
+  METRIC_ACCEPT_ERRORS_OTHER,
   METRIC_BATCHES,
   METRIC_BYTES_READ,
   METRIC_BYTES_WRITTEN,
   METRIC_CONNECTIONS_ACCEPTED,
   METRIC_CONNECTIONS_CLOSED,
+  METRIC_CONNECTIONS_HANDED_OVER,
   METRIC_COUNT,
   METRIC_EVENTS,
   METRIC_LOOP_BUSY_NS,
+  METRIC_LOOP_LAG_FIRST_BUCKET,
   METRIC_LOOP_LAG_LAST_NS,
   METRIC_LOOP_LAG_MAX_NS,
   METRIC_LOOP_TURNS,
   METRIC_NATIVE_CALLS,
   METRIC_POLLS,
   METRIC_READS,
+  METRIC_RESETS_DETACHED,
+  METRIC_RESETS_IDLE_TIMEOUT,
+  METRIC_RESETS_OTHER,
+  METRIC_RESETS_PEER,
+  METRIC_RESETS_PROGRAM,
+  METRIC_RESETS_SERVER,
+  METRIC_RESETS_SHARD_DEATH,
+  METRIC_RESETS_TIMED_OUT,
+  METRIC_TAKEN_OVER,
   METRIC_WRITE_OVERFLOWS,
   METRIC_WRITES,
 } from '../native/abi.js'
@@ -24,6 +41,48 @@ export interface LoopLag {
   readonly mean: number
   readonly max: number
   readonly last: number
+  /** Sum over all turns of the loop. */
+  readonly sum: number
+  /** Turns of the loop by their lag, cumulative as in Prometheus: the last bucket, whose end is Infinity, has all. */
+  readonly histogram: readonly LoopLagBucket[]
+}
+
+/** How many turns of the loop had at most this lag. */
+export interface LoopLagBucket {
+  readonly leMs: number
+  readonly count: number
+}
+
+/** Connections that did not end in order, by what ended them. */
+export interface ResetCounts {
+  /** Reset by the peer. */
+  readonly peer: number
+  /** Given up by the system, for the peer was silent. */
+  readonly timedOut: number
+  /** Aborted by their idle timeout (`ERR_SHARDLOOP_IDLE_TIMEOUT`). */
+  readonly idleTimeout: number
+  /** Aborted because more than `writeMaxBytes` was queued for them. */
+  readonly writeOverflow: number
+  /** Aborted because memory with their bytes was detached. */
+  readonly detached: number
+  /** Aborted by `transport.abort()`, or because a callback failed. */
+  readonly program: number
+  /** Aborted by the server's `abort()`, or at the deadline of its drain. */
+  readonly server: number
+  /** Open when their shard died. */
+  readonly shardDeath: number
+  /** Ended by any other error of the system. */
+  readonly other: number
+}
+
+/** Failed accepts, by what they failed for. */
+export interface AcceptErrorCounts {
+  /** No descriptor was free, or a shard's table of connections was full. */
+  readonly descriptors: number
+  readonly memory: number
+  /** The connection was broken before it was accepted. */
+  readonly aborted: number
+  readonly other: number
 }
 
 /** Counters of one shard since it started, or of all of them. A shard's servers share its counters. */
@@ -31,6 +90,8 @@ export interface ShardMetrics {
   readonly connectionsOpen: number
   /** Connections accepted. */
   readonly connectionsTotal: number
+  /** Connections that came to the queue of another shard, which was stuck, down or busier. */
+  readonly connectionsTakenOver: number
   readonly bytesRead: bigint
   readonly bytesWritten: bigint
   /** Calls from the native core into JavaScript. */
@@ -39,8 +100,11 @@ export interface ShardMetrics {
   readonly events: number
   /** 0 before the first batch. */
   readonly eventsPerBatch: number
-  /** Failed accepts, by whatever cause. */
+  /** Connections that did not end in order. */
+  readonly resets: ResetCounts
+  /** Failed accepts, by whatever cause, those that are tried again included. */
   readonly acceptErrors: number
+  readonly acceptErrorsByKind: AcceptErrorCounts
   /** System calls that read from connections. */
   readonly reads: number
   /** System calls that wrote to connections. */
@@ -55,6 +119,8 @@ export interface ShardMetrics {
   /** Connections aborted because more was queued for them than `writeMaxBytes`. */
   readonly writeOverflows: number
   readonly loopLagMs: LoopLag
+  /** How often the shard was replaced. */
+  readonly restarts: number
 }
 
 /** A snapshot. It is read from memory that the shards write to, so it answers while they are blocked. */
@@ -66,14 +132,32 @@ export interface ServerMetrics {
 
 const NS_PER_MS = 1e6
 
-/** Reads the counters of the shards with these native tokens. Any thread may. */
-export function readServerMetrics(tokens: readonly number[]): ServerMetrics {
+/** Reads one counter of a shard. */
+export function readCounter(token: number, metric: number): number {
+  const out = new BigUint64Array(METRIC_COUNT)
+  native.readMetrics(token, out)
+  return Number(out[metric] ?? 0n)
+}
+
+/**
+ * Reads the counters of the shards with these native tokens. Any thread may.
+ *
+ * @param restarts by shard, as the supervisor counts them; none by default
+ */
+export function readServerMetrics(
+  tokens: readonly number[],
+  restarts: readonly number[] = [],
+): ServerMetrics {
   const counters = tokens.map((token) => {
     const out = new BigUint64Array(METRIC_COUNT)
     native.readMetrics(token, out)
     return out
   })
-  return { total: shape(total(counters)), shards: counters.map(shape) }
+  const restartsTotal = restarts.reduce((sum, count) => sum + count, 0)
+  return {
+    total: shape(total(counters), restartsTotal),
+    shards: counters.map((shard, id) => shape(shard, restarts[id] ?? 0)),
+  }
 }
 
 /** Sums; of lags the largest, as a mean over shards would hide the one that is stuck. */
@@ -89,20 +173,39 @@ function total(counters: readonly BigUint64Array[]): BigUint64Array {
   return sum
 }
 
-function shape(counters: BigUint64Array): ShardMetrics {
+function shape(counters: BigUint64Array, restarts: number): ShardMetrics {
   const count = (metric: number): number => Number(counters[metric] ?? 0n)
   const per = (sum: number, of: number): number => (of === 0 ? 0 : sum / of)
-  const connectionsTotal = count(METRIC_CONNECTIONS_ACCEPTED)
+  // What a dying shard left to others, they have accepted.
+  const connectionsTotal = count(METRIC_CONNECTIONS_ACCEPTED) - count(METRIC_CONNECTIONS_HANDED_OVER)
   return {
     // The shard counts on while it is read: a connection may be seen closed that was not yet seen accepted.
     connectionsOpen: Math.max(0, connectionsTotal - count(METRIC_CONNECTIONS_CLOSED)),
     connectionsTotal,
+    connectionsTakenOver: count(METRIC_TAKEN_OVER),
+    resets: {
+      peer: count(METRIC_RESETS_PEER),
+      timedOut: count(METRIC_RESETS_TIMED_OUT),
+      idleTimeout: count(METRIC_RESETS_IDLE_TIMEOUT),
+      writeOverflow: count(METRIC_WRITE_OVERFLOWS),
+      detached: count(METRIC_RESETS_DETACHED),
+      program: count(METRIC_RESETS_PROGRAM),
+      server: count(METRIC_RESETS_SERVER),
+      shardDeath: count(METRIC_RESETS_SHARD_DEATH),
+      other: count(METRIC_RESETS_OTHER),
+    },
     bytesRead: counters[METRIC_BYTES_READ] ?? 0n,
     bytesWritten: counters[METRIC_BYTES_WRITTEN] ?? 0n,
     batches: count(METRIC_BATCHES),
     events: count(METRIC_EVENTS),
     eventsPerBatch: per(count(METRIC_EVENTS), count(METRIC_BATCHES)),
     acceptErrors: count(METRIC_ACCEPT_ERRORS),
+    acceptErrorsByKind: {
+      descriptors: count(METRIC_ACCEPT_ERRORS_DESCRIPTORS),
+      memory: count(METRIC_ACCEPT_ERRORS_MEMORY),
+      aborted: count(METRIC_ACCEPT_ERRORS_ABORTED),
+      other: count(METRIC_ACCEPT_ERRORS_OTHER),
+    },
     reads: count(METRIC_READS),
     writes: count(METRIC_WRITES),
     polls: count(METRIC_POLLS),
@@ -112,6 +215,19 @@ function shape(counters: BigUint64Array): ShardMetrics {
       mean: per(count(METRIC_LOOP_BUSY_NS), count(METRIC_LOOP_TURNS)) / NS_PER_MS,
       max: count(METRIC_LOOP_LAG_MAX_NS) / NS_PER_MS,
       last: count(METRIC_LOOP_LAG_LAST_NS) / NS_PER_MS,
+      sum: count(METRIC_LOOP_BUSY_NS) / NS_PER_MS,
+      histogram: loopLagHistogram(count),
     },
+    restarts,
   }
+}
+
+function loopLagHistogram(count: (metric: number) => number): LoopLagBucket[] {
+  let turns = 0
+  return Array.from({ length: LOOP_LAG_BUCKETS }, (_, bucket) => {
+    turns += count(METRIC_LOOP_LAG_FIRST_BUCKET + bucket)
+    const isLast = bucket === LOOP_LAG_BUCKETS - 1
+    const leMs = isLast ? Number.POSITIVE_INFINITY : (LOOP_LAG_FIRST_NS * 2 ** bucket) / NS_PER_MS
+    return { leMs, count: turns }
+  })
 }

@@ -4,6 +4,9 @@ import {
   BACKLOG_DEFAULT,
   BACKLOG_MAX,
   DRAIN_TIMEOUT_DEFAULT_MS,
+  MAX_RESTARTS_MAX,
+  STALL_AFTER_DEFAULT_MS,
+  STALL_AFTER_MIN_MS,
   START_TIMEOUT_DEFAULT_MS,
   TIME_MAX_MS,
   WRITE_BOUND_MAX_BYTES,
@@ -13,6 +16,7 @@ import {
 import type { ProtocolFactory } from '../workers/protocol.js'
 import type { ExceptionContext } from '../workers/shard-loop.js'
 import { GivenOptions, show, wrong } from './given-options.js'
+import type { ShardResourceLimits } from './worker-shard.js'
 
 /**
  * Options of `createServer`. All are optional; they are checked once, before anything starts, and a wrong type, an
@@ -51,11 +55,41 @@ export interface ServerOptions {
   readonly name?: string
   /** TCP_NODELAY on every connection. Default true. */
   readonly noDelay?: boolean
-  /** Milliseconds until every shard must listen, at least 1. Default 10,000; past it createServer rejects with ERR_SHARDLOOP_START. */
+  /** Milliseconds until every shard must listen, at least 1. Default 10,000; past it createServer rejects with ERR_SHARDLOOP_START. A shard's replacement has as long, and counts as dead past it. */
   readonly startTimeoutMs?: number
-  /** Milliseconds that open connections have to flush when the server closes. Default 10,000; past it they are aborted. */
+  /**
+   * How many deaths of a shard within `restartWindowMs` are answered by a replacement, 0 to 10,000. Default 10. The first
+   * is replaced at once, the next after 50 to 100 ms, then after twice as long each time, 10 seconds at most. A shard
+   * that dies once more has failed for good, and the others serve on. 0: none is ever replaced. As for `shards`, a later
+   * server that leaves this out takes what runs, and one that wants another number is refused; so for the next two.
+   * These three mean nothing with `shards: 0`.
+   */
+  readonly maxRestarts?: number
+  /** Milliseconds, at least 1. Default 60,000. */
+  readonly restartWindowMs?: number
+  /**
+   * Bounds of each shard's JavaScript memory: MiB above 0, no more than 1,048,576. Default: Node's own. Memory of buffers is
+   * not bounded by it, and some ways to run out of heap end the whole process, as Node cannot end the thread in time.
+   */
+  readonly resourceLimits?: ShardResourceLimits
+  /**
+   * Milliseconds for which a shard may be stuck (running without a look at its poll) until `'stalled'` is emitted, at
+   * least 50. Default 1,000; 0: never. Whatever this is, connections that come to a shard which is stuck for more than
+   * 10 ms are served by others.
+   */
+  readonly stallAfterMs?: number
+  /**
+   * Milliseconds after which a shard that stays stuck is terminated and replaced, at least 50: its connections are lost.
+   * Default 0: never. All servers of a process share their shards: the shortest time that is given counts.
+   */
+  readonly killAfterMs?: number
+  /** Milliseconds that open connections have to finish what is in flight when the server drains or closes. Default 10,000; past it they are aborted. */
   readonly drainTimeoutMs?: number
-  /** Whether SIGINT and SIGTERM drain this server; a second one ends the process. Default true; main thread only. */
+  /**
+   * Whether SIGINT and SIGTERM drain this server (a second one ends the process), SIGHUP and SIGUSR2 are its events, and
+   * shards get the signals that they listen to by `onSignal`. Default true; main thread only. Where all servers say
+   * false, nothing is caught.
+   */
   readonly signals?: boolean
   /** Bytes waiting for one peer above which `pauseWriting` is called, at least 1. Default 64 KiB. */
   readonly writeHighBytes?: number
@@ -81,6 +115,12 @@ export interface ServerSettings {
   readonly ipv6Only: boolean
   /** null: not given; those that run, else 'auto'. 0: this thread. */
   readonly shards: number | null
+  /** null: not given; those that run, else the default. So the next two. */
+  readonly maxRestarts: number | null
+  readonly stallAfterMs: number
+  readonly killAfterMs: number
+  readonly restartWindowMs: number | null
+  readonly resourceLimits: ShardResourceLimits | null
   readonly engine: 'mio'
   readonly balance: 'reuseport' | 'shared'
   readonly name: string | undefined
@@ -117,6 +157,11 @@ export function parseOptions(
     backlog: given.integer('backlog', 1, BACKLOG_MAX, BACKLOG_DEFAULT),
     ipv6Only: given.boolean('ipv6Only', false),
     shards: given.shards(),
+    stallAfterMs: given.milliseconds('stallAfterMs', STALL_AFTER_MIN_MS, STALL_AFTER_DEFAULT_MS),
+    killAfterMs: given.milliseconds('killAfterMs', STALL_AFTER_MIN_MS, 0),
+    maxRestarts: given.integer('maxRestarts', 0, MAX_RESTARTS_MAX, null),
+    restartWindowMs: given.integer('restartWindowMs', 1, TIME_MAX_MS, null),
+    resourceLimits: given.resourceLimits(),
     engine: given.engine(),
     balance: given.oneOf('balance', ['reuseport', 'shared'], kernelBalances ? 'reuseport' : 'shared'),
     name: given.name(),

@@ -3,6 +3,7 @@ import { createRequire } from 'node:module'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { ShardloopError } from '../errors.js'
+import { testRunner, underRunner } from './test-runner.js'
 
 /** The file that the process runs, `process.argv[1]`; null for `node -e`, standard input and the REPL. */
 export function programEntry(): string | null {
@@ -11,9 +12,15 @@ export function programEntry(): string | null {
   return evaluated || entry === undefined || entry === '' || entry === '-' ? null : resolve(entry)
 }
 
-/** The error for a factory in a program that has no file to run again in the shards. */
-export function noEntry(): ShardloopError {
-  return new ShardloopError(
+/**
+ * Refuses a factory in a program that the shards cannot run again.
+ * @throws ShardloopError ERR_SHARDLOOP_START
+ */
+export function assertEntryRunsAgain(): void {
+  const runner = testRunner()
+  if (runner !== null) throw underRunner(runner)
+  if (programEntry() !== null) return
+  throw new ShardloopError(
     'ERR_SHARDLOOP_START',
     'createServer with a factory runs the program again in every shard, and this program has no file to run ' +
       '(node -e, standard input or the REPL). Give createServer the URL of a module whose default export is the ' +

@@ -29,20 +29,67 @@ export interface ShardInfo {
   /** 0-based. */
   readonly id: number
   readonly state: ShardState
+  /** How often its thread was replaced, as of its last change. */
+  readonly restarts: number
+  /**
+   * Milliseconds for which its thread has been running without a look at its poll (in JavaScript, in a blocking call, in
+   * the garbage collector); 0 below 10. Read from shared memory at the moment of asking.
+   */
+  readonly stalledMs: number
 }
+
+/** A shard that is stuck, or was. */
+export interface ShardStall {
+  readonly id: number
+  /** Milliseconds. */
+  readonly stalledMs: number
+}
+
+/** An answer for a health check. */
+export interface ServerHealth {
+  /**
+   * `ok`: every shard is ready, and none is stuck. `degraded`: some are not, others serve in their place. `down`: none
+   * can serve at the moment. `draining`, `closed`: the server ends, or has ended.
+   */
+  readonly status: 'ok' | 'degraded' | 'down' | 'draining' | 'closed'
+  /** Ids of the shards that are ready and not stuck. */
+  readonly serving: readonly number[]
+  /** Ids of those that are stuck: for longer than `stallAfterMs`, or a second when that is off. */
+  readonly stalled: readonly number[]
+  /** Ids of those that start or are replaced. */
+  readonly starting: readonly number[]
+  /** Ids of those that died too often and are not replaced. */
+  readonly failed: readonly number[]
+}
+
+/** A signal that is an event and nothing else; SIGINT and SIGTERM drain. */
+export type EventSignal = 'SIGHUP' | 'SIGUSR2'
 
 /** What `server.events` emits. */
 export interface ServerEvents {
   /**
-   * A shard died and the server had to end (ERR_SHARDLOOP_SHARD_DIED, `cause` is the original error). Emitted when all
-   * is closed, before 'close'. As with any EventEmitter, without a listener the process fails with it. Not emitted in
-   * shards.
+   * Every shard has failed and the server had to end (ERR_SHARDLOOP_SHARD_DIED, `cause` is the error of the first death
+   * of the shard that failed first). Emitted when all is closed, before 'close'. As with any EventEmitter, without a
+   * listener the process fails with it. Not emitted in shards.
    */
   error: [error: Error]
   /** The server is closed: no listener, no connection. Once, last. */
   close: []
-  /** A shard's state changed. */
+  /**
+   * A shard's state changed. A death is told as `starting` when the shard is replaced and as `failed` when not, with its
+   * reason. When no server of the process has a listener, deaths are printed to stderr.
+   */
   shard: [change: ShardChange]
+  /** A shard has been stuck for `stallAfterMs`. Its new connections are served by others meanwhile. Not emitted in shards. */
+  stalled: [stall: ShardStall]
+  /** A shard that was told as stuck turns again; `stalledMs` is how long it was stuck. Not emitted in shards. */
+  recovered: [stall: ShardStall]
+  /**
+   * The process got SIGHUP or SIGUSR2. While a server with `signals: true` has a listener for this, or a shard has one by
+   * `onSignal`, the signal does not end the process. Emitted on the main thread, by servers with `signals: true`; in a
+   * shard use `onSignal`.
+   */
+  signal: [signal: EventSignal]
 }
 
 /**
@@ -62,9 +109,18 @@ export interface Server extends AsyncDisposable {
   readonly events: EventEmitter<ServerEvents>
   /** Counters of all shards, read without asking them; after the end, the last ones. */
   metrics(): ServerMetrics
+  /** Whether it can serve, told without asking a shard: it answers while all of them are stuck. */
+  health(): ServerHealth
   /**
-   * Stops accepting, sends what is queued, closes every connection, and resolves when all is closed; what is left after
-   * `deadlineMs` (default `drainTimeoutMs`) is aborted. Called again it returns the same promise; an earlier deadline
+   * The same by shard in Prometheus's text format (content type `text/plain; version=0.0.4; charset=utf-8`), rendered by
+   * prom-client, with the server's name as the label `server`. Servers of the same shards share their counters.
+   */
+  prometheus(): Promise<string>
+  /**
+   * Stops accepting, lets what is in flight finish, and resolves when all is closed; what is left after `deadlineMs`
+   * (default `drainTimeoutMs`) is aborted. A connection closes when its protocol closes it (`draining`), or by itself as
+   * soon as it owes its peer nothing: an idle one at once, others after their answer (the rule is at
+   * `Protocol.draining`). Called again it returns the same promise; an earlier deadline
    * counts. The last server of the process ends the shards too.
    */
   drain(options?: { readonly deadlineMs?: number }): Promise<void>

@@ -1,13 +1,16 @@
 import { EventEmitter } from 'node:events'
 import { ShardloopError } from '../errors.js'
+import { native } from '../native/index.js'
 import type { SocketAddress } from '../workers/protocol.js'
 import type { ServerLink } from '../workers/server-link.js'
 import type { Shard } from '../workers/shard.js'
+import { healthOf } from './health.js'
 import { listenerSocket } from './listener-socket.js'
-import type { ListenerDescription, ShardChange } from './messages.js'
+import type { ListenerDescription, ToldShardChange } from './messages.js'
 import { readServerMetrics, type ServerMetrics } from './metrics.js'
 import { parseDeadline } from './options.js'
-import type { ListenerSocket, Server, ServerEvents, ShardInfo } from './server.js'
+import { renderPrometheus } from './prometheus.js'
+import type { ListenerSocket, Server, ServerEvents, ServerHealth, ShardInfo } from './server.js'
 
 /** A server as its shards hold it: shows what the supervisor told, and hands control methods on to it. */
 export class ShardHandle implements Server {
@@ -21,7 +24,7 @@ export class ShardHandle implements Server {
     this.#link = link
     this.#fallbackName = name ?? link.key
     link.observer = {
-      shardChanged: (change: ShardChange) => this.events.emit('shard', change),
+      shardChanged: (change: ToldShardChange) => this.events.emit('shard', change),
       closed: () => this.events.emit('close'),
     }
   }
@@ -43,11 +46,24 @@ export class ShardHandle implements Server {
   }
 
   get shards(): readonly ShardInfo[] {
-    return this.#link.shards.map(({ id, state }) => ({ id, state }))
+    return this.#link.shards.map(({ id, state, restarts }) => {
+      const token = this.#shard.identity.metricsTokens[id]
+      return { id, state, restarts, stalledMs: token === undefined ? 0 : native.stalledMs(token) }
+    })
+  }
+
+  health(): ServerHealth {
+    const isDraining = this.#link.shards.some(({ state }) => state === 'draining')
+    const phase = this.#link.ended !== null ? 'closed' : isDraining ? 'draining' : 'serving'
+    return healthOf(this.shards, this.#link.order?.stallAfterMs ?? 0, phase)
   }
 
   metrics(): ServerMetrics {
     return readServerMetrics(this.#shard.identity.metricsTokens)
+  }
+
+  prometheus(): Promise<string> {
+    return renderPrometheus(this.name, this.metrics())
   }
 
   drain(options?: { readonly deadlineMs?: number }): Promise<void> {

@@ -4,15 +4,18 @@ import { ShardloopError } from '../errors.js'
 import { ABORT_GRACE_MS } from '../limits.js'
 import type { SocketAddress } from '../workers/protocol.js'
 import type { CallEnd } from './call-book.js'
+import { messageOf, reasonOf } from './death-report.js'
+import { healthOf } from './health.js'
+import { lateStart } from './late-start.js'
 import { listenerSocket } from './listener-socket.js'
 import type { Listeners } from './listeners.js'
-import type { ServeOrder, ShardChange, ShardState } from './messages.js'
+import type { EndedCall, ServeOrder, ShardChange, ShardState, ToldShardChange } from './messages.js'
 import type { ServerMetrics } from './metrics.js'
 import { parseDeadline, type ServerSettings } from './options.js'
-import { programEntry } from './program-entry.js'
-import type { ListenerSocket, Server, ServerEvents, ShardInfo } from './server.js'
-import type { ShardControl, ShardDeath, ShardGroup, ShardUser } from './shard-control.js'
-import { signalDrain } from './signals.js'
+import { renderPrometheus } from './prometheus.js'
+import type { EventSignal, ListenerSocket, Server, ServerEvents, ServerHealth, ShardInfo } from './server.js'
+import type { AfterDeath, ShardControl, ShardDeath, ShardGroup, ShardUser } from './shard-control.js'
+import { processSignals } from './signals.js'
 import { startFailure } from './worker-shard.js'
 
 /** What a server is made of. */
@@ -36,6 +39,10 @@ type Phase = 'starting' | 'listening' | 'draining' | 'closed'
 export class SupervisorServer implements Server, ShardUser {
   readonly name: string
   readonly key: string
+  readonly server: number
+  readonly startTimeoutMs: number
+  readonly stallAfterMs: number
+  readonly killAfterMs: number
   readonly engine: 'mio'
   readonly events: EventEmitter<ServerEvents> = new EventEmitter<ServerEvents>()
   readonly sockets: readonly ListenerSocket[]
@@ -44,7 +51,7 @@ export class SupervisorServer implements Server, ShardUser {
   #phase: Phase = 'starting'
   #listenersClosed = false
   #shards: readonly ShardControl[] = []
-  #states: ShardChange[] = []
+  #states: readonly ToldShardChange[] = []
   /** Rejects when the start fails before every shard has answered. */
   readonly #startBroken = new Deferred<never>()
   /** Resolves when the start has succeeded or failed. */
@@ -56,13 +63,19 @@ export class SupervisorServer implements Server, ShardUser {
   /** Shards that we terminated ourselves, as they were stuck past the deadline. */
   readonly #terminated = new Set<number>()
   readonly #drained = new Set<number>()
-  /** The death that ends the server; emitted when all is closed. */
+  /** The death for which the first shard failed. */
+  #firstDeath: ShardDeath | null = null
+  /** Why the server did not end in order; emitted when all is closed. */
   #failure: Error | null = null
 
   constructor(plan: ServerPlan) {
     this.#plan = plan
     this.name = plan.name
     this.key = plan.key
+    this.server = plan.server
+    this.startTimeoutMs = plan.settings.startTimeoutMs
+    this.stallAfterMs = plan.settings.stallAfterMs
+    this.killAfterMs = plan.settings.killAfterMs
     this.engine = plan.settings.engine
     const { sockets } = plan.listeners
     this.addresses = Object.freeze(sockets.map(({ address }) => address))
@@ -70,27 +83,57 @@ export class SupervisorServer implements Server, ShardUser {
   }
 
   get shards(): readonly ShardInfo[] {
-    return this.#states.map(({ id, state }) => ({ id, state }))
+    const { group } = this.#plan
+    return this.#states.map(({ id, state, restarts }) => ({
+      id,
+      state,
+      restarts,
+      stalledMs: group.stalledMs(id),
+    }))
+  }
+
+  get isStarting(): boolean {
+    return this.#phase === 'starting'
+  }
+
+  get isWatched(): boolean {
+    return this.events.listenerCount('shard') > 0
+  }
+
+  health(): ServerHealth {
+    const phase = this.#phase === 'draining' || this.#phase === 'closed' ? this.#phase : 'serving'
+    return healthOf(this.shards, this.stallAfterMs, phase)
   }
 
   metrics(): ServerMetrics {
     return this.#plan.group.metrics()
   }
 
-  /** Resolves when every shard listens. When it rejects, everything that this server had is gone. */
+  prometheus(): Promise<string> {
+    return renderPrometheus(this.name, this.metrics())
+  }
+
+  /** Resolves when every shard listens that has not failed. When it rejects, everything that this server had is gone. */
   async start(): Promise<void> {
     const { settings, group } = this.#plan
     const timer = setTimeout(() => this.#startBroken.reject(this.#startTimedOut()), settings.startTimeoutMs)
     try {
       this.#shards = group.start()
-      this.#states = this.#shards.map(({ id }) => ({ id, state: 'starting' }))
-      const listening = this.#shards.map(async (shard) => {
-        await shard.serve(this.#orderFor(shard.id))
-        this.#setState(shard.id, 'ready')
+      group.guard(this.#plan.server, this.#plan.listeners.ownTokens)
+      this.#states = this.#shards.map(({ id, restarts, failure }) =>
+        failure === null
+          ? { id, state: 'starting', restarts }
+          : { id, state: 'failed', restarts, reason: reasonOf(failure) },
+      )
+      const serving = this.#shards.filter(({ failure }) => failure === null)
+      this.#firstDeath = this.#shards.find(({ failure }) => failure !== null)?.failure ?? null
+      const listening = serving.map(async (shard) => {
+        await shard.serve(this)
+        this.shardListens(shard.id)
       })
       await Promise.race([Promise.all(listening), this.#startBroken.promise])
       this.#phase = 'listening'
-      if (settings.signals) signalDrain()?.register(this)
+      if (settings.signals) processSignals()?.register(this)
     } catch (error) {
       this.#ended = this.#giveUp(error)
       await this.#ended
@@ -118,26 +161,46 @@ export class SupervisorServer implements Server, ShardUser {
     return this.close()
   }
 
-  shardDied(death: ShardDeath): void {
-    const { shard, error } = death
-    const reason =
-      error === undefined ? `its thread ended with exit code ${death.exitCode}` : messageOf(error)
+  signalled(signal: EventSignal): void {
+    this.#emit('signal', signal)
+  }
+
+  endedCall(): EndedCall | null {
+    if (this.#phase !== 'draining') return null
+    const { key, name, engine } = this
+    return { key, name, sockets: this.#plan.listeners.sockets, engine, error: null }
+  }
+
+  shardListens(shard: number): void {
+    if (this.#phase === 'starting' || this.#phase === 'listening') this.#setState(shard, 'ready')
+  }
+
+  shardDied(death: ShardDeath, after: AfterDeath): void {
     if (this.#phase === 'starting') {
       this.#startBroken.reject(startFailure(death))
       return
     }
-    if (this.#terminated.has(shard)) {
-      this.#setState(shard, 'stopped', reason)
-      return
+    const { shard, error, exitCode, connectionsLost } = death
+    const why = { reason: reasonOf(death), exitCode, connectionsLost, ...(error !== undefined && { error }) }
+    if (this.#terminated.has(shard)) this.#setState(shard, 'stopped', why)
+    else if (this.#phase === 'listening' && 'restartInMs' in after)
+      this.#setState(shard, 'starting', { ...why, restartInMs: after.restartInMs })
+    else {
+      this.#firstDeath ??= 'firstDeath' in after ? after.firstDeath : death
+      this.#setState(shard, 'failed', why)
+      if (this.#hasFailed) void this.drain()
     }
-    this.#setState(shard, 'failed', reason)
-    this.#failure ??= new ShardloopError('ERR_SHARDLOOP_SHARD_DIED', `shard ${shard} died: ${reason}`, {
-      cause: error,
-    })
-    void this.drain()
   }
 
-  #orderFor(shard: number): ServeOrder {
+  shardStalled(id: number, stalledMs: number): void {
+    this.#emit('stalled', { id, stalledMs })
+  }
+
+  shardRecovered(id: number, stalledMs: number): void {
+    this.#emit('recovered', { id, stalledMs })
+  }
+
+  orderFor(shard: number): ServeOrder {
     const { server, key, name, module, listeners, settings } = this.#plan
     return {
       server,
@@ -152,6 +215,7 @@ export class SupervisorServer implements Server, ShardUser {
       writeLowBytes: settings.writeLowBytes,
       writeMaxBytes: settings.writeMaxBytes,
       idleTimeoutMs: settings.idleTimeoutMs,
+      stallAfterMs: settings.stallAfterMs,
     }
   }
 
@@ -182,6 +246,11 @@ export class SupervisorServer implements Server, ShardUser {
 
   async #drainAndClose(): Promise<void> {
     await this.#drainShards()
+    if (this.#hasFailed && this.#firstDeath !== null) {
+      const { shard, error } = this.#firstDeath
+      const message = `shard ${shard} died: ${reasonOf(this.#firstDeath)}`
+      this.#failure = new ShardloopError('ERR_SHARDLOOP_SHARD_DIED', message, { cause: error })
+    }
     this.#plan.onEnd({ sockets: this.#plan.listeners.sockets })
     const death = await this.#plan.group.leave(this)
     if (death !== null) {
@@ -189,7 +258,7 @@ export class SupervisorServer implements Server, ShardUser {
       this.#failure ??= new ShardloopError('ERR_SHARDLOOP_SHARD_DIED', message, { cause: death.error })
     }
     this.#phase = 'closed'
-    signalDrain()?.unregister(this)
+    processSignals()?.unregister(this)
     if (this.#failure !== null) this.#emit('error', this.#failure)
     this.#emit('close')
   }
@@ -197,6 +266,7 @@ export class SupervisorServer implements Server, ShardUser {
   /** Stops listening and waits for the last connection. A listener closes when its shard has taken what was queued. */
   async #drainShards(): Promise<void> {
     this.#phase = 'draining'
+    this.#plan.group.unguard(this.#plan.server)
     const drained = this.#shards.map(async (shard) => {
       this.#setState(shard.id, 'draining')
       const steps = shard.drain(this.#plan.server)
@@ -246,13 +316,22 @@ export class SupervisorServer implements Server, ShardUser {
     this.#plan.listeners.close()
   }
 
-  #setState(id: number, state: ShardState, reason?: string): void {
+  /** Whether no shard is left that serves, will serve, or has come to its end in order. */
+  get #hasFailed(): boolean {
+    return this.#states.length > 0 && this.#states.every(({ state }) => state === 'failed')
+  }
+
+  #setState(id: number, state: ShardState, why: Omit<ShardChange, 'id' | 'state' | 'restarts'> = {}): void {
     const before = this.#states.find((shard) => shard.id === id)
     const isFinal = before?.state === 'failed' || before?.state === 'stopped'
-    if (before === undefined || before.state === state || isFinal) return
-    const change: ShardChange = reason === undefined ? { id, state } : { id, state, reason }
-    this.#states = this.#states.map((shard) => (shard.id === id ? change : shard))
-    this.#plan.group.announce({ type: 'shard', key: this.key, change })
+    // One that dies again before it was ready is starting still, and that is told.
+    const isKnown = before?.state === state && why.reason === undefined
+    if (before === undefined || isKnown || isFinal) return
+    const restarts = this.#shards[id]?.restarts ?? 0
+    const change: ShardChange = { id, state, restarts, ...why }
+    const { error: _, ...told } = change
+    this.#states = this.#states.map((shard) => (shard.id === id ? told : shard))
+    this.#plan.group.announce({ type: 'shard', key: this.key, change: told })
     this.#emit('shard', change)
   }
 
@@ -267,26 +346,9 @@ export class SupervisorServer implements Server, ShardUser {
     }
   }
 
-  #startTimedOut(): ShardloopError {
+  #startTimedOut(): Error {
     const { settings, module } = this.#plan
     const waiting = this.#shards.filter(({ id }) => this.#states[id]?.state === 'starting')
-    const who = `shard${waiting.length === 1 ? '' : 's'} ${waiting.map(({ id }) => id).join(', ')}`
-    const late = `${who} did not listen within startTimeoutMs (${settings.startTimeoutMs})`
-    const hasRun = waiting.length > 0 && waiting.every((shard) => shard.hasRunEntry)
-    const why =
-      module !== null
-        ? `${module} was still being imported`
-        : hasRun
-          ? `the program ${programEntry()} ran there without making this call of createServer (${this.key})`
-          : `the program ${programEntry()} has not come to this call of createServer (${this.key}) there`
-    const advice =
-      module !== null
-        ? ''
-        : '. Make the call on every thread alike, or give createServer the URL of a module whose default export is the factory'
-    return new ShardloopError('ERR_SHARDLOOP_START', `${late}: ${why}${advice}`)
+    return lateStart({ key: this.key, module, startTimeoutMs: settings.startTimeoutMs }, waiting)
   }
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
 }

@@ -1,39 +1,56 @@
+import { isDeepStrictEqual } from 'node:util'
 import { ShardloopError } from '../errors.js'
+import { MAX_RESTARTS_DEFAULT, RESTART_WINDOW_DEFAULT_MS } from '../limits.js'
 import { native } from '../native/index.js'
 import { threadSingleton } from '../workers/thread-singleton.js'
 import { CallBook } from './call-book.js'
-import type { EndedCall, ShardMessage, SupervisorMessage } from './messages.js'
+import { printDeath } from './death-report.js'
+import { show, wrong } from './given-options.js'
+import type { EndedCall, ShardRequest, SupervisorMessage } from './messages.js'
 import { readServerMetrics, type ServerMetrics } from './metrics.js'
+import type { ServerSettings } from './options.js'
 import { programEntry, tsxApi } from './program-entry.js'
-import type { ShardControl, ShardDeath, ShardGroup, ShardUser } from './shard-control.js'
-import { WorkerShard } from './worker-shard.js'
+import type { RestartLimits } from './restart-policy.js'
+import type { AfterDeath, ShardControl, ShardDeath, ShardGroup, ShardUser } from './shard-control.js'
+import { processSignals } from './signals.js'
+import { StallWatch } from './stall-watch.js'
+import { type ShardSupervisor, SupervisedShard } from './supervised-shard.js'
+import type { ShardResourceLimits } from './worker-shard.js'
+
+/** What all servers of a process share. */
+export interface SetPlan {
+  /** Number of shards. */
+  readonly size: number
+  readonly restarts: RestartLimits
+  readonly resourceLimits: ShardResourceLimits
+}
 
 /** The process's shards in worker threads, shared by its servers: they start with the first and end with the last. */
 export class WorkerSet implements ShardGroup {
-  readonly size: number
+  readonly plan: SetPlan
   readonly #history: readonly EndedCall[]
   readonly #onEnd: () => void
   readonly #users = new Set<ShardUser>()
   readonly #tokens: readonly number[]
-  #shards: WorkerShard[] = []
+  readonly #stalls: StallWatch
+  #shards: readonly SupervisedShard[] = []
   /** Servers that have joined and not left, those that are not users yet included. */
   #members = 0
   #ending: Promise<ShardDeath | null> | null = null
   #lastMetrics: ServerMetrics | null = null
-  /** Whether a shard died; then its servers end, and a new one takes new shards. */
-  #broken = false
 
-  /** @param history calls that are over, for the shards to match the program's calls with */
-  constructor(size: number, history: readonly EndedCall[], onEnd: () => void) {
-    this.size = size
+  /** @param history calls that are over, for the shards to match the program's calls with; it grows meanwhile */
+  constructor(plan: SetPlan, history: readonly EndedCall[], onEnd: () => void) {
+    this.plan = plan
     this.#history = history
     this.#onEnd = onEnd
-    this.#tokens = Array.from({ length: size }, () => native.allocateMetrics())
+    this.#tokens = Array.from({ length: plan.size }, () => native.allocateMetrics())
+    this.#stalls = new StallWatch(this.#tokens, (shard, why) => this.#shards[shard]?.terminate(why))
   }
 
-  /** Whether another server can still join. */
+  /** Whether another server can still join. When every shard has failed its servers end, and a new one takes new shards. */
   get isOpen(): boolean {
-    return this.#ending === null && !this.#broken
+    return this.#ending === null && !this.#hasFailed
   }
 
   /** Keeps the set for a server; paired with `leave` or `discard`, or with `withdraw` before there is a user. */
@@ -49,28 +66,33 @@ export class WorkerSet implements ShardGroup {
 
   addUser(user: ShardUser): void {
     this.#users.add(user)
+    this.#stalls.watchFor(this.#users)
   }
 
   start(): readonly ShardControl[] {
-    if (this.#broken)
-      throw new ShardloopError('ERR_SHARDLOOP_START', 'a shard that this server was to share has died')
-    if (this.#shards.length === this.size) return this.#shards
-    // It stays so when a thread cannot be made: what there is ends with the servers that wanted it.
-    this.#broken = true
+    if (this.#hasFailed)
+      throw new ShardloopError('ERR_SHARDLOOP_START', 'the shards that this server was to share have died')
+    if (this.#shards.length > 0) return this.#shards
     const program = { entry: programEntry(), tsxApi: tsxApi(), metricsTokens: this.#tokens }
-    for (let shardId = 0; shardId < this.size; shardId += 1) {
-      const shard = new WorkerShard(
-        { ...program, shardId },
-        {
-          controlled: (message) => this.#control(message),
-          ended: (death) => this.#shardEnded(death),
-        },
-      )
-      this.#shards.push(shard)
-      for (const call of this.#history) shard.send({ type: 'ended', call })
+    const { restarts, resourceLimits } = this.plan
+    const supervisor: ShardSupervisor = {
+      endedCalls: () => this.#endedCalls(),
+      controlled: (shard, message) => this.#control(shard, message),
+      died: (death, after) => this.#died(death, after),
     }
-    this.#broken = false
+    this.#shards = this.#tokens.map(
+      (_, shardId) =>
+        new SupervisedShard({ identity: { ...program, shardId }, resourceLimits, restarts }, supervisor),
+    )
     return this.#shards
+  }
+
+  guard(server: number, listeners: readonly number[]): void {
+    native.guardServer(server, [...listeners])
+  }
+
+  unguard(server: number): void {
+    native.unguardServer(server)
   }
 
   announce(message: SupervisorMessage): void {
@@ -78,11 +100,17 @@ export class WorkerSet implements ShardGroup {
   }
 
   metrics(): ServerMetrics {
-    return this.#lastMetrics ?? readServerMetrics(this.#tokens)
+    return this.#lastMetrics ?? readServerMetrics(this.#tokens, this.#restarts)
+  }
+
+  stalledMs(shard: number): number {
+    const token = this.#tokens[shard]
+    return token === undefined ? 0 : native.stalledMs(token)
   }
 
   async leave(user: ShardUser): Promise<ShardDeath | null> {
     this.#users.delete(user)
+    this.#stalls.watchFor(this.#users)
     this.#members -= 1
     return this.#members === 0 ? this.#end('stop') : null
   }
@@ -95,6 +123,14 @@ export class WorkerSet implements ShardGroup {
     return true
   }
 
+  get #restarts(): number[] {
+    return this.#shards.map(({ restarts }) => restarts)
+  }
+
+  get #hasFailed(): boolean {
+    return this.#shards.length > 0 && this.#shards.every(({ failure }) => failure !== null)
+  }
+
   #end(how: 'stop' | 'cancel'): Promise<ShardDeath | null> {
     this.#ending ??= this.#endShards(how)
     return this.#ending
@@ -102,21 +138,36 @@ export class WorkerSet implements ShardGroup {
 
   async #endShards(how: 'stop' | 'cancel'): Promise<ShardDeath | null> {
     // Those that died before were reported then.
-    const living = this.#shards.filter((shard) => !shard.hasEnded)
-    const deaths = await Promise.all(living.map((shard) => (how === 'stop' ? shard.stop() : shard.cancel())))
-    this.#lastMetrics = readServerMetrics(this.#tokens)
+    const deaths = await Promise.all(this.#shards.map((shard) => shard.end(how)))
+    this.#lastMetrics = readServerMetrics(this.#tokens, this.#restarts)
     for (const token of this.#tokens) native.freeMetrics(token)
+    this.#stalls.end()
     this.#onEnd()
-    return deaths.find((death) => death.error !== undefined) ?? null
+    return deaths.find((death) => death !== null && death.error !== undefined) ?? null
   }
 
-  #shardEnded(death: ShardDeath): void {
-    if (this.#ending !== null) return
-    this.#broken = true
-    for (const user of [...this.#users]) user.shardDied(death)
+  #endedCalls(): readonly EndedCall[] {
+    const draining = [...this.#users].map((user) => user.endedCall()).filter((call) => call !== null)
+    return [...this.#history, ...draining]
   }
 
-  #control(message: Extract<ShardMessage, { type: 'control' }>): void {
+  #died(death: ShardDeath, after: AfterDeath): void {
+    this.#stalls.died(death.shard)
+    const users = [...this.#users]
+    // A server that starts rejects with it, and a listener of 'shard' is told.
+    const isTold = users.every(({ isStarting }) => isStarting) || users.some(({ isWatched }) => isWatched)
+    if (!isTold)
+      printDeath(
+        death,
+        after,
+        users.some((user) => user.endedCall() === null),
+      )
+    for (const user of users) user.shardDied(death, after)
+  }
+
+  #control(shard: SupervisedShard, message: ShardRequest): void {
+    if (message.type === 'subscribe') return processSignals()?.subscribe(shard, message.signal)
+    if (message.type === 'unsubscribe') return processSignals()?.unsubscribe(shard, message.signal)
     const user = [...this.#users].find(({ key }) => key === message.key)
     if (message.action === 'abort') void user?.abort()
     else void user?.drain(message.deadlineMs === null ? {} : { deadlineMs: message.deadlineMs })
@@ -149,12 +200,18 @@ export function announceEnd(call: EndedCall): void {
   slot().set?.announce({ type: 'ended', call })
 }
 
+/** What a server wants of the shards that it shares; null: what runs, else the default. */
+export type SharedSettings = Pick<
+  ServerSettings,
+  'shards' | 'maxRestarts' | 'restartWindowMs' | 'resourceLimits'
+>
+
 /**
  * The shards that run, or new ones; kept for the caller until it leaves. Waits for shards that are on their way out.
- * @param size how many the caller wants; null takes those that run
- * @throws ShardloopError ERR_SHARDLOOP_OPTION when another number of shards runs
+ * @param automatic how many shards there are by default
+ * @throws ShardloopError ERR_SHARDLOOP_OPTION when the shards that run are not what the caller wants
  */
-export async function joinWorkerSet(size: number | null, automatic: () => number): Promise<WorkerSet> {
+export async function joinWorkerSet(wanted: SharedSettings, automatic: () => number): Promise<WorkerSet> {
   const current = slot()
   while (current.set !== null && !current.set.isOpen) await current.ended
   if (current.set === null) {
@@ -165,13 +222,25 @@ export async function joinWorkerSet(size: number | null, automatic: () => number
         resolve()
       }
     })
-    current.set = new WorkerSet(size ?? automatic(), current.book.ended, onEnd)
-  } else if (size !== null && size !== current.set.size) {
-    throw new ShardloopError(
-      'ERR_SHARDLOOP_OPTION',
-      `option shards: expected ${current.set.size}, as all servers of a process share its shards, given ${size}`,
-    )
-  }
+    const plan: SetPlan = {
+      size: wanted.shards ?? automatic(),
+      restarts: {
+        maxRestarts: wanted.maxRestarts ?? MAX_RESTARTS_DEFAULT,
+        restartWindowMs: wanted.restartWindowMs ?? RESTART_WINDOW_DEFAULT_MS,
+      },
+      resourceLimits: wanted.resourceLimits ?? {},
+    }
+    current.set = new WorkerSet(plan, current.book.ended, onEnd)
+  } else refuseOther(current.set.plan, wanted)
   current.set.reserve()
   return current.set
+}
+
+function refuseOther({ size, restarts, resourceLimits }: SetPlan, wanted: SharedSettings): void {
+  const running = { shards: size, ...restarts, resourceLimits }
+  for (const [name, value] of Object.entries(running)) {
+    const given = wanted[name as keyof SharedSettings]
+    if (given === null || isDeepStrictEqual(given, value)) continue
+    throw wrong(name, given, `${show(value)}, as all servers of a process share its shards`)
+  }
 }

@@ -2,17 +2,31 @@ import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from '
 import { Deferred } from '../deferred.js'
 import { ShardloopError } from '../errors.js'
 import { SHARD_RELEASE_TIMEOUT_MS, SHARD_STOP_GRACE_MS } from '../limits.js'
+import { METRIC_RESETS_SHARD_DEATH } from '../native/abi.js'
 import { unpackError } from '../workers/error-transfer.js'
 import { IDENTITY_KEY, type ShardIdentity } from '../workers/identity.js'
-import type { ServeOrder, ShardMessage, SupervisorMessage } from './messages.js'
+import type { ServeOrder, ShardMessage, ShardRequest, SupervisorMessage } from './messages.js'
+import { readCounter } from './metrics.js'
 import { shardExecArgv } from './program-entry.js'
-import type { DrainSteps, ShardControl, ShardDeath } from './shard-control.js'
+import type { DrainSteps, ShardDeath } from './shard-control.js'
 
 /** Who is told what a shard says that is not the answer to an order. */
 export interface ShardObserver {
-  controlled(message: Extract<ShardMessage, { type: 'control' }>): void
+  controlled(message: ShardRequest): void
   /** Its thread has ended, whoever wanted that. */
   ended(death: ShardDeath): void
+}
+
+/** Bounds of a shard's JavaScript memory, as `new Worker` takes them. What is left out is Node's own default. */
+export interface ShardResourceLimits {
+  /** Main heap, in MiB. A shard that needs more ends with ERR_WORKER_OUT_OF_MEMORY, and is replaced. */
+  readonly maxOldGenerationSizeMb?: number
+  /** Heap for recently created objects, in MiB. */
+  readonly maxYoungGenerationSizeMb?: number
+  /** Address space for generated code, in MiB. */
+  readonly codeRangeSizeMb?: number
+  /** The thread's stack, in MiB. */
+  readonly stackSizeMb?: number
 }
 
 /** What one server waits for from one shard. */
@@ -24,13 +38,19 @@ interface Serving {
 
 const BOOTSTRAP = new URL('../workers/bootstrap.js', import.meta.url)
 
-/** A shard in a worker thread of its own. */
-export class WorkerShard implements ShardControl {
+/** One life of a shard: a worker thread, from its start to its end. */
+export class WorkerShard {
   readonly id: number
+  /** Whether the program's entry ran to its end. */
   hasRunEntry = false
+  /** Whether it is being ended because it could not serve. */
+  isGivenUp = false
   readonly #worker: Worker
   readonly #port: MessagePort
   readonly #observer: ShardObserver
+  readonly #metricsToken: number
+  /** Connections that the shard's earlier threads lost. */
+  readonly #lostBefore: number
   readonly #servings = new Map<number, Serving>()
   readonly #exited = new Deferred<ShardDeath>()
   /** What its thread ended with, or why we ended it. */
@@ -40,9 +60,15 @@ export class WorkerShard implements ShardControl {
   #death: ShardDeath | null = null
 
   /** Starts the thread. Throws what `new Worker` throws. */
-  constructor(identity: Omit<ShardIdentity, 'port'>, observer: ShardObserver) {
+  constructor(
+    identity: Omit<ShardIdentity, 'port'>,
+    resourceLimits: ShardResourceLimits,
+    observer: ShardObserver,
+  ) {
     this.id = identity.shardId
     this.#observer = observer
+    this.#metricsToken = identity.metricsTokens[identity.shardId] ?? 0
+    this.#lostBefore = readCounter(this.#metricsToken, METRIC_RESETS_SHARD_DEATH)
     const { port1, port2 } = new MessageChannel()
     const execArgv = shardExecArgv()
     this.#worker = new Worker(BOOTSTRAP, {
@@ -50,6 +76,7 @@ export class WorkerShard implements ShardControl {
       workerData: { [IDENTITY_KEY]: { ...identity, port: port2 } },
       transferList: [port2],
       argv: process.argv.slice(identity.entry === null ? 1 : 2),
+      resourceLimits,
       ...(execArgv && { execArgv }),
     })
     this.#port = port1
@@ -62,14 +89,16 @@ export class WorkerShard implements ShardControl {
     this.#worker.on('exit', (exitCode) => this.#onExit(exitCode))
   }
 
-  get hasEnded(): boolean {
-    return this.#death !== null
+  /** Whether it has an order of this server that it has not drained. */
+  knows(server: number): boolean {
+    return this.#servings.has(server)
   }
 
   send(message: SupervisorMessage): void {
     this.#port.postMessage(message)
   }
 
+  /** Resolves when it listens; rejects with what kept it from that. */
   serve(order: ServeOrder): Promise<void> {
     const serving = this.#serving(order.server)
     this.send({ type: 'serve', order })
@@ -104,6 +133,14 @@ export class WorkerShard implements ShardControl {
     return this.#exited.promise
   }
 
+  /** Ends a replacement that cannot serve; `why` is what it will have died of. */
+  giveUp(why: unknown): void {
+    this.#error ??= why
+    this.isGivenUp = true
+    void this.cancel()
+  }
+
+  /** Ends a stuck thread. */
   terminate(why: Error): void {
     this.#error ??= why
     void this.#worker.terminate()
@@ -130,9 +167,9 @@ export class WorkerShard implements ShardControl {
         this.hasRunEntry = true
         return
       case 'listening':
-        return this.#serving(message.server).listening.resolve()
+        return this.#servings.get(message.server)?.listening.resolve()
       case 'refused':
-        return this.#serving(message.server).listening.reject(unpackError(message.error))
+        return this.#servings.get(message.server)?.listening.reject(unpackError(message.error))
       case 'unlistened':
         return this.#serving(message.server).unlistened.resolve()
       case 'drained':
@@ -143,6 +180,8 @@ export class WorkerShard implements ShardControl {
         if (!this.#cancelled) this.#terminateAfter(SHARD_STOP_GRACE_MS)
         return
       case 'control':
+      case 'subscribe':
+      case 'unsubscribe':
         return this.#observer.controlled(message)
     }
   }
@@ -154,7 +193,9 @@ export class WorkerShard implements ShardControl {
     }
     this.#port.close()
     clearTimeout(this.#stopTimer)
-    const death: ShardDeath = { shard: this.id, error: this.#error, exitCode }
+    const lost = readCounter(this.#metricsToken, METRIC_RESETS_SHARD_DEATH)
+    const connectionsLost = lost - this.#lostBefore
+    const death: ShardDeath = { shard: this.id, error: this.#error, exitCode, connectionsLost }
     this.#death = death
     this.#observer.ended(death)
     for (const serving of this.#servings.values()) settle(serving, death)

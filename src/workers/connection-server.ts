@@ -18,6 +18,8 @@ export type ExceptionHandler = (context: ExceptionContext) => void
 /** How one server is served by one shard. */
 export interface ServeOptions {
   readonly factory: ProtocolFactory
+  /** The server's number in the process; 0 for one of this thread's own. */
+  readonly number: number
   /** Tokens of native listeners. */
   readonly listeners: readonly number[]
   readonly writeHighBytes: number
@@ -34,7 +36,10 @@ export interface ServedServer {
   readonly connectionCount: number
   /** Accepts what is queued already, then takes no more. */
   stopListening(): void
-  /** Stops listening, then closes every connection after flushing. Resolves when the last one is lost. */
+  /**
+   * Stops listening, then tells every connection's protocol (`draining`), or closes those without that method as soon as
+   * they owe their peer nothing. Resolves when the last one is lost.
+   */
   drain(): Promise<void>
   /** Stops listening and aborts every connection (`ERR_SHARDLOOP_SERVER_ABORTED`). */
   abort(): void
@@ -42,6 +47,8 @@ export interface ServedServer {
 
 /** What a connection needs to know of its server. */
 export interface ConnectionServer {
+  /** Whether its connections are to end. */
+  readonly isDraining: boolean
   readonly writeHighBytes: number
   readonly writeLowBytes: number
   readonly writeMaxBytes: number

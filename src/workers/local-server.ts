@@ -1,4 +1,5 @@
 import { ShardloopError, systemError } from '../errors.js'
+import { CLOSE_SERVER } from '../native/abi.js'
 import type {
   ConnectionServer,
   ExceptionContext,
@@ -19,6 +20,7 @@ export class LocalServer implements ServedServer, ConnectionServer {
   /** @internal What happens to a connection that comes out of the queue after listening has stopped. */
   stopped: ((transport: TcpTransport) => void) | undefined = undefined
   private readonly loop: ShardLoop
+  private readonly number: number
   private readonly id: number
   private readonly exceptionHandler: ExceptionHandler
   private open = 0
@@ -33,10 +35,15 @@ export class LocalServer implements ServedServer, ConnectionServer {
     this.loop = loop
     this.id = id
     this.factory = options.factory
+    this.number = options.number
     this.exceptionHandler = options.exceptionHandler
     this.writeHighBytes = options.writeHighBytes
     this.writeLowBytes = options.writeLowBytes
     this.writeMaxBytes = options.writeMaxBytes
+  }
+
+  get isDraining(): boolean {
+    return this.draining !== undefined
   }
 
   get connectionCount(): number {
@@ -45,7 +52,7 @@ export class LocalServer implements ServedServer, ConnectionServer {
 
   stopListening(): void {
     if (this.accepted !== undefined) return
-    this.accepted = this.loop.native.unlisten(this.id) ?? this.announced
+    this.accepted = this.loop.native.unlisten(this.id, this.number) ?? this.announced
     this.settle()
   }
 
@@ -53,8 +60,8 @@ export class LocalServer implements ServedServer, ConnectionServer {
     this.draining ??= new Promise((resolve) => {
       this.whenEmpty = resolve
       this.stopListening()
-      this.stopped ??= (transport) => transport.close()
-      for (const transport of this.loop.transportsOf(this)) transport.close()
+      this.stopped ??= (transport) => this.loop.beginDraining(transport)
+      for (const transport of this.loop.transportsOf(this)) this.stopped(transport)
       this.settle()
     })
     return this.draining
@@ -63,7 +70,8 @@ export class LocalServer implements ServedServer, ConnectionServer {
   abort(): void {
     this.stopListening()
     this.stopped = (transport) => {
-      transport.abort(
+      transport.abortFor(
+        CLOSE_SERVER,
         new ShardloopError(
           'ERR_SHARDLOOP_SERVER_ABORTED',
           `the server of connection ${transport.id} was stopped by force`,

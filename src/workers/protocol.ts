@@ -41,6 +41,18 @@ export interface Protocol {
   resumeWriting?(): CallbackResult
   /** No byte moved for `setIdleTimeout`. Without this method the connection is aborted (`ERR_SHARDLOOP_IDLE_TIMEOUT`). */
   idleTimedOut?(): CallbackResult
+  /**
+   * The server drains: say goodbye, and close when what is in flight is done; what is open at the deadline is aborted.
+   * Called once for a connection; one that comes out of the accept queue after that gets it right behind
+   * `connectionMade`.
+   *
+   * A connection whose protocol has no such method is served on, and closed as soon as it owes its peer nothing: it has
+   * written since it last received bytes (or never received any), no received byte waits for it, and no promise that a
+   * callback returned is pending. So one answer to one request needs nothing; whoever answers in several parts or
+   * several requests at once without returning a promise, or never answers, should have this method. For a sink it is
+   * `draining() { transport.close() }`.
+   */
+  draining?(): CallbackResult
 }
 
 /** Makes the protocol of a new connection; runs on the shard's thread. */
@@ -110,6 +122,9 @@ export interface Transport {
   ): ExtraInfo[Name] | Default
   /** Milliseconds without a byte in either direction before `idleTimedOut`; 0 switches off. Resolution 100 ms. */
   setIdleTimeout(ms: number): void
-  /** Gives this connection to another protocol from the next event on; `connectionMade` is not called again. */
+  /**
+   * Gives this connection to another protocol from the next event on; `connectionMade` is not called again, nor is
+   * `draining` when another protocol of this connection was told already.
+   */
   setProtocol(protocol: Protocol): void
 }

@@ -1,11 +1,11 @@
 import { Deferred } from '../deferred.js'
-import type { EndedCall, ServeOrder, ShardChange } from '../server/messages.js'
+import type { EndedCall, ServeOrder, ToldShardChange } from '../server/messages.js'
 import type { Registration } from './factory-module.js'
 import type { ServedServer } from './shard-loop.js'
 
 /** Who is told of what happens to a server: the handle that the shard's call resolved to. */
 export interface LinkObserver {
-  shardChanged(change: ShardChange): void
+  shardChanged(change: ToldShardChange): void
   closed(): void
 }
 
@@ -27,7 +27,7 @@ export class ServerLink {
   draining = false
   /** Ends the wait for the supervisor's call. */
   timer: NodeJS.Timeout | undefined
-  shards: readonly ShardChange[] = []
+  shards: readonly ToldShardChange[] = []
   observer: LinkObserver | null = null
   /** Settles when the shard's call may return. */
   readonly matched: Deferred<void> = new Deferred<void>()
@@ -48,14 +48,21 @@ export class ServerLink {
     return this.called && this.order === null && this.ended === null
   }
 
-  setShard(change: ShardChange): void {
+  setShard(change: ToldShardChange): void {
+    if (this.ended !== null) return
     this.shards = this.shards.map((shard) => (shard.id === change.id ? change : shard))
     this.observer?.shardChanged(change)
   }
 
+  /** A replacement that starts while the server drains is told at its start, and then again. */
   end(call: EndedCall): void {
+    if (this.ended !== null) return
     this.ended = call
-    this.shards = this.shards.map(({ id, state }) => ({ id, state: state === 'failed' ? state : 'stopped' }))
+    this.shards = this.shards.map(({ id, state, restarts }) => ({
+      id,
+      state: state === 'failed' ? state : 'stopped',
+      restarts,
+    }))
     this.matched.resolve()
     this.over.resolve()
     this.observer?.closed()

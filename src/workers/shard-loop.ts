@@ -8,6 +8,8 @@ import {
   CHUNK_SLAB_BYTES,
   CHUNK_SLABS,
   CLOSE_DETACHED,
+  CLOSE_IDLE,
+  CLOSE_PROGRAM,
   CLOSE_WRITE_OVERFLOW,
   COMMAND_START,
   CONTROL_COPY_CHUNKS,
@@ -16,6 +18,7 @@ import {
   CONTROL_RETIRED,
   CONTROL_WORDS,
   EVENT_ACCEPT_ERROR,
+  EVENT_ANSWERED,
   EVENT_CLOSED,
   EVENT_DATA,
   EVENT_EOF,
@@ -47,6 +50,8 @@ export interface ShardLoopOptions {
   readonly engine: 'mio'
   /** Names the shard's counters, see the binding's `allocateMetrics`. */
   readonly metricsToken: number
+  /** Whether a supervisor has this thread: then other shards may hand it connections, and it leaves its own to them. */
+  readonly supervised: boolean
 }
 
 /** The range that `bytesReceived` is lending; `end` is -1 outside. `slab` is -1 when `memory` is not a native slab. */
@@ -138,6 +143,7 @@ export class ShardLoop {
     this.native = new binding.NativeShard({
       engine: options.engine,
       metrics: options.metricsToken,
+      supervised: options.supervised,
       control: this.control,
       events: this.events,
       commands: this.commands.commands,
@@ -158,7 +164,7 @@ export class ShardLoop {
     const server = new LocalServer(this, id, options)
     this.servers[id] = server
     const { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs } = options
-    this.native.addServer(id, { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs })
+    this.native.addServer(id, options.number, { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs })
     for (const listener of options.listeners) {
       const failure = this.native.listen(id, listener)
       if (failure !== null) {
@@ -166,6 +172,7 @@ export class ShardLoop {
         throw systemError(failure.errno, failure.syscall)
       }
     }
+    this.native.serves(options.number, [...options.listeners])
     return server
   }
 
@@ -203,6 +210,26 @@ export class ShardLoop {
   writeFromSlab(handle: number, slab: number, offset: number, length: number): void {
     if (slab !== 0) this.chunkSlabReferred = true
     this.commands.writeFromSlab(handle, slab, offset, length)
+  }
+
+  /** @internal The transport's server drains: tells the protocol, or sees to an end in good order itself. */
+  beginDraining(transport: TcpTransport): void {
+    if (transport.closing) return
+    if (transport.protocol.draining === undefined) {
+      transport.finish()
+      return
+    }
+    if (!transport.tellDraining()) return
+    // A server may be drained from within a callback, which goes on afterwards.
+    const { current, currentName } = this
+    try {
+      this.notify(transport, 'draining')
+    } catch (error) {
+      this.report(error, transport, 'draining')
+    } finally {
+      this.current = current
+      this.currentName = currentName
+    }
   }
 
   /** @internal An event that was held back while reading was paused; null is the peer's end. */
@@ -257,7 +284,7 @@ export class ShardLoop {
         const start = events[at + 2] as number
         const length = events[at + 3] as number
         const slab = this.slabs[slabIndex] as Buffer
-        if (slab.length === 0) transport.abort(this.detachedError(transport))
+        if (slab.length === 0) transport.abortFor(CLOSE_DETACHED, this.detachedError(transport))
         else if (transport.paused || transport.holds) transport.hold(exactCopy(slab, start, start + length))
         else this.receive(transport, slab, slabIndex, start, length)
       } else if (kind === EVENT_CLOSED) {
@@ -287,9 +314,12 @@ export class ShardLoop {
       if (transport.protocol.idleTimedOut !== undefined && !transport.closing)
         this.notify(transport, 'idleTimedOut')
       else
-        transport.abort(
+        transport.abortFor(
+          CLOSE_IDLE,
           new ShardloopError('ERR_SHARDLOOP_IDLE_TIMEOUT', `connection ${transport.id} was idle`),
         )
+    } else if (kind === EVENT_ANSWERED) {
+      transport.answered()
     }
   }
 
@@ -317,7 +347,7 @@ export class ShardLoop {
   /** Calls a callback that takes at most the transport. */
   private notify(
     transport: TcpTransport,
-    name: 'connectionMade' | 'pauseWriting' | 'resumeWriting' | 'idleTimedOut',
+    name: 'connectionMade' | 'pauseWriting' | 'resumeWriting' | 'idleTimedOut' | 'draining',
     argument?: TcpTransport,
   ): void {
     const { protocol } = transport
@@ -413,9 +443,11 @@ export class ShardLoop {
     if (keep === true) return
     if (typeof keep === 'object' && keep !== null) {
       // An async answer: half open until it is there.
+      const fulfilled = transport.promised()
       Promise.resolve(keep as PromiseLike<unknown>).then(
         (kept) => {
           if (kept !== true) transport.close()
+          fulfilled()
         },
         (error: unknown) => this.report(error, transport, 'eofReceived'),
       )
@@ -443,7 +475,8 @@ export class ShardLoop {
   }
 
   private reasonOf(transport: TcpTransport, reason: number): Error | null {
-    if (reason === 0) return null
+    // What the program aborted without an error is no failure.
+    if (reason === 0 || reason === CLOSE_PROGRAM) return null
     if (reason === CLOSE_WRITE_OVERFLOW) {
       return new ShardloopError(
         'ERR_SHARDLOOP_WRITE_OVERFLOW',
@@ -464,7 +497,8 @@ export class ShardLoop {
 
   private watch(result: unknown, transport: TcpTransport, name: CallbackName): void {
     if (typeof (result as PromiseLike<unknown> | null)?.then !== 'function') return
-    ;(result as PromiseLike<unknown>).then(undefined, (error: unknown) => this.report(error, transport, name))
+    const fulfilled = transport.promised()
+    ;(result as PromiseLike<unknown>).then(fulfilled, (error: unknown) => this.report(error, transport, name))
   }
 
   private callbackFailed(error: unknown): void {

@@ -8,6 +8,7 @@ import { importFactory, type Registration } from './factory-module.js'
 import type { ShardIdentity } from './identity.js'
 import { Program } from './program.js'
 import { ServerLink } from './server-link.js'
+import { SignalListeners } from './signal-listeners.js'
 import { type HeldLoop, threadLoop } from './thread-loop.js'
 import { threadSingleton } from './thread-singleton.js'
 
@@ -26,6 +27,8 @@ export interface ShardCall {
  */
 export class Shard {
   readonly identity: ShardIdentity
+  /** Who listens to signals in this thread; the supervisor hands on those that somebody does. */
+  readonly signals: SignalListeners
   readonly #port: MessagePort
   readonly #program: Program
   readonly #calls = new CallCounter()
@@ -39,6 +42,10 @@ export class Shard {
     this.identity = identity
     this.#port = identity.port
     this.#program = new Program(identity.entry, identity.tsxApi)
+    this.signals = new SignalListeners({
+      subscribe: (signal) => this.#post({ type: 'subscribe', signal }),
+      unsubscribe: (signal) => this.#post({ type: 'unsubscribe', signal }),
+    })
   }
 
   /** Takes the orders that are there already, then every later one. The open port keeps the thread alive. */
@@ -113,6 +120,8 @@ export class Shard {
         return this.#link(message.key).setShard(message.change)
       case 'ended':
         return this.#ended(message.call)
+      case 'signal':
+        return this.signals.deliver(message.signal)
       case 'stop':
         return void this.#stop()
     }
@@ -155,8 +164,8 @@ export class Shard {
 
   /** Listens when both sides are known. */
   #serve(link: ServerLink): void {
-    const { order, registration, ended, served } = link
-    if (order === null || ended !== null || served !== null || this.#stopped) return
+    const { order, registration, ended, served, draining } = link
+    if (order === null || ended !== null || served !== null || draining || this.#stopped) return
     const module = order.module ?? link.module
     if (module !== null) this.#importFactory(link, module)
     else if (registration !== null) this.#listen(link, order, registration)
@@ -168,7 +177,8 @@ export class Shard {
       .then(() => importFactory(module))
       .then(
         (registration) => {
-          if (link.order && !link.ended && !link.served) this.#listen(link, link.order, registration)
+          const isWanted = !link.ended && !link.served && !link.draining && !this.#stopped
+          if (link.order && isWanted) this.#listen(link, link.order, registration)
         },
         (error: unknown) => this.#refuse(link, error),
       )
@@ -180,6 +190,7 @@ export class Shard {
       link.served = this.#held.loop.serve({
         factory: registration.factory,
         exceptionHandler: registration.exceptionHandler ?? printException,
+        number: order.server,
         listeners: order.listeners,
         writeHighBytes: order.writeHighBytes,
         writeLowBytes: order.writeLowBytes,
@@ -208,7 +219,7 @@ export class Shard {
     const link = this.#served(server)
     if (link?.draining) return
     if (link) link.draining = true
-    // Not serving yet: there is nothing to end, and `ended` keeps it from beginning.
+    // Not serving yet: there is nothing to end, and it does not begin any more.
     const drained = link?.served?.drain() ?? Promise.resolve()
     this.#post({ type: 'unlistened', server })
     void drained.then(() => this.#post({ type: 'drained', server }))

@@ -44,7 +44,10 @@ function open(): HeldLoop {
   const metricsToken = identity?.metricsTokens[identity.shardId] ?? native.allocateMetrics()
   // Shards have the numbers below SHARDS_MAX; so a worker of the program's own cannot give out a shard's transport ids.
   const shardId = identity?.shardId ?? (threadId === 0 ? 0 : SHARDS_MAX + threadId)
-  return { loop: new ShardLoop({ shardId, engine: 'mio', metricsToken }), metricsToken }
+  return {
+    loop: new ShardLoop({ shardId, engine: 'mio', metricsToken, supervised: identity !== null }),
+    metricsToken,
+  }
 }
 
 /** The loop of the calling thread. */

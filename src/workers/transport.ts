@@ -2,12 +2,15 @@ import { AsyncResource } from 'node:async_hooks'
 import { inspect } from 'node:util'
 import { ShardloopError } from '../errors.js'
 import {
+  CLOSE_PROGRAM,
   COMMAND_ABORT,
   COMMAND_CLOSE,
+  COMMAND_FINISH,
   COMMAND_IDLE_TIMEOUT,
   COMMAND_MODE,
   COMMAND_PAUSE,
   COMMAND_RESUME,
+  COMMAND_UNANSWERED,
   COMMAND_WRITE_EOF,
   COMMAND_WRITE_LIMITS,
   DIRECT_WRITE_BYTES,
@@ -41,6 +44,10 @@ interface Rare {
   /** Events that came while reading was paused, from the batch in which it was: chunks, then null for the end. */
   held?: (Buffer | null)[]
   releasing?: boolean
+  /** A callback's promise is fulfilled. */
+  fulfilled?: () => void
+  /** `draining` was called. */
+  toldDraining?: boolean
   /** As native code tells it: read when somebody asks, for few do. */
   peer?: string
   peername?: SocketAddress
@@ -73,6 +80,7 @@ export class TcpTransport implements Transport {
   /** @internal connectionLost was or is being called. */ lost = false
   /** @internal */ paused = false
   /** @internal */ receiving: Receiving = RECEIVE_CHUNKS
+  /** @internal How many promises that callbacks returned are pending. */ pendingPromises = 0
   protocol: Protocol
   private eofWritten = false
   private rare: Rare | undefined = undefined
@@ -192,12 +200,17 @@ export class TcpTransport implements Transport {
   }
 
   abort(error?: Error): void {
+    this.abortFor(CLOSE_PROGRAM, error)
+  }
+
+  /** @internal @param reason a CLOSE_ constant, by which it is counted */
+  abortFor(reason: number, error?: Error): void {
     if (this.lost) return
     // After `close` it still cuts short what waits to be flushed.
     this.error ??= error ?? null
     this.closing = true
     this.dropHeld()
-    this.loop.commands.push(COMMAND_ABORT, this.handle, 0, 0)
+    this.loop.commands.push(COMMAND_ABORT, this.handle, reason, 0)
   }
 
   isClosing(): boolean {
@@ -273,7 +286,42 @@ export class TcpTransport implements Transport {
     this.receiving = receivingOf(protocol)
     if (!this.closing) {
       this.loop.commands.push(COMMAND_MODE, this.handle, this.receiving === RECEIVE_CHUNKS ? 0 : 1, 0)
+      // Behind the callback that calls this one: the new protocol may not be ready for more before.
+      if (this.server.isDraining) process.nextTick(() => this.loop.beginDraining(this))
     }
+  }
+
+  /** @internal Asks to be told when nothing is owed to the peer, unless the protocol sees to its end itself. */
+  finish(): void {
+    if (!this.closing && this.protocol.draining === undefined) {
+      this.loop.commands.push(COMMAND_FINISH, this.handle, 0, 0)
+    }
+  }
+
+  /** @internal Native code says that nothing is owed. */
+  answered(): void {
+    // What waits here is not known there. When it is dealt with, `finish` asks again.
+    if (this.pendingPromises > 0 || this.holds || this.protocol.draining !== undefined) return
+    this.close()
+  }
+
+  /** @internal False when `draining` was called before. */
+  tellDraining(): boolean {
+    const rare = this.rarely()
+    if (rare.toldDraining === true) return false
+    rare.toldDraining = true
+    return true
+  }
+
+  /** @internal A callback returned a promise: what to call when it is fulfilled. */
+  promised(): () => void {
+    this.pendingPromises++
+    const rare = this.rarely()
+    // One function for all of a connection's promises.
+    rare.fulfilled ??= () => {
+      if (--this.pendingPromises === 0 && this.server.isDraining) this.finish()
+    }
+    return rare.fulfilled
   }
 
   /** @internal Keeps an event of the batch in which reading was paused; null is the peer's end. */
@@ -365,7 +413,9 @@ export class TcpTransport implements Transport {
         if (event === undefined) {
           delete rare.held
           this.loop.commands.push(COMMAND_RESUME, this.handle, 0, 0)
+          if (this.server.isDraining) this.finish()
         } else {
+          if (event !== null) this.loop.commands.push(COMMAND_UNANSWERED, this.handle, 0, 0)
           this.loop.deliverHeld(this, event)
         }
       }

@@ -6,7 +6,9 @@ use super::{NativeAddress, SystemFailure};
 use crate::connection::Handle;
 use crate::engine::Engine;
 use crate::engine::mio::MioEngine;
+use crate::guardian;
 use crate::host::Host;
+use crate::link::ShardLink;
 use crate::metrics;
 use crate::net::{addresses, listen, options};
 use crate::ring::{SLABS, SharedMemory};
@@ -37,6 +39,8 @@ pub struct NativeServerLimits {
 pub struct NativeShard {
     host: Rc<Host>,
     bindings: Rc<Bindings>,
+    /// How other threads know it, when a supervisor has it.
+    link: Option<Arc<ShardLink>>,
 }
 
 #[napi]
@@ -45,10 +49,11 @@ impl NativeShard {
     #[napi(
         constructor,
         catch_unwind,
-        ts_args_type = "options: { engine: string, metrics: number, control: Int32Array, events: Int32Array, commands: Int32Array, writeSlab: Uint8Array, slabs: readonly Uint8Array[], drain: () => void, closed: () => void }"
+        ts_args_type = "options: { engine: string, metrics: number, supervised: boolean, control: Int32Array, events: Int32Array, commands: Int32Array, writeSlab: Uint8Array, slabs: readonly Uint8Array[], drain: () => void, closed: () => void }"
     )]
     pub fn new(env: Env, options: Object<'_>) -> Result<Self> {
         let token: u32 = options.get_named_property("metrics")?;
+        let supervised: bool = options.get_named_property("supervised")?;
         let engine: String = options.get_named_property("engine")?;
         let (env, options) = (env.raw(), options.raw());
         let view = |name| View::of(env, property(env, options, name)?);
@@ -58,7 +63,8 @@ impl NativeShard {
         let slabs = (0..SLABS).map(|i| View::of(env, element(env, array, i)?)).collect::<Result<Vec<_>>>()?;
         let metrics = metrics::find(token)
             .ok_or_else(|| Error::new(Status::InvalidArg, format!("no counters have the token {token}")))?;
-        let engine = make_engine(&engine, &metrics)?;
+        let link = supervised.then(|| Arc::new(ShardLink::new(token, metrics.clone())));
+        let engine = make_engine(&engine, &metrics, link.clone())?;
         // SAFETY: the values are handles of this call's scope.
         let bindings = unsafe {
             Bindings::new(
@@ -85,24 +91,33 @@ impl NativeShard {
             )
         };
         let bindings = Rc::new(bindings);
+        if let Some(link) = &link {
+            guardian::join(link.clone());
+        }
         // SAFETY: the loop is this thread's.
-        let host = unsafe { Host::new(uv_loop(env)?, engine, memory, bindings.clone(), metrics.clone()) }
-            .map_err(|error| Error::new(Status::GenericFailure, error))?;
+        let host =
+            unsafe { Host::new(uv_loop(env)?, engine, memory, bindings.clone(), metrics, link.clone()) };
+        let host = host.map_err(|error| {
+            if let Some(link) = &link {
+                guardian::leave(link, Vec::new());
+            }
+            Error::new(Status::GenericFailure, error)
+        })?;
         // SAFETY: the host lives until its handles are closed, which removes the hook.
         unsafe { bindings.close_at_exit(Rc::as_ptr(&host))? };
-        Ok(Self { host, bindings })
+        Ok(Self { host, bindings, link })
     }
 
-    /// Makes a server known, before `listen`.
+    /// Makes a server known, before `listen`; `number` is its number in the process, 0 for one that only this thread knows.
     #[napi(catch_unwind)]
-    pub fn add_server(&self, server: u16, limits: NativeServerLimits) {
+    pub fn add_server(&self, server: u16, number: u32, limits: NativeServerLimits) {
         let limits = ServerLimits {
             write_high_bytes: limits.write_high_bytes,
             write_low_bytes: limits.write_low_bytes,
             write_max_bytes: limits.write_max_bytes as usize,
             idle_timeout_ms: limits.idle_timeout_ms,
         };
-        self.host.with_engine(|engine| engine.add_server(server, limits));
+        self.host.with_engine(|engine| engine.add_server(server, number, limits));
     }
 
     /// Accepts from a listener; null when it does.
@@ -116,10 +131,21 @@ impl NativeShard {
         result.err().map(|error| SystemFailure::new("epoll_ctl", &error))
     }
 
+    /// The shard serves the server of that number, and listens on these: whoever took their place lets go.
+    #[napi(catch_unwind)]
+    pub fn serves(&self, number: u32, listeners: Vec<u32>) {
+        if let Some(link) = &self.link {
+            guardian::serve(link, number, &listeners);
+        }
+    }
+
     /// Accepts what waits in a server's queues, then no more. How many connections the server had in all; each of them
     /// is or will be announced. Null when the shard is closed, which announces no more.
     #[napi(catch_unwind)]
-    pub fn unlisten(&self, server: u16) -> Option<f64> {
+    pub fn unlisten(&self, server: u16, number: u32) -> Option<f64> {
+        if let Some(link) = &self.link {
+            guardian::resign(link, number);
+        }
         self.host
             .with_engine(|engine| engine.unlisten(Instant::now(), server))
             .map(|accepted| accepted as f64)
@@ -220,9 +246,13 @@ impl NativeShard {
     }
 }
 
-fn make_engine(name: &str, metrics: &Arc<metrics::Metrics>) -> Result<Box<dyn Engine>> {
+fn make_engine(
+    name: &str,
+    metrics: &Arc<metrics::Metrics>,
+    link: Option<Arc<ShardLink>>,
+) -> Result<Box<dyn Engine>> {
     match name {
-        "mio" => MioEngine::new(metrics.clone())
+        "mio" => MioEngine::new(metrics.clone(), link)
             .map(|engine| Box::new(engine) as Box<dyn Engine>)
             .map_err(|error| Error::new(Status::GenericFailure, format!("cannot open a poll: {error}"))),
         _ => Err(Error::new(Status::InvalidArg, format!("there is no engine {name:?}; available: mio"))),

@@ -5,14 +5,16 @@
 use super::Engine;
 use crate::abi;
 use crate::connection::Handle;
+use crate::inbox::Unserved;
 use crate::limits::{POLL_EVENTS, UNPOLLED_BATCHES};
+use crate::link::ShardLink;
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::ring::Commands;
 use crate::shard::{Readiness, Registrar, ServerLimits, Shard, Sink, Source};
 use crate::write_queue::{Pin, PinnedMemory};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -31,12 +33,18 @@ pub struct MioEngine {
 }
 
 impl MioEngine {
-    /// Opens a poll.
-    pub fn new(metrics: Arc<Metrics>) -> io::Result<Self> {
+    /// Opens a poll. With a link, other threads may hand it connections.
+    pub fn new(metrics: Arc<Metrics>, link: Option<Arc<ShardLink>>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        if let Some(link) = &link {
+            let waker = Waker::new(poll.registry(), token(Source::Inbox))?;
+            // It cannot fail: a full counter of the eventfd is a wake-up that is pending.
+            link.inbox.on_delivery(move || _ = waker.wake());
+        }
         Ok(Self {
-            poll: Poll::new()?,
+            poll,
             events: Events::with_capacity(POLL_EVENTS),
-            shard: Shard::new(metrics.clone()),
+            shard: Shard::new(metrics.clone(), link),
             metrics,
             unpolled_batches: 0,
         })
@@ -51,6 +59,7 @@ fn token(source: Source) -> Token {
         Source::Connection(handle) => (0u64, handle.word() as u32),
         Source::Listener(index) => (1, index),
         Source::Lingering(id) => (2, id),
+        Source::Inbox => (3, 0),
     };
     Token((kind << 32 | u64::from(number)) as usize)
 }
@@ -60,7 +69,8 @@ fn source(token: Token) -> Source {
     match token.0 as u64 >> 32 {
         0 => Source::Connection(Handle::from_word(number as i32)),
         1 => Source::Listener(number),
-        _ => Source::Lingering(number),
+        2 => Source::Lingering(number),
+        _ => Source::Inbox,
     }
 }
 
@@ -69,7 +79,7 @@ impl Registrar for Registry {
     fn register(&self, fd: BorrowedFd<'_>, source: Source) -> io::Result<()> {
         let interest = match source {
             Source::Connection(_) => Interest::READABLE | Interest::WRITABLE,
-            Source::Listener(_) | Source::Lingering(_) => Interest::READABLE,
+            Source::Listener(_) | Source::Lingering(_) | Source::Inbox => Interest::READABLE,
         };
         Registry::register(self, &mut SourceFd(&fd.as_raw_fd()), token(source), interest)
     }
@@ -88,8 +98,8 @@ impl Engine for MioEngine {
         self.poll.as_raw_fd()
     }
 
-    fn add_server(&mut self, server: u16, limits: ServerLimits) {
-        self.shard.add_server(server, limits);
+    fn add_server(&mut self, server: u16, number: u32, limits: ServerLimits) {
+        self.shard.add_server(server, number, limits);
     }
 
     fn listen(&mut self, server: u16, listener: Arc<Listener>) -> io::Result<()> {
@@ -104,8 +114,12 @@ impl Engine for MioEngine {
         self.shard.remove_server(server);
     }
 
+    fn abandon(&mut self) -> Vec<Unserved> {
+        self.shard.abandon()
+    }
+
     fn collect(&mut self, now: Instant, sink: &mut dyn Sink, memory: &dyn PinnedMemory) {
-        self.shard.begin(now);
+        self.shard.begin(now, self.poll.registry());
         self.shard.deliver_signals(sink);
         // What is left from the last poll goes first. While the sink cannot take all of it, a poll would only lengthen
         // the list; but ends, room to write and new connections must be learnt in between.
@@ -195,6 +209,7 @@ mod tests {
                 Source::Connection(Handle::from_word(number as i32)),
                 Source::Listener(number),
                 Source::Lingering(number),
+                Source::Inbox,
             ] {
                 assert_eq!(source(token(original)), original);
             }

@@ -20,6 +20,7 @@
 pub mod mio;
 
 use crate::connection::Handle;
+use crate::inbox::Unserved;
 use crate::net::listen::Listener;
 use crate::ring::Commands;
 use crate::shard::{ServerLimits, Sink};
@@ -34,8 +35,9 @@ use std::time::Instant;
 pub trait Engine {
     /// Becomes readable when `collect` has something to deliver that `has_backlog` did not announce.
     fn pollable(&self) -> RawFd;
-    /// Makes a server known; its connections start with these limits.
-    fn add_server(&mut self, server: u16, limits: ServerLimits);
+    /// Makes a server known; its connections start with these limits. `number` is its number in the process, by which
+    /// other threads hand over connections of it; 0 for none.
+    fn add_server(&mut self, server: u16, number: u32, limits: ServerLimits);
     /// Accepts from a listener on behalf of a server.
     fn listen(&mut self, server: u16, listener: Arc<Listener>) -> io::Result<()>;
     /// Accepts what waits in the server's queues, then lets go of its listeners. How many connections the server had in
@@ -43,6 +45,8 @@ pub trait Engine {
     fn unlisten(&mut self, now: Instant, server: u16) -> u64;
     /// Forgets a server that has neither listeners nor connections; its number may be used again.
     fn remove_server(&mut self, server: u16);
+    /// The shard dies: closes every connection by a reset, but for those that JavaScript has not seen yet.
+    fn abandon(&mut self) -> Vec<Unserved>;
     /// Delivers events.
     fn collect(&mut self, now: Instant, sink: &mut dyn Sink, memory: &dyn PinnedMemory);
     /// The batch is handled: handles whose closed event was in it are free.

@@ -17,6 +17,7 @@ use std::sync::{Arc, LazyLock};
 pub struct Listener {
     socket: Socket,
     address: SocketAddr,
+    token: u32,
 }
 
 impl AsFd for Listener {
@@ -26,6 +27,11 @@ impl AsFd for Listener {
 }
 
 impl Listener {
+    /// Its name in every thread; 0 while it is not registered.
+    pub fn token(&self) -> u32 {
+        self.token
+    }
+
     /// Where it listens; the port is the real one.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -66,7 +72,7 @@ pub fn bind(options: &ListenOptions) -> Result<Listener, SystemError> {
     let socket = bound_socket(address, options, options.reuse_port)?;
     socket.listen(options.backlog).during("listen")?;
     let address = addresses::ip(&socket.local_addr().during("getsockname")?);
-    Ok(Listener { socket, address })
+    Ok(Listener { socket, address, token: 0 })
 }
 
 fn bound_socket(
@@ -102,7 +108,7 @@ pub fn register(listener: Listener) -> u32 {
     let mut registry = REGISTRY.lock();
     registry.next += 1;
     let token = registry.next;
-    registry.listeners.insert(token, Arc::new(listener));
+    registry.listeners.insert(token, Arc::new(Listener { token, ..listener }));
     token
 }
 

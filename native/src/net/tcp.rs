@@ -42,6 +42,13 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
     Ok((fd, address))
 }
 
+/// Whether connections wait in a listener's queue.
+pub fn has_waiting(listener: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry, valid for the call, which does not wait.
+    unsafe { libc::poll(&mut poll, 1, 0) > 0 }
+}
+
 fn socket_address(storage: &libc::sockaddr_storage) -> SocketAddr {
     let pointer = std::ptr::from_ref(storage);
     match i32::from(storage.ss_family) {
@@ -106,17 +113,24 @@ pub fn reset_on_close(fd: BorrowedFd<'_>) {
 /// Whether a close now could destroy sent bytes that the peer has not acknowledged: when there are some, or when
 /// unread input would make the close a reset (RFC 1122 section 4.2.2.13, RFC 9293 section 3.10.4).
 pub fn close_may_lose_bytes(fd: BorrowedFd<'_>) -> bool {
-    let count = |request: libc::c_ulong| -> libc::c_int {
-        let mut count: libc::c_int = 0;
-        // SAFETY: both requests write one int; `fd` is open, as it is borrowed.
-        let result = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, &mut count) };
-        if result < 0 { 0 } else { count }
-    };
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    let unsent = count(libc::TIOCOUTQ as libc::c_ulong);
+    let unsent = byte_count(fd, libc::TIOCOUTQ as libc::c_ulong);
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let unsent = 1; // no portable question: assume that there are
-    unsent > 0 || count(libc::FIONREAD as libc::c_ulong) > 0
+    unsent > 0 || unread_bytes(fd) > 0
+}
+
+/// Bytes that the kernel has received and nobody has read yet.
+pub fn unread_bytes(fd: BorrowedFd<'_>) -> i32 {
+    byte_count(fd, libc::FIONREAD as libc::c_ulong)
+}
+
+/// The answer to TIOCOUTQ or FIONREAD; 0 when there is none.
+fn byte_count(fd: BorrowedFd<'_>, request: libc::c_ulong) -> libc::c_int {
+    let mut count: libc::c_int = 0;
+    // SAFETY: both requests write one int; `fd` is open, as it is borrowed.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, &mut count) };
+    if result < 0 { 0 } else { count }
 }
 
 /// The error that a socket has run into (SO_ERROR), which is cleared by asking.

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl Shard {
-    /// Makes a server known.
-    pub fn add_server(&mut self, server: u16, limits: ServerLimits) {
-        self.servers.insert(server, Server { limits, accepted: 0 });
+    /// Makes a server known; `number` is its number in the process, 0 for one that is this thread's own affair.
+    pub fn add_server(&mut self, server: u16, number: u32, limits: ServerLimits) {
+        self.servers.insert(server, Server { number, limits, accepted: 0 });
     }
 
     /// Forgets a server that has neither listeners nor connections (any more), so that its number may be used again.
@@ -52,6 +52,10 @@ impl Shard {
     /// each of them is or will be announced.
     pub fn unlisten(&mut self, now: Instant, server: u16, registrar: &dyn Registrar) -> u64 {
         self.set_time(now);
+        self.take_deliveries(registrar);
+        if let Some(number) = self.servers.get(&server).map(|server| server.number) {
+            self.adoptions.retain(|&(of, _)| of != number);
+        }
         for index in 0..self.listeners.len() {
             if self.listeners[index].as_ref().is_some_and(|l| l.server == server) {
                 self.accept(index, ACCEPTS_AT_STOP, registrar);
@@ -61,10 +65,15 @@ impl Shard {
                 }
             }
         }
-        if !self.listeners.iter().flatten().any(|l| l.paused) {
+        self.forget_accept_retry();
+        self.servers.get(&server).map_or(0, |server| server.accepted)
+    }
+
+    /// Nothing is to be tried again any more, unless something is.
+    pub(super) fn forget_accept_retry(&mut self) {
+        if self.adoptions.is_empty() && !self.listeners.iter().flatten().any(|l| l.paused) {
             self.accept_retry_at = None;
         }
-        self.servers.get(&server).map_or(0, |server| server.accepted)
     }
 
     pub(super) fn accept(&mut self, index: usize, limit: usize, registrar: &dyn Registrar) {
@@ -74,7 +83,11 @@ impl Shard {
             let error = match tcp::accept(listening.listener.as_fd()) {
                 Ok((fd, peer)) => {
                     listening.paused = false;
-                    self.open(fd, peer, server, registrar);
+                    self.relief_in = self.relief_in.saturating_sub(1);
+                    let fd = if self.relief_in == 0 { self.relieve(fd, peer, server) } else { Some(fd) };
+                    if let Some(fd) = fd {
+                        self.open(fd, peer, server, registrar);
+                    }
                     continue;
                 }
                 Err(error) => error,
@@ -87,13 +100,13 @@ impl Shard {
                     listening.told = false;
                     return;
                 }
-                AcceptFailure::Connection => self.metrics.add(abi::METRIC_ACCEPT_ERRORS, 1),
+                AcceptFailure::Connection => self.count_accept_error(errno(&error)),
                 AcceptFailure::Exhausted | AcceptFailure::Other => {
                     // The queue keeps what waits. Descriptors may be freed anywhere in the process, which nobody
                     // tells us: so besides one of our own, time is a reason to try again.
                     listening.paused = true;
                     let told = mem::replace(&mut listening.told, true);
-                    self.metrics.add(abi::METRIC_ACCEPT_ERRORS, 1);
+                    self.count_accept_error(errno(&error));
                     if !told {
                         self.accept_errors.push_back((server, errno(&error), true));
                     }
@@ -102,6 +115,11 @@ impl Shard {
                 }
             }
         }
+    }
+
+    fn count_accept_error(&self, errno: i32) {
+        self.metrics.add(abi::METRIC_ACCEPT_ERRORS, 1);
+        self.metrics.add(accept_error_metric(errno), 1);
     }
 
     pub(super) fn open(&mut self, fd: OwnedFd, peer: SocketAddr, server: u16, registrar: &dyn Registrar) {
@@ -129,6 +147,7 @@ impl Shard {
         });
         let Ok(handle) = inserted else {
             self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
+            self.count_accept_error(libc::ENFILE);
             self.accept_errors.push_back((server, libc::ENFILE, false));
             return;
         };
@@ -140,6 +159,7 @@ impl Shard {
             // Out of watches or memory: the connection ends before anybody heard of it.
             self.connections.remove(handle);
             self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
+            self.count_accept_error(errno(&error));
             self.accept_errors.push_back((server, errno(&error), false));
             return;
         }
@@ -148,5 +168,37 @@ impl Shard {
         }
         self.signal(handle);
         self.set_idle_timeout(handle, limits.idle_timeout_ms);
+    }
+}
+
+/// What counts failed accepts of this kind.
+fn accept_error_metric(errno: i32) -> i32 {
+    match errno {
+        libc::EMFILE | libc::ENFILE => abi::METRIC_ACCEPT_ERRORS_DESCRIPTORS,
+        libc::ENOBUFS | libc::ENOMEM => abi::METRIC_ACCEPT_ERRORS_MEMORY,
+        _ => match tcp::accept_failure(&io::Error::from_raw_os_error(errno)) {
+            AcceptFailure::Connection => abi::METRIC_ACCEPT_ERRORS_ABORTED,
+            _ => abi::METRIC_ACCEPT_ERRORS_OTHER,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_accepts_are_counted_by_kind() {
+        for (errno, metric) in [
+            (libc::EMFILE, abi::METRIC_ACCEPT_ERRORS_DESCRIPTORS),
+            (libc::ENFILE, abi::METRIC_ACCEPT_ERRORS_DESCRIPTORS),
+            (libc::ENOMEM, abi::METRIC_ACCEPT_ERRORS_MEMORY),
+            (libc::ENOBUFS, abi::METRIC_ACCEPT_ERRORS_MEMORY),
+            (libc::ECONNABORTED, abi::METRIC_ACCEPT_ERRORS_ABORTED),
+            (libc::EPROTO, abi::METRIC_ACCEPT_ERRORS_ABORTED),
+            (libc::EBADF, abi::METRIC_ACCEPT_ERRORS_OTHER),
+        ] {
+            assert_eq!(accept_error_metric(errno), metric, "errno {errno}");
+        }
     }
 }

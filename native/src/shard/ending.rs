@@ -52,6 +52,9 @@ impl Shard {
             queue.clear(&mut self.released_pins);
         }
         self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
+        if let Some(metric) = reset_metric(reason) {
+            self.metrics.add(metric, 1);
+        }
         self.descriptor_freed = true;
         self.signal(handle);
         Some(fd)
@@ -81,5 +84,34 @@ impl Shard {
             self.descriptor_freed = true;
             self.lingering_until.retain(|&(_, other)| other != id);
         }
+    }
+}
+
+/// What counts connections that end for this reason (errno or CLOSE_); `None` for an orderly end.
+fn reset_metric(reason: i32) -> Option<i32> {
+    match reason {
+        0 => None,
+        abi::CLOSE_WRITE_OVERFLOW => Some(abi::METRIC_WRITE_OVERFLOWS),
+        abi::CLOSE_DETACHED => Some(abi::METRIC_RESETS_DETACHED),
+        abi::CLOSE_PROGRAM => Some(abi::METRIC_RESETS_PROGRAM),
+        abi::CLOSE_SERVER => Some(abi::METRIC_RESETS_SERVER),
+        abi::CLOSE_IDLE => Some(abi::METRIC_RESETS_IDLE_TIMEOUT),
+        libc::ECONNRESET | libc::EPIPE => Some(abi::METRIC_RESETS_PEER),
+        libc::ETIMEDOUT => Some(abi::METRIC_RESETS_TIMED_OUT),
+        _ => Some(abi::METRIC_RESETS_OTHER),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_is_counted_by_its_cause_but_an_orderly_one() {
+        assert_eq!(reset_metric(0), None);
+        assert_eq!(reset_metric(libc::EPIPE), Some(abi::METRIC_RESETS_PEER));
+        assert_eq!(reset_metric(libc::ECONNRESET), Some(abi::METRIC_RESETS_PEER));
+        assert_eq!(reset_metric(libc::ETIMEDOUT), Some(abi::METRIC_RESETS_TIMED_OUT));
+        assert_eq!(reset_metric(libc::EHOSTUNREACH), Some(abi::METRIC_RESETS_OTHER));
     }
 }

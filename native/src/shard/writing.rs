@@ -30,6 +30,7 @@ impl Shard {
             }
             match operation & abi::KIND_MASK {
                 abi::COMMAND_WRITE | abi::COMMAND_WRITE_SLAB => {
+                    connection.flags.clear(Flags::UNANSWERED);
                     let index = index as u32;
                     if connection.chain_last == NO_RECORD {
                         connection.chain_first = index;
@@ -56,6 +57,7 @@ impl Shard {
                 }
                 abi::COMMAND_WRITE_EOF => {
                     connection.flags.set(Flags::WRITE_EOF);
+                    connection.flags.clear(Flags::UNANSWERED); // an end is an answer, and the last
                     self.dirty.push(handle);
                 }
                 abi::COMMAND_ABORT => {
@@ -66,6 +68,11 @@ impl Shard {
                     connection.write_low = b as u32;
                     self.update_watermarks(handle);
                 }
+                abi::COMMAND_FINISH => {
+                    connection.flags.set(Flags::FINISHING);
+                    self.dirty.push(handle);
+                }
+                abi::COMMAND_UNANSWERED => connection.flags.set(Flags::UNANSWERED),
                 abi::COMMAND_IDLE_TIMEOUT => self.set_idle_timeout(handle, a as u32),
                 other => debug_assert!(false, "unknown command {other}"),
             }
@@ -116,6 +123,9 @@ impl Shard {
     /// Sends at once.
     pub fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8], registrar: &dyn Registrar) {
         self.set_time(now);
+        if let Some(connection) = self.connections.get_mut(handle) {
+            connection.flags.clear(Flags::UNANSWERED);
+        }
         self.send_or_queue(handle, &mut [IoSlice::new(bytes)]);
         self.after_write(handle, registrar);
     }
@@ -137,6 +147,7 @@ impl Shard {
             self.released_pins.push(pin);
             return false;
         };
+        connection.flags.clear(Flags::UNANSWERED);
         let queue = connection.queue.get_or_insert_default();
         let idle = queue.is_empty();
         queue.push_pinned(pin, 0, length);
@@ -144,7 +155,6 @@ impl Shard {
             self.send_queue(handle, memory, registrar);
         }
         if self.queued_bytes(handle) > write_max {
-            self.metrics.add(abi::METRIC_WRITE_OVERFLOWS, 1);
             self.reset(handle, abi::CLOSE_WRITE_OVERFLOW);
         }
         self.update_watermarks(handle);
@@ -184,7 +194,6 @@ impl Shard {
             return;
         }
         if connection.queued() + length > self.write_max(handle) {
-            self.metrics.add(abi::METRIC_WRITE_OVERFLOWS, 1);
             self.reset(handle, abi::CLOSE_WRITE_OVERFLOW);
             return;
         }
@@ -244,7 +253,15 @@ impl Shard {
     pub(super) fn after_write(&mut self, handle: Handle, registrar: &dyn Registrar) {
         self.update_watermarks(handle);
         let Some(connection) = self.connections.get_mut(handle) else { return };
-        if connection.queue.is_some() || connection.flags.has(Flags::LOST) {
+        let flags = connection.flags;
+        if flags.has(Flags::LOST) {
+            return;
+        }
+        if flags.has(Flags::FINISHING) && !flags.has(Flags::UNANSWERED.and(Flags::CLOSING)) {
+            self.told_when_answered(handle);
+        }
+        let Some(connection) = self.connections.get_mut(handle) else { return };
+        if connection.queue.is_some() {
             return;
         }
         if connection.flags.has(Flags::CLOSING) {
@@ -255,6 +272,14 @@ impl Shard {
             if let Err(error) = result {
                 self.lose(handle, errno(&error));
             }
+        }
+    }
+
+    /// It has written since it last received. Whether that was all is looked at when the event is delivered.
+    fn told_when_answered(&mut self, handle: Handle) {
+        if let Some(connection) = self.connections.get_mut(handle) {
+            connection.flags.set(Flags::ANSWERED);
+            self.signal(handle);
         }
     }
 

@@ -1,0 +1,557 @@
+//! Watches over connections that no shard would take: those in the queue of a shard that is stuck in JavaScript, and of
+//! one that is down; and connections that a dying shard had accepted but never shown to JavaScript.
+//!
+//! - A listener whose shard is down is *adopted*: a live shard accepts from it beside its own, until a replacement
+//!   listens and takes it back.
+//! - The queue of a shard that has been running for [`STALL_MS`] without a look at its poll is accepted here, and its
+//!   connections are handed to live shards.
+//! - Whoever wants to know learns that a shard is stuck, and that it turns again.
+//!
+//! It costs the shards a store per turn ([`crate::pulse`]). Its thread sleeps without a timeout while every shard waits in its
+//! poll: then it watches the polls themselves (a poll's descriptor is readable when its loop has something to do) and the
+//! listeners, and the kernel wakes it with the first of them. A loop that a timer wakes says so itself ([`wake_if_asleep`]).
+//! While shards turn as they should it only looks, a few times a second.
+#![forbid(unsafe_code)]
+
+use crate::abi;
+use crate::inbox::{Delivery, Unserved};
+use crate::limits::{GUARDIAN_ACCEPTS, GUARDIAN_QUIET_MS, GUARDIAN_WATCH_MS, STALL_MS, UNSERVED_MAX};
+use crate::link::ShardLink;
+use crate::net::listen::{self, Listener};
+use crate::net::tcp::{self, AcceptFailure};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const STALL: Duration = Duration::from_millis(STALL_MS);
+const WATCH: Duration = Duration::from_millis(GUARDIAN_WATCH_MS);
+/// A look is not followed by another one sooner, but for what the kernel tells.
+const SHORTEST: Duration = Duration::from_millis(1);
+const QUIET: Duration = Duration::from_millis(GUARDIAN_QUIET_MS);
+
+/// What the guardian tells: a shard's token, and for how long it has been stuck; `None` when it turns again.
+pub type Report = (u32, Option<Duration>);
+
+/// A listener that one shard at a time accepts from.
+#[derive(Debug)]
+struct Post {
+    token: u32,
+    listener: Arc<Listener>,
+    /// Who accepts from it.
+    holder: Option<u32>,
+    /// Whether the guardian's poll watches it. Not while its holder turns and takes connections: each would wake us.
+    armed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Guarded {
+    posts: Vec<Post>,
+    /// Shards that serve it.
+    members: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    shards: HashMap<u32, Watched>,
+    servers: HashMap<u32, Guarded>,
+    unserved: VecDeque<Unserved>,
+    stall_after: Option<Duration>,
+    ends: bool,
+}
+
+#[derive(Debug)]
+struct Watched {
+    link: Arc<ShardLink>,
+    /// Turns of its loop at our last look.
+    turns: u64,
+    /// When we last saw it turn, or wait in its poll.
+    turned_at: Instant,
+    told: bool,
+    /// The guardian's poll watches this descriptor, of the loop's own poll.
+    poll: Option<RawFd>,
+}
+
+static STATE: LazyLock<Mutex<State>> = LazyLock::new(Mutex::default);
+static THREAD: Mutex<Option<Thread>> = Mutex::new(None);
+/// The guardian sleeps without a timeout. Read by every shard on every turn, written when it changes.
+static ASLEEP: AtomicBool = AtomicBool::new(false);
+
+#[derive(Debug)]
+struct Thread {
+    waker: Waker,
+    registry: Registry,
+    handle: JoinHandle<()>,
+}
+
+/// Starts the guardian. `report` is called on its thread.
+pub fn start(report: impl Fn(Report) + Send + 'static) -> io::Result<()> {
+    STATE.lock().ends = false; // the state's lock comes before the thread's, everywhere
+    let mut thread = THREAD.lock();
+    if thread.is_some() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the guardian runs"));
+    }
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), WAKE)?;
+    let registry = poll.registry().try_clone()?;
+    let handle = std::thread::Builder::new().name("guardian".into()).spawn(move || {
+        Guardian { poll, events: Events::with_capacity(64), quiet_since: None }.run(&report)
+    })?;
+    *thread = Some(Thread { waker, registry, handle });
+    Ok(())
+}
+
+/// Ends it. Connections that still wait for a shard are reset.
+pub fn stop() {
+    let thread = THREAD.lock().take();
+    let Some(Thread { waker, handle, .. }) = thread else { return };
+    STATE.lock().ends = true;
+    _ = waker.wake(); // it fails when the thread is about to look anyway
+    _ = handle.join();
+    let mut state = STATE.lock();
+    state.servers.clear();
+    state.unserved.drain(..).for_each(reset);
+}
+
+/// A shard is reported when it has been stuck for this long; never without.
+pub fn report_after(stall_after: Option<Duration>) {
+    STATE.lock().stall_after = stall_after;
+    wake();
+}
+
+/// Has the guardian look around.
+fn wake() {
+    if let Some(thread) = &*THREAD.lock() {
+        _ = thread.waker.wake();
+    }
+}
+
+/// A shard's loop has left its poll. Called once a turn.
+#[inline]
+pub fn wake_if_asleep() {
+    if ASLEEP.load(Ordering::SeqCst) && ASLEEP.swap(false, Ordering::SeqCst) {
+        wake();
+    }
+}
+
+/// Makes a shard known by its metrics token.
+pub fn join(link: Arc<ShardLink>) {
+    STATE
+        .lock()
+        .shards
+        .insert(link.token, Watched { link, turns: 0, turned_at: Instant::now(), told: false, poll: None });
+    wake();
+}
+
+/// A shard is gone; its listeners and what it leaves unserved are for the others. Called on its thread, once.
+pub fn leave(link: &ShardLink, unserved: Vec<Unserved>) {
+    link.pulse.close();
+    let mut state = STATE.lock();
+    let state = &mut *state;
+    state.shards.remove(&link.token);
+    let servers: Vec<u32> = state.servers.keys().copied().collect();
+    for server in servers {
+        state.resign(link, server);
+    }
+    let left = link.inbox.close().into_iter().filter_map(|item| match item {
+        Delivery::Connection(connection) => Some(connection),
+        Delivery::Adopt { .. } | Delivery::Release(_) => None,
+    });
+    for connection in left.chain(unserved) {
+        state.keep(connection);
+    }
+    state.hand_out(false);
+    wake();
+}
+
+/// Guards a server: its listeners, each of which one shard at a time accepts from.
+pub fn guard(server: u32, listeners: &[u32]) {
+    let posts = listeners.iter().filter_map(|&token| {
+        Some(Post { token, listener: listen::find(token)?, holder: None, armed: false })
+    });
+    let guarded = Guarded { posts: posts.collect(), members: Vec::new() };
+    STATE.lock().servers.insert(server, guarded);
+}
+
+/// The server takes no more connections. What waits in the queues of shards that are stuck or down is handed to the
+/// others first; then nobody takes the place of another any more.
+pub fn unguard(server: u32) {
+    let mut state = STATE.lock();
+    let state = &mut *state;
+    let Some(mut guarded) = state.servers.remove(&server) else { return };
+    for shard in state.shards.values() {
+        shard.link.set_neighbours(server, Vec::new());
+    }
+    for mut post in guarded.posts.drain(..) {
+        if let Some(thread) = &*THREAD.lock() {
+            post.disarm(&thread.registry);
+        }
+        if !state.holder_is_live(&post) {
+            while state.take_over(server, &guarded.members, &post.listener) == Taken::Limit {}
+        }
+    }
+    state.servers.insert(server, guarded);
+    state.hand_out(true);
+    state.servers.remove(&server);
+    for connection in mem::take(&mut state.unserved) {
+        state.keep(connection); // or resets it, as its server is not there any more
+    }
+}
+
+/// A shard serves a server, and accepts from these listeners of its own. Who had adopted them lets go.
+pub fn serve(link: &ShardLink, server: u32, listeners: &[u32]) {
+    let mut state = STATE.lock();
+    let state = &mut *state;
+    let Some(guarded) = state.servers.get_mut(&server) else { return };
+    guarded.members.push(link.token);
+    for post in guarded.posts.iter_mut().filter(|post| listeners.contains(&post.token)) {
+        let adopter = post.holder.replace(link.token).and_then(|token| state.shards.get(&token));
+        if let Some(adopter) = adopter
+            && adopter.link.token != link.token
+        {
+            // Refused only by one that is gone, which accepts from nothing.
+            _ = adopter.link.inbox.push(Delivery::Release(post.listener.clone()));
+        }
+    }
+    state.introduce(server);
+    state.hand_out(false);
+    wake();
+}
+
+/// A shard is about to stop serving a server: it is handed nothing more for it. Called on its thread.
+pub fn resign(link: &ShardLink, server: u32) {
+    STATE.lock().resign(link, server);
+}
+
+/// For how long a shard has been running without a look at its poll; `None` while it waits in it, and when there is no
+/// shard of that token.
+pub fn running_for(token: u32) -> Option<Duration> {
+    let link = STATE.lock().shards.get(&token)?.link.clone();
+    link.pulse.running_for()
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Taken {
+    /// The queue is empty.
+    All,
+    /// As many as one look takes.
+    Limit,
+    /// Nobody can have them, or there are no descriptors: they stay in the queue.
+    None,
+}
+
+impl State {
+    fn holder_is_live(&self, post: &Post) -> bool {
+        post.holder.and_then(|token| self.shards.get(&token)).is_some_and(|shard| shard.link.is_live())
+    }
+
+    /// The live one among these with the fewest connections.
+    fn least_loaded(&self, members: &[u32]) -> Option<Arc<ShardLink>> {
+        let links = members.iter().filter_map(|member| self.shards.get(member)).map(|shard| &shard.link);
+        links.filter(|link| link.is_live()).min_by_key(|link| link.load()).cloned()
+    }
+
+    /// Accepts from the queue of a shard that does not.
+    fn take_over(&mut self, server: u32, members: &[u32], listener: &Arc<Listener>) -> Taken {
+        for _ in 0..GUARDIAN_ACCEPTS {
+            let Some(link) = self.least_loaded(members) else { return Taken::None };
+            if link.inbox.is_full() || self.unserved.len() >= UNSERVED_MAX {
+                return Taken::None;
+            }
+            match tcp::accept(listener.as_fd()) {
+                Ok((fd, peer)) => {
+                    let delivery = Delivery::Connection(Unserved { server, fd, peer });
+                    if let Err(Delivery::Connection(connection)) = link.inbox.push(delivery) {
+                        self.unserved.push_back(connection); // another shard filled it just now
+                    }
+                }
+                Err(error) => match tcp::accept_failure(&error) {
+                    AcceptFailure::Empty => return Taken::All,
+                    AcceptFailure::Connection => {}
+                    AcceptFailure::Exhausted | AcceptFailure::Other => return Taken::None,
+                },
+            }
+        }
+        Taken::Limit
+    }
+
+    fn resign(&mut self, link: &ShardLink, server: u32) {
+        let Some(guarded) = self.servers.get_mut(&server) else { return };
+        guarded.members.retain(|&member| member != link.token);
+        for post in guarded.posts.iter_mut().filter(|post| post.holder == Some(link.token)) {
+            post.holder = None;
+        }
+        link.set_neighbours(server, Vec::new());
+        self.introduce(server);
+    }
+
+    /// Tells the members of a server of each other.
+    fn introduce(&self, server: u32) {
+        let members = self.servers.get(&server).map_or(&[][..], |guarded| &guarded.members);
+        let links = || members.iter().filter_map(|member| self.shards.get(member)).map(|shard| &shard.link);
+        for link in links() {
+            let others = links().filter(|other| other.token != link.token).map(Arc::downgrade).collect();
+            link.set_neighbours(server, others);
+        }
+    }
+
+    fn keep(&mut self, connection: Unserved) {
+        if self.servers.contains_key(&connection.server) && self.unserved.len() < UNSERVED_MAX {
+            self.unserved.push_back(connection);
+        } else {
+            reset(connection);
+        }
+    }
+
+    /// Gives the connections that nobody serves to live shards; with `even_stuck`, to stuck ones when no other is there.
+    fn hand_out(&mut self, even_stuck: bool) {
+        for _ in 0..self.unserved.len() {
+            let Some(connection) = self.unserved.pop_front() else { return };
+            let members = self.servers.get(&connection.server).map_or(&[][..], |guarded| &guarded.members);
+            let links = members.iter().filter_map(|member| self.shards.get(member)).map(|shard| &shard.link);
+            let able = links.map(|link| (!link.is_live(), link)).filter(|&(stuck, _)| even_stuck || !stuck);
+            let target = able.min_by_key(|&(stuck, link)| (stuck, link.load())).map(|(_, link)| link);
+            let refused = match target {
+                Some(link) => link.inbox.push(Delivery::Connection(connection)).err(),
+                None => Some(Delivery::Connection(connection)),
+            };
+            if let Some(Delivery::Connection(connection)) = refused {
+                self.unserved.push_back(connection);
+            }
+        }
+    }
+}
+
+/// Ends a connection that nobody will serve, so that its peer can tell.
+fn reset(connection: Unserved) {
+    tcp::reset_on_close(connection.fd.as_fd());
+}
+
+const WAKE: Token = Token(usize::MAX);
+/// Of a loop's poll: the shard's metrics token below it. Others are listeners' tokens.
+const POLL_BIT: usize = 1 << 63;
+
+#[derive(Debug)]
+struct Guardian {
+    poll: Poll,
+    events: Events,
+    /// Since when no shard has turned, as far as we looked.
+    quiet_since: Option<Instant>,
+}
+
+impl Guardian {
+    fn run(mut self, report: &dyn Fn(Report)) {
+        let mut reports = Vec::new();
+        let mut slept = false;
+        loop {
+            let timeout = {
+                let mut state = STATE.lock();
+                if state.ends {
+                    return;
+                }
+                if slept {
+                    let now = Instant::now();
+                    state.shards.values_mut().for_each(|shard| shard.turned_at = now); // all had waited until now
+                }
+                self.look(&mut state, &mut reports)
+            };
+            slept = timeout.is_none();
+            reports.drain(..).for_each(report);
+            // EINTR is a look around like any other.
+            _ = self.poll.poll(&mut self.events, timeout);
+            ASLEEP.store(false, Ordering::SeqCst);
+            if !self.events.is_empty() {
+                self.quiet_since = None;
+            }
+            let mut state = STATE.lock();
+            let fired = self.events.iter().map(|event| event.token().0);
+            state.disarm(self.poll.registry(), fired);
+        }
+    }
+
+    /// Does what is to be done now. When the next look is due; `None` when the kernel will say.
+    fn look(&mut self, state: &mut State, reports: &mut Vec<Report>) -> Option<Duration> {
+        let now = Instant::now();
+        let stall_after = state.stall_after;
+        // A shard that gets stuck just after a look is told of no later than it would be anyway.
+        let mut next = stall_after.map_or(WATCH, |after| after.clamp(STALL, WATCH));
+        let mut turning = false;
+        for (&token, shard) in &mut state.shards {
+            let turns = shard.link.metrics.read(abi::METRIC_LOOP_TURNS);
+            let turned = mem::replace(&mut shard.turns, turns) != turns;
+            let running = shard.link.pulse.running_for();
+            if turned || running.is_none() {
+                shard.turned_at = now;
+            }
+            // What we saw ourselves bounds what the pulse says, which may be too much.
+            let running = running.map(|running| running.min(now.duration_since(shard.turned_at)));
+            turning |= turned || running.is_some();
+            if shard.told && (turned || running.is_none()) {
+                shard.told = false;
+                reports.push((token, None));
+            }
+            let Some(running) = running else { continue };
+            if running >= STALL {
+                next = next.min(STALL);
+                // What it was handed before it got stuck is for others, too.
+                state.unserved.extend(shard.link.inbox.reclaim());
+            }
+            if let Some(stall_after) = stall_after
+                && !shard.told
+            {
+                if running >= stall_after {
+                    shard.told = true;
+                    reports.push((token, Some(running)));
+                } else {
+                    next = next.min((stall_after - running).max(SHORTEST));
+                }
+            }
+        }
+        state.hand_out(false);
+        if !state.unserved.is_empty() && state.servers.values().any(|guarded| !guarded.members.is_empty()) {
+            next = next.min(STALL);
+        }
+        if state.attend(self.poll.registry()) {
+            next = next.min(STALL);
+            turning = true;
+        }
+        if turning {
+            self.quiet_since = None;
+            return Some(next);
+        }
+        let since = *self.quiet_since.get_or_insert(now);
+        if now.duration_since(since) < QUIET {
+            return Some(next);
+        }
+        // All wait. Told of the first event by their polls, we sleep; who turned while that was set up is seen now.
+        ASLEEP.store(true, Ordering::SeqCst);
+        let quiet = state.watch_polls(self.poll.registry());
+        if quiet {
+            return None;
+        }
+        ASLEEP.store(false, Ordering::SeqCst);
+        self.quiet_since = None;
+        Some(next)
+    }
+}
+
+impl State {
+    /// Sees to every listener. Whether some of them need another look soon.
+    fn attend(&mut self, registry: &Registry) -> bool {
+        let mut soon = false;
+        let numbers: Vec<u32> = self.servers.keys().copied().collect();
+        for number in numbers {
+            // Taken out while its posts are looked at: what they need of the others is in `self`.
+            let Some(mut guarded) = self.servers.remove(&number) else { continue };
+            for index in 0..guarded.posts.len() {
+                soon |= self.attend_post(registry, number, &mut guarded, index);
+            }
+            self.servers.insert(number, guarded);
+        }
+        soon
+    }
+
+    fn attend_post(&mut self, registry: &Registry, server: u32, guarded: &mut Guarded, index: usize) -> bool {
+        let orphaned = guarded.posts[index].holder.is_none_or(|token| !self.shards.contains_key(&token));
+        if orphaned {
+            let Some(adopter) = self.adopter(guarded) else {
+                // Nobody serves the server (yet), or all are stuck: asked again when that changes.
+                return !guarded.members.is_empty();
+            };
+            let listener = guarded.posts[index].listener.clone();
+            if adopter.inbox.push(Delivery::Adopt { server, listener }).is_ok() {
+                guarded.posts[index].holder = Some(adopter.token);
+            }
+            return true;
+        }
+        let live = self.holder_is_live(&guarded.posts[index]);
+        let post = &mut guarded.posts[index];
+        if live {
+            if post.armed {
+                return false;
+            }
+            // It takes its connections itself; to be watched again once its queue was seen empty.
+            if tcp::has_waiting(post.listener.as_fd()) {
+                return true;
+            }
+            return !post.arm(registry);
+        }
+        // Watched only once it is empty (a connection that comes in between is told at once): what nobody can take now
+        // would wake us over and over.
+        let taken = self.take_over(server, &guarded.members, &post.listener);
+        taken != Taken::All || !(post.armed || post.arm(registry))
+    }
+
+    /// The live member that accepts from the fewest listeners.
+    fn adopter(&self, guarded: &Guarded) -> Option<Arc<ShardLink>> {
+        let links =
+            guarded.members.iter().filter_map(|member| self.shards.get(member)).map(|shard| &shard.link);
+        let held =
+            |link: &ShardLink| guarded.posts.iter().filter(|post| post.holder == Some(link.token)).count();
+        links.filter(|link| link.is_live()).min_by_key(|link| held(link)).cloned()
+    }
+
+    /// Ends the watch of what fired, and of all loops' polls: we are awake.
+    fn disarm(&mut self, registry: &Registry, fired: impl Iterator<Item = usize>) {
+        for shard in self.shards.values_mut() {
+            if let Some(fd) = shard.poll.take() {
+                // Fails when the loop is gone, and its descriptor with it.
+                _ = registry.deregister(&mut SourceFd(&fd));
+            }
+        }
+        for token in fired {
+            let posts = self.servers.values_mut().flat_map(|guarded| &mut guarded.posts);
+            posts.filter(|post| post.token as usize == token).for_each(|post| post.disarm(registry));
+        }
+    }
+
+    /// Watches the poll of every loop. False when one of them did not wait in it all the while, or cannot be watched.
+    fn watch_polls(&mut self, registry: &Registry) -> bool {
+        let mut quiet = true;
+        for (&token, shard) in &mut self.shards {
+            if shard.poll.is_none() {
+                let watched = shard.link.pulse.with_poll(|fd| {
+                    let mut source = SourceFd(&fd);
+                    let token = Token(POLL_BIT | token as usize);
+                    registry.register(&mut source, token, Interest::READABLE).map(|()| fd)
+                });
+                match watched {
+                    Some(Ok(fd)) => shard.poll = Some(fd),
+                    Some(Err(_)) => quiet = false,
+                    None => {} // no loop, so nothing that could get stuck
+                }
+            }
+        }
+        // An event that a loop took before we watched is no edge any more. But then the loop runs now, or has turned.
+        quiet
+            && self.shards.values().all(|shard| {
+                shard.link.pulse.running_for().is_none()
+                    && shard.link.metrics.read(abi::METRIC_LOOP_TURNS) == shard.turns
+            })
+    }
+}
+
+impl Post {
+    /// Has the poll watch it; its edge comes at once when connections wait.
+    fn arm(&mut self, registry: &Registry) -> bool {
+        let token = Token(self.token as usize);
+        self.armed = registry
+            .register(&mut SourceFd(&self.listener.as_fd().as_raw_fd()), token, Interest::READABLE)
+            .is_ok();
+        self.armed
+    }
+
+    fn disarm(&mut self, registry: &Registry) {
+        if mem::take(&mut self.armed) {
+            // It fails only when it is not watched, which is what is wanted.
+            _ = registry.deregister(&mut SourceFd(&self.listener.as_fd().as_raw_fd()));
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The guardian's decisions, with shards that are only links: who adopts which queue, and who is handed what.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use parking_lot::Mutex;
+use shardloop_native::guardian;
+use shardloop_native::inbox::{Delivery, Unserved};
+use shardloop_native::link::ShardLink;
+use shardloop_native::net::listen::{self, ListenOptions};
+use shardloop_native::net::tcp;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// There is one guardian in a process: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+static NUMBERS: AtomicU32 = AtomicU32::new(1);
+
+fn number() -> u32 {
+    NUMBERS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Runs a test beside the guardian.
+fn guarded(test: impl FnOnce()) {
+    let _alone = ALONE.lock();
+    guardian::start(|_| {}).unwrap();
+    test();
+    guardian::stop();
+}
+
+fn listener() -> (u32, SocketAddr) {
+    let listener = listen::bind(&ListenOptions {
+        host: IpAddr::from([127, 0, 0, 1]),
+        port: 0,
+        backlog: 16,
+        reuse_port: false,
+        ipv6_only: false,
+        no_delay: true,
+        exclusive: false,
+    });
+    let listener = listener.unwrap();
+    let address = listener.address();
+    (listen::register(listener), address)
+}
+
+fn shard() -> Arc<ShardLink> {
+    let link = Arc::new(ShardLink::new(number(), Arc::default()));
+    guardian::join(link.clone());
+    link
+}
+
+fn unserved(server: u32) -> (Unserved, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (fd, peer) = tcp::accept(listener.as_fd()).unwrap();
+    (Unserved { server, fd, peer }, client)
+}
+
+/// The next delivery, which the guardian's thread may still be about to make.
+fn next(link: &ShardLink) -> Delivery {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(delivery) = link.inbox.pop() {
+            return delivery;
+        }
+        assert!(Instant::now() < deadline, "nothing was delivered");
+        std::thread::yield_now();
+    }
+}
+
+fn adopted(delivery: Delivery) -> u32 {
+    let Delivery::Adopt { listener, .. } = delivery else { panic!("{delivery:?} is no adoption") };
+    listener.token()
+}
+
+fn released(delivery: Delivery) -> u32 {
+    let Delivery::Release(listener) = delivery else { panic!("{delivery:?} is no release") };
+    listener.token()
+}
+
+#[test]
+fn a_listener_without_a_shard_is_adopted_until_its_shard_is_back() {
+    guarded(|| {
+        let (server, first, second) = (number(), listener().0, listener().0);
+        guardian::guard(server, &[first, second]);
+        let alpha = shard();
+        guardian::serve(&alpha, server, &[first]);
+        assert_eq!(adopted(next(&alpha)), second);
+        let beta = shard();
+        guardian::serve(&beta, server, &[second]);
+        assert_eq!(released(next(&alpha)), second);
+        guardian::leave(&alpha, Vec::new());
+        assert_eq!(adopted(next(&beta)), first);
+        // Its own too: nobody is left, and whoever comes serves all.
+        guardian::leave(&beta, Vec::new());
+        let gamma = shard();
+        guardian::serve(&gamma, server, &[first]);
+        assert_eq!(adopted(next(&gamma)), second);
+        guardian::leave(&gamma, Vec::new());
+        guardian::unguard(server);
+        [first, second].into_iter().for_each(listen::unregister);
+        assert!(listen::find(first).is_none() && listen::find(second).is_none());
+    });
+}
+
+#[test]
+fn orphans_are_spread_over_the_shards_that_live() {
+    let _alone = ALONE.lock();
+    let server = number();
+    let tokens: Vec<u32> = (0..6).map(|_| listener().0).collect();
+    let shards = [shard(), shard()];
+    guardian::guard(server, &tokens);
+    guardian::serve(&shards[0], server, &tokens[..1]);
+    guardian::serve(&shards[1], server, &tokens[1..2]);
+    guardian::start(|_| {}).unwrap();
+    let mut adoptions: Vec<u32> =
+        shards.iter().flat_map(|shard| [adopted(next(shard)), adopted(next(shard))]).collect();
+    adoptions.sort_unstable();
+    assert_eq!(adoptions, tokens[2..]);
+    shards.iter().for_each(|shard| guardian::leave(shard, Vec::new()));
+    guardian::stop();
+    tokens.into_iter().for_each(listen::unregister);
+}
+
+#[test]
+fn what_a_dying_shard_leaves_goes_to_another_or_waits_for_one() {
+    guarded(|| {
+        let (server, token) = (number(), listener().0);
+        guardian::guard(server, &[token]);
+        let dying = shard();
+        guardian::serve(&dying, server, &[token]);
+        let (left, _client) = unserved(server);
+        let (waiting, _other_client) = unserved(server);
+        let peers = [left.peer, waiting.peer];
+        dying.inbox.push(Delivery::Connection(waiting)).unwrap();
+        guardian::leave(&dying, vec![left]);
+        let heir = shard();
+        guardian::serve(&heir, server, &[token]);
+        let mut inherited = Vec::new();
+        while inherited.len() < 2 {
+            let Delivery::Connection(connection) = next(&heir) else { panic!("a listener was its own") };
+            inherited.push(connection.peer);
+        }
+        assert!(peers.iter().all(|peer| inherited.contains(peer)));
+        assert!(dying.inbox.push(next_release()).is_err(), "a shard that is gone takes nothing");
+        guardian::leave(&heir, Vec::new());
+        guardian::unguard(server);
+        listen::unregister(token);
+    });
+}
+
+fn next_release() -> Delivery {
+    let token = listener().0;
+    let listener = listen::find(token).unwrap();
+    listen::unregister(token);
+    Delivery::Release(listener)
+}
+
+#[test]
+fn connections_that_nobody_can_serve_any_more_are_reset() {
+    for ends_by_stop in [false, true] {
+        guarded(|| {
+            let (server, token) = (number(), listener().0);
+            guardian::guard(server, &[token]);
+            let dying = shard();
+            guardian::serve(&dying, server, &[token]);
+            let (left, mut client) = unserved(server);
+            guardian::leave(&dying, vec![left]);
+            if ends_by_stop {
+                guardian::stop();
+            } else {
+                guardian::unguard(server);
+            }
+            let error = client.read(&mut [0]).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ECONNRESET));
+            listen::unregister(token);
+        });
+    }
+}
+
+#[test]
+fn the_queue_of_a_shard_that_is_down_is_handed_over_when_its_server_stops() {
+    guarded(|| {
+        let (server, first, (second, address)) = (number(), listener().0, listener());
+        guardian::guard(server, &[first, second]);
+        let (alpha, beta) = (shard(), shard());
+        guardian::serve(&beta, server, &[second]);
+        guardian::serve(&alpha, server, &[first]);
+        let client = TcpStream::connect(address).unwrap();
+        guardian::leave(&beta, Vec::new());
+        guardian::unguard(server);
+        loop {
+            match next(&alpha) {
+                // The guardian's thread may have been quicker; then alpha accepts it itself.
+                Delivery::Adopt { listener, .. } if listener.token() == second => {
+                    if tcp::has_waiting(listener.as_fd()) {
+                        break;
+                    }
+                }
+                Delivery::Connection(connection) => {
+                    assert_eq!(connection.peer, client.local_addr().unwrap());
+                    break;
+                }
+                Delivery::Adopt { .. } | Delivery::Release(_) => {}
+            }
+        }
+        guardian::leave(&alpha, Vec::new());
+        [first, second].into_iter().for_each(listen::unregister);
+    });
+}
