@@ -5,7 +5,7 @@ import { networkInterfaces, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { createServer, isSupervisor, type Server, shardId } from '../src/index.js'
-import type { Child } from './harness/child.js'
+import { answersOf, endsBySigterm } from './harness/answers.js'
 import { ChunkEcho } from './harness/echo-protocols.js'
 import { assertCode, assertRejects, forEachEngine, portOf, type TestContext } from './harness/suite.js'
 
@@ -16,22 +16,6 @@ const HAS_IPV6 = Object.values(networkInterfaces()).some((addresses) =>
 
 function source(name: string): string {
   return fileURLToPath(new URL(`test/fixtures/servers/${name}`, ROOT))
-}
-
-/** What every shard says, by connecting until `shards` of them have answered. */
-async function answersOf(t: TestContext, port: number, shards: number): Promise<string[]> {
-  const answers = new Set<string>()
-  for (let tries = 0; answers.size < shards && tries < 200; tries++) {
-    const client = await t.connect(port)
-    answers.add((await client.readToEnd()).toString())
-    await client.destroy()
-  }
-  return [...answers].sort()
-}
-
-async function endsBySigterm(child: Child): Promise<void> {
-  child.kill('SIGTERM')
-  assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
 }
 
 forEachEngine('how a shard starts', (test) => {
@@ -151,10 +135,10 @@ forEachEngine('in this very thread', (test) => {
     const client = await t.connect(server)
     await client.write('hello')
     assert.equal((await client.readExactly(5)).toString(), 'hello')
-    assert.deepEqual(server.shards, [{ id: 0, state: 'ready' }])
+    assert.deepEqual(server.shards, [{ id: 0, state: 'ready', restarts: 0, stalledMs: 0 }])
     await client.destroy()
     await server.close()
-    assert.deepEqual(server.shards, [{ id: 0, state: 'stopped' }])
+    assert.deepEqual(server.shards, [{ id: 0, state: 'stopped', restarts: 0, stalledMs: 0 }])
   })
 
   test('shards: 0 takes a module by URL too', async (t) => {
@@ -380,7 +364,7 @@ forEachEngine('several servers in one process', (test) => {
       const child = t.start('servers/controlled-by-shard', [how])
       assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
       assert.ok(
-        child.lines.includes(`shard 1: ${how} of 2 shards and 2 counters, fileno true then -1`),
+        child.lines.includes(`shard 1: ${how} of 2 shards and 2 counters, 2 rendered, fileno true then -1`),
         child.describe(),
       )
       for (const who of ['supervisor', 'shard 0', 'shard 1'])

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { fileURLToPath } from 'node:url'
+import type { ShardMetrics } from '../src/index.js'
 import { type Child, fixtureUrl } from './harness/child.js'
 import { assertBytes, type Client } from './harness/client.js'
 import { eventually } from './harness/deferred.js'
@@ -23,6 +24,8 @@ forEachEngine('descriptor exhaustion', (test, engine) => {
       await eventually(async () => (await counters(child)).acceptErrors > 0)
       const served = (): Client[] => clients.filter((client) => client.received >= 5)
       await eventually(async () => served().length === (await counters(child)).connectionsTotal)
+      const { acceptErrors, acceptErrorsByKind } = await counters(child)
+      assert.deepEqual(acceptErrorsByKind, { descriptors: acceptErrors, memory: 0, aborted: 0, other: 0 })
       const accepted = served()
       assert.ok(accepted.length > 10 && accepted.length < LIMIT, `${accepted.length} were accepted`)
 
@@ -109,7 +112,9 @@ async function connectAll(t: TestContext, port: number, count: number): Promise<
   return await Promise.all(Array.from({ length: count }, () => t.connect(port)))
 }
 
-async function counters(child: Child): Promise<{ acceptErrors: number; connectionsTotal: number }> {
+async function counters(
+  child: Child,
+): Promise<Pick<ShardMetrics, 'acceptErrors' | 'acceptErrorsByKind' | 'connectionsTotal'>> {
   return JSON.parse((await child.ask('metrics', /^metrics (.*)$/))[1] as string)
 }
 

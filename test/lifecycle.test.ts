@@ -253,13 +253,13 @@ forEachEngine('a start that fails', (test) => {
     await client.write('who\n')
     assert.match(await client.readLine(), /^[01]$/)
     assert.deepEqual(server.shards, [
-      { id: 0, state: 'ready' },
-      { id: 1, state: 'ready' },
+      { id: 0, state: 'ready', restarts: 0, stalledMs: 0 },
+      { id: 1, state: 'ready', restarts: 0, stalledMs: 0 },
     ])
   })
 })
 
-forEachEngine('a shard that dies', (test) => {
+forEachEngine('a shard that dies and is not replaced', (test) => {
   const deaths: [command: string, cause: object | undefined, message: RegExp][] = [
     [
       'throw',
@@ -285,9 +285,9 @@ forEachEngine('a shard that dies', (test) => {
     ],
   ]
   for (const [command, cause, message] of deaths) {
-    test(`by ${command}: is reported by name, the others drain, everything is closed`, async (t) => {
+    test(`by ${command}: the last one is reported by name, and everything is closed`, async (t) => {
       const flags = command === 'heap' ? ['--max-old-space-size=50'] : []
-      const { child, port } = await obedient(t, { shards: 2, onError: true }, flags)
+      const { child, port } = await obedient(t, { shards: 1, maxRestarts: 0, onError: true }, flags)
       const clients = await Promise.all(Array.from({ length: 8 }, () => t.connect(port)))
       const [client] = clients
       assert.ok(client !== undefined)
@@ -306,15 +306,37 @@ forEachEngine('a shard that dies', (test) => {
       assert.match(events[0] ?? '', /^\{"event":"error"/)
       assert.equal(events[1], '{"event":"close"}')
       const over = await json<Over>(child, /^\{"over".*/)
-      assert.deepEqual([...over.states].sort(), ['failed', 'stopped'])
+      assert.deepEqual(over.states, ['failed'])
       assert.ok(over.open.length <= over.before.length, `${over.open}\n${over.before}`)
-      await child.line(/^\{"shard":\{"id":\d,"state":"failed","reason":/)
+      await child.line(/^\{"shard":\{"id":\d,"state":"failed","restarts":0,"reason":/)
       for (const other of clients) await other.readToClose()
     })
   }
 
+  test('leaves the others serving, until the last has died; the first cause is reported', async (t) => {
+    const { child, port } = await obedient(t, { shards: 2, maxRestarts: 0, onError: true, balance: 'shared' })
+    const first = await t.connect(port)
+    await first.write('throw\n')
+    await child.line(/^\{"shard":\{"id":\d,"state":"failed","restarts":0,"reason":"thrown outside/)
+    await first.readToClose()
+    const last = await t.connect(port)
+    await last.write('who\n')
+    assert.match(await last.readLine(), /^[01]$/)
+    assert.ok(!child.stdout.includes('"event"'), child.describe())
+    await last.write('exit 3\n')
+    assert.equal((await child.untilExit()).code, 0, child.describe())
+    const { message, cause } = await json<{ message: string; cause: { code: string } }>(
+      child,
+      /^\{"event":"error".*/,
+    )
+    assert.match(message, /^shard \d died: thrown outside of any callback$/)
+    assert.equal(cause.code, 'E_THROWN')
+    assert.deepEqual((await json<Over>(child, /^\{"over".*/)).states, ['failed', 'failed'])
+    await last.readToClose()
+  })
+
   test("without a listener for 'error' the process fails with it", async (t) => {
-    const { child, port } = await obedient(t, { shards: 2 })
+    const { child, port } = await obedient(t, { shards: 1, maxRestarts: 0 })
     const client = await t.connect(port)
     await client.write('throw\n')
     assert.equal((await child.untilExit()).code, 1)
@@ -355,8 +377,11 @@ forEachEngine('a shard that dies', (test) => {
     )
   })
 
-  test('ends every server on its shards; a new server gets new shards', async (t) => {
-    const servers = [await t.serve(MODULE, { shards: 2 }), await t.serve(MODULE, { shards: 2 })]
+  test('ends every server on its shards when it is the last; a new server gets new shards', async (t) => {
+    const servers = [
+      await t.serve(MODULE, { shards: 1, maxRestarts: 0 }),
+      await t.serve(MODULE, { shards: 1 }),
+    ]
     const errors = servers.map((server) => diedOf(server))
     const client = await t.connect(servers[0] as Server)
     await client.write('exit 9\n')

@@ -19,6 +19,11 @@ options('have the documented defaults', () => {
     backlog: 4096,
     ipv6Only: false,
     shards: null,
+    maxRestarts: null,
+    stallAfterMs: 1000,
+    killAfterMs: 0,
+    restartWindowMs: null,
+    resourceLimits: null,
     engine: 'mio',
     balance: 'reuseport',
     name: undefined,
@@ -42,6 +47,16 @@ options('are frozen, and are what was given', () => {
     backlog: 1,
     ipv6Only: true,
     shards: 256,
+    maxRestarts: 0,
+    stallAfterMs: 50,
+    killAfterMs: 2_147_483_647,
+    restartWindowMs: 1,
+    resourceLimits: {
+      maxOldGenerationSizeMb: 64,
+      maxYoungGenerationSizeMb: 0.5,
+      codeRangeSizeMb: 8,
+      stackSizeMb: 2,
+    },
     engine: 'mio',
     balance: 'shared',
     name: 'chat',
@@ -60,6 +75,7 @@ options('are frozen, and are what was given', () => {
   assert.deepEqual(settings, { ...rest, hosts: host })
   assert.ok(Object.isFrozen(settings))
   assert.ok(Object.isFrozen(settings.hosts))
+  assert.ok(Object.isFrozen(settings.resourceLimits))
 })
 
 options('of undefined are as good as none', () => {
@@ -98,6 +114,13 @@ const WRONG: readonly [name: string, value: unknown, message: RegExp][] = [
   ['shards', 257, /given 257$/],
   ['shards', 'many', /given 'many'$/],
   ['shards', 1.5, /given 1.5$/],
+  ['maxRestarts', -1, /an integer from 0 to 10000, given -1$/],
+  ['maxRestarts', Number.POSITIVE_INFINITY, /given Infinity$/],
+  ['restartWindowMs', 0, /an integer from 1 to 2147483647, given 0$/],
+  ['resourceLimits', 64, /an object with some of maxOldGenerationSizeMb, .*, given 64$/],
+  ['resourceLimits', null, /given null$/],
+  ['resourceLimits', [64], /given \[ 64 \]$/],
+  ['resourceLimits', { maxHeapMb: 64 }, /none but maxOldGenerationSizeMb, .*, given { maxHeapMb: 64 }$/],
   ['engine', 'tokio', /'tokio' is not available yet/],
   ['engine', 'epoll', /'auto' or 'mio', given 'epoll'$/],
   ['balance', 'round-robin', /'reuseport' or 'shared', given 'round-robin'$/],
@@ -126,6 +149,17 @@ for (const [name, value, message] of WRONG) {
     assert.match(text, message)
   })
 }
+
+options('of resourceLimits are refused by their own names', () => {
+  for (const wrong of [0, -1, '64', null, Number.NaN, 2 ** 20 + 1]) {
+    assert.throws(() => parse({ resourceLimits: { maxOldGenerationSizeMb: wrong } }), {
+      code: 'ERR_SHARDLOOP_OPTION',
+      message:
+        /^option resourceLimits\.maxOldGenerationSizeMb: expected MiB, above 0 and at most 1048576, given /,
+    })
+  }
+  assert.deepEqual(parse({ resourceLimits: { stackSizeMb: undefined } }).resourceLimits, {})
+})
 
 options('that do not exist are refused by name, with those that do', async () => {
   const error = await createServer(factory, { hots: '::' } as ServerOptions).catch(

@@ -120,7 +120,7 @@ forEachEngine('what broke once', (test, engine) => {
       exclusive: false,
     })
     assert.ok('token' in listener)
-    const loop = new ShardLoop({ shardId: 0, engine, metricsToken: token })
+    const loop = new ShardLoop({ shardId: 0, engine, metricsToken: token, supervised: false })
     let transport: Transport | undefined
     let ends = 0
     let made: () => void = () => {}
@@ -137,6 +137,7 @@ forEachEngine('what broke once', (test, engine) => {
           ends++
         },
       }),
+      number: 0,
       listeners: [listener.token],
       writeHighBytes: 65536,
       writeLowBytes: 16384,

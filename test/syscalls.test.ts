@@ -13,6 +13,10 @@ const SIZE_BYTES = 64
 const SECONDS = 2
 /** Ours may make a tenth more than the raw loop: its one poll a batch is nested in libuv's. */
 const RATIO_MAX = 1.1
+/** Node's own threads, and the guardian, look around for a second or two once they were disturbed. */
+const SETTLE_MS = 3_000
+/** Then an idle server is left alone for this long, and must not do anything. */
+const QUIET_MS = 4_000
 const EXAMPLE = fileURLToPath(new URL('../examples/echo.js', import.meta.url))
 
 forEachEngine('system calls', (test, engine) => {
@@ -48,6 +52,45 @@ forEachEngine('system calls', (test, engine) => {
       { timeoutMs: 60_000 },
     )
   }
+})
+
+forEachEngine('an idle server', (test, engine) => {
+  const name = 'makes no system call at all, with open connections and two shards'
+  if (process.platform !== 'linux' || spawnSync('strace', ['-V']).status !== 0) {
+    test.skip(name, 'strace is not installed')
+    return
+  }
+  test(
+    name,
+    async (t) => {
+      const args = ['--host', '127.0.0.1', '--port', '0', '--shards', '2', '--engine', engine]
+      const server = t.spawn([EXAMPLE, ...args])
+      const port = Number((await server.line(/^listening on tcp:\/\/127\.0\.0\.1:(\d+)/))[1])
+      for (let connections = 0; connections < 20; connections++) {
+        const client = await t.connect(port)
+        await client.write('hello')
+        await client.readExactly(5)
+      }
+      const file = join(tmpdir(), `shardloop-idle-${process.pid}-${server.pid}`)
+      t.defer(() => rmSync(file, { force: true }))
+      const strace = t.spawn(['-f', '-ttt', '-o', file, '-p', String(server.pid)], { command: 'strace' })
+      await strace.until(() => strace.stderr.includes('attached') || strace.exit !== undefined)
+      assert.equal(strace.exit, undefined, strace.describe())
+      const attachedAt = Date.now()
+      await new Promise((resolve) => setTimeout(resolve, SETTLE_MS + QUIET_MS))
+      const endedAt = Date.now()
+      strace.kill('SIGINT')
+      await strace.untilExit()
+      const calls = readFileSync(file, 'utf8').split('\n')
+      assert.ok(calls.length > 5, 'strace saw the process')
+      const late = calls.filter((line) => {
+        const at = Number(line.split(/\s+/)[1]) * 1000
+        return at > attachedAt + SETTLE_MS && at < endedAt
+      })
+      assert.deepEqual(late, [])
+    },
+    { timeoutMs: 60_000 },
+  )
 })
 
 /** System calls of a server's process, all threads, per request of a fixed load. */

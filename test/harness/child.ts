@@ -12,6 +12,7 @@ export interface ChildOptions {
   /** The program; this Node by default. */
   readonly command?: string
   readonly env?: Readonly<Record<string, string>>
+  readonly cwd?: string
 }
 
 const living = new Set<Child>()
@@ -33,6 +34,7 @@ export class Child extends Observable {
     super()
     const child = spawn(options.command ?? process.execPath, args, {
       stdio: ['pipe', 'pipe', 'pipe'],
+      cwd: options.cwd,
       env: { ...process.env, ...options.env },
     })
     this.process = child

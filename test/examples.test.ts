@@ -1,0 +1,177 @@
+import assert from 'node:assert/strict'
+import { fileURLToPath } from 'node:url'
+import { endsBySigterm } from './harness/answers.js'
+import type { Child } from './harness/child.js'
+import type { Client } from './harness/client.js'
+import { forEachEngine, type TestContext } from './harness/suite.js'
+
+const ROOT = new URL('../../', import.meta.url)
+
+/** An example, compiled or as it stands under tsx, on a port of its own. */
+async function example(
+  t: TestContext,
+  name: string,
+  args: readonly string[] = [],
+  runner: 'compiled' | 'tsx' = 'compiled',
+): Promise<{ child: Child; port: number }> {
+  const file = new URL(runner === 'tsx' ? `examples/${name}.ts` : `dist/examples/${name}.js`, ROOT)
+  const flags = runner === 'tsx' ? ['--import', 'tsx'] : []
+  const child = t.spawn([...flags, fileURLToPath(file), '--port', '0', ...args])
+  return { child, port: Number((await child.line(/ (?:port|127\.0\.0\.1) (\d+) \(shards \d\)$/))[1]) }
+}
+
+async function ask(client: Client, line: string): Promise<string> {
+  await client.write(`${line}\n`)
+  return await client.readLine()
+}
+
+/** Somebody who chats, by that nick. */
+async function chatter(t: TestContext, port: number, nick: string): Promise<Client> {
+  const client = await t.connect(port)
+  await client.readLine()
+  assert.equal(await ask(client, `/nick ${nick}`), `* you are ${nick}`)
+  return client
+}
+
+forEachEngine('line-chat', (test) => {
+  for (const runner of ['compiled', 'tsx'] as const) {
+    test(`who comes, is renamed, talks and leaves is told to everybody else (${runner})`, async (t) => {
+      const { child, port } = await example(t, 'line-chat', [], runner)
+      const ada = await chatter(t, port, 'ada')
+      const bob = await t.connect(port)
+      assert.match(await bob.readLine(), /^\* you are guest-0-2, one of 2 on shard 0$/)
+      assert.equal(await ada.readLine(), '* guest-0-2 is here')
+      assert.equal(await ask(bob, '/nick bob'), '* you are bob')
+      assert.equal(await ada.readLine(), '* guest-0-2 is now bob')
+      assert.equal(await ask(bob, '/who'), '* ada, bob')
+      await bob.write('hello\nagain\n')
+      assert.equal(await ada.readLine(), 'bob: hello')
+      assert.equal(await ada.readLine(), 'bob: again')
+      assert.equal(await ask(bob, '/quit'), '* bye')
+      assert.equal((await bob.readToEnd()).length, 0, 'nothing of what bob said came back')
+      assert.equal(await ada.readLine(), '* bob has left')
+      await ada.destroy()
+      await endsBySigterm(child)
+    })
+  }
+
+  test('a line may come in pieces, also within a character; control characters do not reach others', async (t) => {
+    const { child, port } = await example(t, 'line-chat')
+    const ada = await chatter(t, port, 'ada')
+    const bob = await chatter(t, port, 'bob')
+    for (let joins = 0; joins < 2; joins++) await ada.readLine()
+    const line = Buffer.from('caf\u00e9 \u001b[31mred\r\n')
+    // An answer to what came behind shows that the first piece was received by itself.
+    await bob.write(Buffer.concat([Buffer.from('/who\n'), line.subarray(0, 4)]))
+    assert.equal(await bob.readLine(), '* ada, bob')
+    await bob.write(line.subarray(4))
+    assert.equal(await ada.readLine(), 'bob: caf\u00e9 [31mred')
+    await endsBySigterm(child)
+  })
+
+  test('a nick that is taken or no name is refused, and what is no command explained', async (t) => {
+    const { child, port } = await example(t, 'line-chat')
+    await chatter(t, port, 'ada')
+    const bob = await chatter(t, port, 'bob')
+    assert.equal(await ask(bob, '/nick ada'), '* ada is taken')
+    for (const name of ['', 'a:b', 'x'.repeat(21)])
+      assert.match(await ask(bob, `/nick ${name}`), /^\* a nick has 1 to 20/)
+    assert.match(await ask(bob, '/help'), /^\* there is \/nick NAME/)
+    await endsBySigterm(child)
+  })
+
+  test('a line of the greatest length passes, a longer one ends its connection, with or without an end', async (t) => {
+    const { child, port } = await example(t, 'line-chat')
+    const ada = await chatter(t, port, 'ada')
+    for (const tail of ['', '\nhello\n']) {
+      const bob = await t.connect(port)
+      await bob.readLine()
+      assert.match(await ada.readLine(), /is here$/)
+      const longest = 'x'.repeat(1024)
+      await bob.write(`${longest}\n`)
+      assert.match(await ada.readLine(), new RegExp(`^guest-0-\\d: ${longest}$`))
+      await bob.write(`${longest}x${tail}`)
+      assert.equal((await bob.readToEnd()).toString(), '* a line has at most 1024 bytes\n')
+      assert.match(await ada.readLine(), /has left$/)
+      bob.end()
+    }
+    await endsBySigterm(child)
+  })
+
+  test('who does not read is dropped, and the others are told', async (t) => {
+    const { child, port } = await example(t, 'line-chat')
+    const slow = await chatter(t, port, 'slow')
+    slow.pause()
+    const ada = await chatter(t, port, 'ada')
+    const witness = await chatter(t, port, 'witness')
+    const lines = 64
+    const flood = Buffer.from(`${'x'.repeat(1023)}\n`.repeat(lines))
+    // Both sides' kernel buffers take some megabytes first. A flood waits until the witness has the one before, who
+    // would be dropped as well if this process were too busy to read.
+    for (let told = false; !told; ) {
+      await ada.write(flood)
+      for (let line = 0; line < lines; line++)
+        if ((await witness.readLine()) === '* slow has left (reads too slowly)') told = true
+    }
+    await slow.untilReset()
+    await endsBySigterm(child)
+  })
+
+  test('a server that drains says goodbye', async (t) => {
+    const { child, port } = await example(t, 'line-chat')
+    const ada = await chatter(t, port, 'ada')
+    child.kill('SIGTERM')
+    assert.equal(await ada.readLine(), '* the server is shutting down')
+    await ada.readToEnd()
+    ada.end()
+    assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
+  })
+})
+
+forEachEngine('crash-test', (test) => {
+  const deaths: [command: string, event: RegExp][] = [
+    ['throw', /^shard 0: .*thrown by crash-test/],
+    ['reject', /^shard 0: .*rejected by crash-test/],
+    ['exit 3', /^shard 0: .*exit code 3/],
+    ['heap', /^shard 0: .*memory limit/],
+  ]
+  for (const [command, event] of deaths) {
+    test(`${command}: kills the shard, which is told in one line and replaced`, async (t) => {
+      const { child, port } = await example(t, 'crash-test', ['--shards', '1'])
+      const victim = await t.connect(port, { mayBreak: true })
+      const [, thread] = /^shard 0, thread (\d+)$/.exec(await ask(victim, 'who')) ?? []
+      assert.equal(await ask(victim, command), `shard 0: ${command}`)
+      await victim.untilReset()
+      await child.line(event)
+      await child.line(/^shard 0: .*state ready/)
+      const next = await t.connect(port)
+      const [, replacement] = /^shard 0, thread (\d+)$/.exec(await ask(next, 'who')) ?? []
+      assert.ok(Number(replacement) > Number(thread), `${replacement} after ${thread}`)
+      assert.match(await ask(next, 'status'), /^shard 0: state ready, restarts 1, /)
+      await endsBySigterm(child)
+    })
+  }
+
+  test('spin: while a shard is stuck another answers, and shows for how long; then it is back', async (t) => {
+    const { child, port } = await example(t, 'crash-test')
+    const [first, second] = [await clientOf(t, port, 0), await clientOf(t, port, 1)]
+    assert.equal(await ask(first, 'spin 1500'), 'shard 0: spin 1500')
+    let stalledMs = 0
+    while (stalledMs < 100) {
+      stalledMs = Number(/^shard 0: .*stalledMs (\d+)/.exec(await ask(second, 'status'))?.[1])
+      assert.match(await second.readLine(), /^shard 1: state ready/)
+    }
+    assert.equal(await first.readLine(), 'shard 0 is back')
+    assert.match(await ask(first, 'help'), /^there is who, status, throw/)
+    await endsBySigterm(child)
+  })
+})
+
+/** A connection to one of the shards; connects until the kernel chooses that. */
+async function clientOf(t: TestContext, port: number, shard: number): Promise<Client> {
+  for (;;) {
+    const client = await t.connect(port)
+    if ((await ask(client, 'who')).startsWith(`shard ${shard},`)) return client
+    await client.destroy()
+  }
+}

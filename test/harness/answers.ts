@@ -1,0 +1,20 @@
+import assert from 'node:assert/strict'
+import type { Child } from './child.js'
+import type { TestContext } from './suite.js'
+
+/** What every shard says, by connecting until `shards` of them have answered. */
+export async function answersOf(t: TestContext, port: number, shards: number): Promise<string[]> {
+  const answers = new Set<string>()
+  for (let tries = 0; answers.size < shards && tries < 200; tries++) {
+    const client = await t.connect(port)
+    answers.add((await client.readToEnd()).toString())
+    await client.destroy()
+  }
+  return [...answers].sort()
+}
+
+/** The server drains, and the process ends by itself. */
+export async function endsBySigterm(child: Child): Promise<void> {
+  child.kill('SIGTERM')
+  assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
+}

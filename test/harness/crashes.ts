@@ -1,0 +1,98 @@
+import assert from 'node:assert/strict'
+import type { Server, ServerOptions, ShardChange } from '../../src/index.js'
+import type { TestContext } from './suite.js'
+
+const MODULE = new URL('../fixtures/servers/crash-module.js', import.meta.url)
+/** Blocked for long enough that every client has connected. */
+const BLOCK_MS = 150
+/** No shard of a busy machine is stuck for so long by chance. */
+const KILL_AFTER_MS = 1_000
+
+/** Every way for a shard to die, with what the supervisor says of it. */
+export const WAYS: readonly (readonly [way: string, reason: RegExp])[] = [
+  ['throw', /^died as it was told$/],
+  ['reject', /^died as it was told$/],
+  ['exit', /exit code 3/],
+  ['heap', /memory limit/],
+  ['panic', /the native shard panicked/],
+  ['terminate', /was stuck for \d+ ms/],
+]
+
+/** What became of connections that came while shards died. */
+export interface Tally {
+  readonly queued: number
+  readonly answered: number
+  readonly failed: number
+  /** As the 'shard' events say: those that lived on the shards, which are the ones that gave the order. */
+  readonly lost: number
+}
+
+/** Has a shard die `crashes` times with `queued` new connections each time, and checks the counts. */
+export async function crash(
+  t: TestContext,
+  way: string,
+  reason: RegExp,
+  { crashes, queued, shards }: { crashes: number; queued: number; shards: number },
+): Promise<Tally> {
+  const options: ServerOptions = {
+    shards,
+    maxRestarts: 10_000,
+    restartWindowMs: 1, // so that every replacement is at once
+    resourceLimits: { maxOldGenerationSizeMb: 32 },
+    ...(way === 'terminate' && { killAfterMs: KILL_AFTER_MS }),
+  }
+  const server = await t.serve(MODULE, options)
+  let [answered, failed, lost] = [0, 0, 0]
+  for (let round = 0; round < crashes; round++) {
+    const died = nextDeath(server)
+    const killer = await t.connect(server)
+    await killer.write('who\n')
+    const shard = Number(await killer.readLine())
+    await killer.write(`die ${way} ${BLOCK_MS}\n`)
+    await untilBlocked(server, shard)
+    const results = await Promise.allSettled(Array.from({ length: queued }, () => ask(t, server)))
+    const ok = results.filter(({ status }) => status === 'fulfilled').length
+    answered += ok
+    failed += queued - ok
+    const change = await died
+    assert.equal(change.id, shard)
+    assert.match(change.reason ?? '', reason)
+    // But for the connection that gave the order none had lived on it.
+    assert.equal(change.connectionsLost, 1)
+    lost += 1
+    await killer.readToClose()
+    await killer.destroy()
+    while (server.shards[shard]?.state !== 'ready')
+      await new Promise((resolve) => server.events.once('shard', resolve))
+  }
+  const { total, shards: each } = server.metrics()
+  assert.equal(total.resets.shardDeath, lost)
+  assert.equal(
+    each.reduce((sum, { restarts }) => sum + restarts, 0),
+    crashes,
+  )
+  await server.abort()
+  return { queued: crashes * queued, answered, failed, lost }
+}
+
+async function untilBlocked(server: Server, shard: number): Promise<void> {
+  while (server.shards[shard]?.stalledMs === 0) await new Promise((resolve) => setImmediate(resolve))
+}
+
+async function ask(t: TestContext, server: Server): Promise<void> {
+  const client = await t.connect(server)
+  await client.write('who\n')
+  await client.readLine()
+  await client.destroy()
+}
+
+/** The next death of a shard. */
+export function nextDeath(server: Server): Promise<ShardChange> {
+  return new Promise((resolve) => {
+    server.events.on('shard', function died(change) {
+      if (change.exitCode === undefined) return
+      server.events.off('shard', died)
+      resolve(change)
+    })
+  })
+}
