@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
 import type { Server, ServerOptions, ShardChange } from '../../src/index.js'
-import type { TestContext } from './suite.js'
+import { Residents } from './residents.js'
+import { portOf, type TestContext } from './suite.js'
 
-const MODULE = new URL('../fixtures/servers/crash-module.js', import.meta.url)
+/** A server that dies as it is told; see there. */
+export const CRASH_MODULE: URL = new URL('../fixtures/servers/crash-module.js', import.meta.url)
 /** Blocked for long enough that every client has connected. */
 const BLOCK_MS = 150
 /** No shard of a busy machine is stuck for so long by chance. */
@@ -23,17 +25,25 @@ export interface Tally {
   readonly queued: number
   readonly answered: number
   readonly failed: number
-  /** As the 'shard' events say: those that lived on the shards, which are the ones that gave the order. */
+  /** As the 'shard' events say: those that lived on the shards, which are residents and the ones that gave the order. */
   readonly lost: number
+  /** Queued connections that the shard that died had, and another or its replacement served. */
+  readonly takenOver: number
+  /** Bytes that residents got back as they had sent them. */
+  readonly echoed: number
 }
 
-/** Has a shard die `crashes` times with `queued` new connections each time, and checks the counts. */
+/**
+ * Has a shard die `crashes` times with `queued` new connections each time while `residents` live on all shards and echo
+ * as fast as they can. Checks that those of the killed shard are lost and no other, and every count of it.
+ */
 export async function crash(
   t: TestContext,
   way: string,
   reason: RegExp,
-  { crashes, queued, shards }: { crashes: number; queued: number; shards: number },
+  plan: { crashes: number; queued: number; shards: number; residents: number },
 ): Promise<Tally> {
+  const { crashes, queued, shards } = plan
   const options: ServerOptions = {
     shards,
     maxRestarts: 10_000,
@@ -41,13 +51,16 @@ export async function crash(
     resourceLimits: { maxOldGenerationSizeMb: 32 },
     ...(way === 'terminate' && { killAfterMs: KILL_AFTER_MS }),
   }
-  const server = await t.serve(MODULE, options)
+  const server = await t.serve(CRASH_MODULE, options)
+  const residents = new Residents(portOf(server), t.random)
   let [answered, failed, lost] = [0, 0, 0]
   for (let round = 0; round < crashes; round++) {
+    await residents.fill(plan.residents)
     const died = nextDeath(server)
     const killer = await t.connect(server)
     await killer.write('who\n')
     const shard = Number(await killer.readLine())
+    const onShard = residents.on(shard)
     await killer.write(`die ${way} ${BLOCK_MS}\n`)
     await untilBlocked(server, shard)
     const results = await Promise.allSettled(Array.from({ length: queued }, () => ask(t, server)))
@@ -57,14 +70,16 @@ export async function crash(
     const change = await died
     assert.equal(change.id, shard)
     assert.match(change.reason ?? '', reason)
-    // But for the connection that gave the order none had lived on it.
-    assert.equal(change.connectionsLost, 1)
-    lost += 1
-    await killer.readToClose()
+    assert.equal(change.connectionsLost, onShard + 1, 'residents of the shard, and who gave the order')
+    lost += onShard + 1
+    await residents.untilNoneOn(shard)
+    assert.deepEqual(residents.broken.splice(0), Array(onShard).fill(shard), 'broken, by shard')
+    await killer.untilReset()
     await killer.destroy()
     while (server.shards[shard]?.state !== 'ready')
       await new Promise((resolve) => server.events.once('shard', resolve))
   }
+  await residents.end()
   const { total, shards: each } = server.metrics()
   assert.equal(total.resets.shardDeath, lost)
   assert.equal(
@@ -72,7 +87,10 @@ export async function crash(
     crashes,
   )
   await server.abort()
-  return { queued: crashes * queued, answered, failed, lost }
+  const takenOver = total.connectionsTakenOver
+  // About half of them came to the queue of the one that died.
+  if (shards === 2) assert.ok(takenOver > (crashes * queued) / 10, `${takenOver} connections were taken over`)
+  return { queued: crashes * queued, answered, failed, lost, takenOver, echoed: residents.echoed }
 }
 
 async function untilBlocked(server: Server, shard: number): Promise<void> {
