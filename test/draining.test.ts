@@ -1,21 +1,12 @@
 import assert from 'node:assert/strict'
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { Worker } from 'node:worker_threads'
 import type { ServerOptions } from '../src/index.js'
-import type { QueueingClients } from './fixtures/queueing-clients.js'
-import { fixtureUrl } from './harness/child.js'
 import { assertBytes, type Client } from './harness/client.js'
 import { Deferred, eventually } from './harness/deferred.js'
 import { KiB } from './harness/memory.js'
+import { whileBlocked } from './harness/queued.js'
 import { BufferedRecorder, Recorder } from './harness/recorder.js'
-import {
-  assertCode,
-  type ExceptionContext,
-  forEachEngine,
-  portOf,
-  settle,
-  type TestContext,
-} from './harness/suite.js'
+import { assertCode, type ExceptionContext, forEachEngine, portOf, settle } from './harness/suite.js'
 
 const MODULE = new URL('./fixtures/servers/obedient-module.js', import.meta.url)
 /** No test waits for it: what does not end by itself fails by the test's own timeout. */
@@ -34,30 +25,6 @@ class Told extends Recorder {
   draining(): void | Promise<void> {
     this.note('draining')
   }
-}
-
-/**
- * Has connections that have sent `request` wait in the accept queue of a server of this thread, runs `act`, and returns
- * what they received until their end.
- */
-async function whileQueued(
-  t: TestContext,
-  port: number,
-  count: number,
-  request: string,
-  act: () => void,
-): Promise<string[]> {
-  const sent = new Int32Array(new SharedArrayBuffer(4))
-  const workerData: QueueingClients = { port, count, request, sent }
-  const worker = new Worker(fixtureUrl('queueing-clients'), { workerData })
-  t.defer(() => worker.terminate())
-  const received = new Deferred<string[]>()
-  worker.once('message', (texts: string[]) => received.resolve(texts))
-  worker.once('error', (error) => received.reject(error))
-  // A worker starts by itself, but its standard streams come by this thread: it writes none.
-  assert.notEqual(Atomics.wait(sent, 0, 0, 10_000), 'timed-out', 'the clients have sent')
-  act()
-  return await received.promise
 }
 
 forEachEngine('draining', (test) => {
@@ -152,7 +119,7 @@ forEachEngine('draining', (test) => {
     const accepting = await t.serveEach(() => new LineEcho(), { drainTimeoutMs: NEVER_MS })
     const { server } = accepting
     let drained: Promise<void> | undefined
-    const answers = await whileQueued(t, portOf(server), 20, 'queued\n', () => {
+    const answers = await whileBlocked(t, portOf(server), 20, 'queued\n', () => {
       assert.equal(server.metrics().total.connectionsTotal, 0)
       drained = server.drain()
     })
@@ -171,7 +138,7 @@ forEachEngine('draining', (test) => {
     }
     const accepting = await t.serveEach(() => new Goodbye(), { drainTimeoutMs: NEVER_MS })
     let drained: Promise<void> | undefined
-    const answers = await whileQueued(t, portOf(accepting.server), 5, 'queued\n', () => {
+    const answers = await whileBlocked(t, portOf(accepting.server), 5, 'queued\n', () => {
       drained = accepting.server.drain()
       void accepting.server.close()
     })

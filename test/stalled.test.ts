@@ -3,7 +3,8 @@ import { once } from 'node:events'
 import type { Server, ShardStall } from '../src/index.js'
 import type { Client } from './harness/client.js'
 import { nextDeath } from './harness/crashes.js'
-import { assertThrows, forEachEngine, type TestContext } from './harness/suite.js'
+import { whileBlocked } from './harness/queued.js'
+import { assertThrows, forEachEngine, portOf, type TestContext } from './harness/suite.js'
 
 const MODULE = new URL('./fixtures/servers/stuck-module.js', import.meta.url)
 /** How long a shard is stuck that must not matter: far longer than any test waits. */
@@ -203,6 +204,55 @@ forEachEngine('a shard that is stuck', (test) => {
     const drained = server.drain({ deadlineMs: 300 })
     for (const client of clients) assert.equal(Number(await client.readLine()), 1 - shard)
     await drained
+  })
+
+  test('while a drain begins: what was sent before it is answered, whoever is stuck and whoever wakes up', async (t) => {
+    for (let round = 0; round < 10; round++) {
+      const server = await t.serve(MODULE, { shards: 3 })
+      const blockers = await Promise.all(
+        Array.from({ length: 4 }, () => block(t, server, `block ${t.random.between(5, 60)}`)),
+      )
+      const clients = await Promise.all(Array.from({ length: 40 }, () => t.connect(server)))
+      await Promise.all(clients.map((client) => client.write('who\n')))
+      // Long enough for every block, so that it says nothing but that all ended by themselves.
+      const drained = server.drain({ deadlineMs: 15_000 })
+      for (const client of clients) assert.match(await client.readLine(), /^[012]$/)
+      for (const client of [...clients, ...blockers.map((blocker) => blocker.client)]) {
+        assert.equal((await client.readToEnd()).length, 0)
+        client.end()
+      }
+      await drained
+      assert.equal(server.metrics().total.resets.server, 0)
+    }
+  })
+
+  test('while the supervisor is busy for a second: others serve its new connections, and it is told after it', async (t) => {
+    const server = await t.serve(MODULE, { shards: 2, stallAfterMs: 100 })
+    const stalled = once(server.events, 'stalled') as Promise<[ShardStall]>
+    const { shard } = await block(t, server)
+    while (server.shards[shard]?.stalledMs === 0);
+    const answers = await whileBlocked(t, portOf(server), 50, 'bye\n', (untilOver) => {
+      const end = performance.now() + 1_000
+      untilOver()
+      while (performance.now() < end);
+    })
+    assert.deepEqual(answers, Array(50).fill(`${1 - shard}\n`))
+    const [stall] = await stalled
+    assert.equal(stall.id, shard)
+    assert.ok((server.shards[shard]?.stalledMs ?? 0) >= 1_000)
+  })
+
+  test('for killAfterMs while the supervisor is busy, and no more after it, is told and not killed', async (t) => {
+    const server = await t.serve(MODULE, { shards: 1, stallAfterMs: 50, killAfterMs: 100 })
+    const told = Promise.all([once(server.events, 'stalled'), once(server.events, 'recovered')])
+    await block(t, server, 'block 500')
+    while (server.shards[0]?.stalledMs === 0);
+    const answers = await whileBlocked(t, portOf(server), 1, 'bye\n', (untilOver) => untilOver())
+    assert.deepEqual(answers, ['0\n'])
+    const [, [recovery]] = (await told) as [[ShardStall], [ShardStall]]
+    assert.ok(recovery.stalledMs >= 400 && recovery.stalledMs < 5_000, String(recovery.stalledMs))
+    assert.equal((await ask(t, server)).shard, 0)
+    assert.equal(server.shards[0]?.restarts, 0)
   })
 
   test('times that cannot be are refused by name', async (t) => {

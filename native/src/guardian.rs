@@ -37,8 +37,16 @@ const WATCH: Duration = Duration::from_millis(GUARDIAN_WATCH_MS);
 const SHORTEST: Duration = Duration::from_millis(1);
 const QUIET: Duration = Duration::from_millis(GUARDIAN_QUIET_MS);
 
-/// What the guardian tells: a shard's token, and for how long it has been stuck; `None` when it turns again.
-pub type Report = (u32, Option<Duration>);
+/// What the guardian tells of a stuck shard, twice.
+#[derive(Debug, Clone, Copy)]
+pub struct Report {
+    /// The shard's.
+    pub token: u32,
+    /// For how long it has been stuck, or was.
+    pub stuck_for: Duration,
+    /// It turns again.
+    pub over: bool,
+}
 
 /// A listener that one shard at a time accepts from.
 #[derive(Debug)]
@@ -74,7 +82,8 @@ struct Watched {
     turns: u64,
     /// When we last saw it turn, or wait in its poll.
     turned_at: Instant,
-    told: bool,
+    /// Since when it has been stuck, as was told.
+    stuck_since: Option<Instant>,
     /// The guardian's poll watches this descriptor, of the loop's own poll.
     poll: Option<RawFd>,
 }
@@ -143,10 +152,10 @@ pub fn wake_if_asleep() {
 
 /// Makes a shard known by its metrics token.
 pub fn join(link: Arc<ShardLink>) {
-    STATE
-        .lock()
-        .shards
-        .insert(link.token, Watched { link, turns: 0, turned_at: Instant::now(), told: false, poll: None });
+    STATE.lock().shards.insert(
+        link.token,
+        Watched { link, turns: 0, turned_at: Instant::now(), stuck_since: None, poll: None },
+    );
     wake();
 }
 
@@ -393,22 +402,24 @@ impl Guardian {
             // What we saw ourselves bounds what the pulse says, which may be too much.
             let running = running.map(|running| running.min(now.duration_since(shard.turned_at)));
             turning |= turned || running.is_some();
-            if shard.told && (turned || running.is_none()) {
-                shard.told = false;
-                reports.push((token, None));
+            if turned || running.is_none() {
+                if let Some(since) = shard.stuck_since.take() {
+                    reports.push(Report { token, stuck_for: now.duration_since(since), over: true });
+                }
             }
             let Some(running) = running else { continue };
             if running >= STALL {
                 next = next.min(STALL);
-                // What it was handed before it got stuck is for others, too.
-                state.unserved.extend(shard.link.inbox.reclaim());
+                // What it was handed before it got stuck is for others, too; but for servers that end and have only it.
+                let guarded = |server| state.servers.contains_key(&server);
+                state.unserved.extend(shard.link.inbox.reclaim(guarded));
             }
             if let Some(stall_after) = stall_after
-                && !shard.told
+                && shard.stuck_since.is_none()
             {
                 if running >= stall_after {
-                    shard.told = true;
-                    reports.push((token, Some(running)));
+                    shard.stuck_since = now.checked_sub(running);
+                    reports.push(Report { token, stuck_for: running, over: false });
                 } else {
                     next = next.min((stall_after - running).max(SHORTEST));
                 }

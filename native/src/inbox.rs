@@ -85,14 +85,14 @@ impl Inbox {
         self.queue.lock().items.pop_front()
     }
 
-    /// Takes the connections back out.
-    pub fn reclaim(&self) -> Vec<Unserved> {
+    /// Takes the connections of these servers back out.
+    pub fn reclaim(&self, of: impl Fn(u32) -> bool) -> Vec<Unserved> {
         let mut queue = self.queue.lock();
         let (mut connections, mut rest) = (Vec::new(), VecDeque::new());
         for item in queue.items.drain(..) {
             match item {
-                Delivery::Connection(connection) => connections.push(connection),
-                Delivery::Adopt { .. } | Delivery::Release(_) => rest.push_back(item),
+                Delivery::Connection(connection) if of(connection.server) => connections.push(connection),
+                other => rest.push_back(other),
             }
         }
         queue.items = rest;
@@ -129,11 +129,11 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
 
-    fn connection() -> Delivery {
+    fn connection(server: u32) -> Delivery {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (fd, peer) = tcp::accept(listener.as_fd()).unwrap();
-        Delivery::Connection(Unserved { server: 1, fd, peer })
+        Delivery::Connection(Unserved { server, fd, peer })
     }
 
     fn listener() -> Arc<Listener> {
@@ -152,10 +152,11 @@ mod tests {
     #[test]
     fn connections_can_be_taken_back_and_the_rest_stays() {
         let inbox = Inbox::default();
-        for item in [connection(), Delivery::Release(listener()), connection()] {
+        for item in [connection(1), connection(2), Delivery::Release(listener()), connection(1)] {
             inbox.push(item).unwrap();
         }
-        assert_eq!(inbox.reclaim().len(), 2);
+        assert_eq!(inbox.reclaim(|server| server == 1).len(), 2);
+        assert!(matches!(inbox.pop(), Some(Delivery::Connection(Unserved { server: 2, .. }))));
         assert!(matches!(inbox.pop(), Some(Delivery::Release(_))));
         assert!(inbox.pop().is_none());
     }
@@ -167,7 +168,7 @@ mod tests {
         for _ in 0..INBOX_MAX {
             inbox.push(release()).unwrap();
         }
-        assert!(inbox.push(connection()).is_err());
+        assert!(inbox.push(connection(1)).is_err());
         inbox.push(release()).unwrap();
         assert_eq!(inbox.close().len(), INBOX_MAX + 1);
         assert!(inbox.push(release()).is_err());

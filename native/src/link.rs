@@ -66,11 +66,10 @@ impl ShardLink {
     /// with the number of accepted connections after which to ask again.
     pub fn relieve(&self, connection: Unserved) -> Result<(), (Unserved, u64)> {
         let own = self.load();
-        let fewest = {
-            let neighbours = self.neighbours.lock();
-            let others = neighbours.get(&connection.server).into_iter().flatten().filter_map(Weak::upgrade);
-            others.map(|link| (link.load(), link)).min_by_key(|&(load, _)| load)
-        };
+        // Held to the end: once the guardian has told us that a neighbour serves no more, it is handed nothing more.
+        let neighbours = self.neighbours.lock();
+        let others = neighbours.get(&connection.server).into_iter().flatten().filter_map(Weak::upgrade);
+        let fewest = others.map(|link| (link.load(), link)).min_by_key(|&(load, _)| load);
         let Some((load, neighbour)) = fewest else { return Err((connection, RELIEF_LOOK_MAX)) };
         let bound = relief_bound(load);
         if own < bound || !neighbour.is_live() {

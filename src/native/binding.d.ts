@@ -142,10 +142,10 @@ export declare function reportStallsAfter(ms: number): void
 export declare function stalledMs(token: number): number
 
 /**
- * Starts the guardian's thread; null when it runs. `report` is called on this thread, with a shard's metrics token and
- * for how many milliseconds it has been stuck; 0 when it turns again. It does not keep the process alive.
+ * Starts the guardian's thread; null when it runs. `report` is called on this thread, with a shard's metrics token, for
+ * how many milliseconds it has been stuck, and whether that is over. It does not keep the process alive.
  */
-export declare function startGuardian(report: (token: number, stalledMs: number) => void): SystemFailure | null
+export declare function startGuardian(report: (token: number, stalledMs: number, over: boolean) => void): SystemFailure | null
 
 /** Ends the guardian's thread, and waits for it. Connections that still wait for a shard are reset. */
 export declare function stopGuardian(): void

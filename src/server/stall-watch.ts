@@ -31,9 +31,11 @@ export class StallWatch {
   constructor(tokens: readonly number[], terminate: (shard: number, why: Error) => void) {
     this.#tokens = tokens
     this.#terminate = terminate
-    const failure = native.startGuardian((token, stalledMs) =>
-      this.#reported(tokens.indexOf(token), stalledMs),
-    )
+    const failure = native.startGuardian((token, stalledMs, over) => {
+      const shard = tokens.indexOf(token)
+      if (over) this.#ended(shard, stalledMs)
+      else this.#began(shard, stalledMs)
+    })
     if (failure !== null) throw systemError(failure.errno, failure.syscall)
   }
 
@@ -56,18 +58,20 @@ export class StallWatch {
     native.stopGuardian()
   }
 
-  #reported(shard: number, stalledMs: number): void {
+  #ended(shard: number, stalledMs: number): void {
     const stall = this.#clear(shard)
-    if (stalledMs > 0) {
-      this.#begin(shard, stalledMs)
-      return
+    if (stall === undefined) return // it was told as a death
+    for (const observer of this.#observers) {
+      const isTold = stall.told.includes(observer)
+      const isToBeTold = observer.stallAfterMs > 0 && observer.stallAfterMs <= stalledMs
+      // What passed while this thread was busy is told too.
+      if (!isTold && isToBeTold) observer.shardStalled(shard, stalledMs)
+      if (isTold || isToBeTold) observer.shardRecovered(shard, stalledMs)
     }
-    if (stall === undefined) return
-    const lasted = performance.now() - stall.since
-    for (const observer of stall.told) observer.shardRecovered(shard, lasted)
   }
 
-  #begin(shard: number, reportedMs: number): void {
+  #began(shard: number, reportedMs: number): void {
+    this.#clear(shard)
     // This thread may have been busy itself since the report.
     const stalledMs = Math.max(reportedMs, this.#stalledMs(shard))
     const stall: Stall = { since: performance.now() - stalledMs, timers: [], told: [] }

@@ -5,10 +5,15 @@ import type { Random } from './random.js'
 /** Largest message, in bytes. */
 const MESSAGE_MAX = 64 * 1024
 
+/** Shard of a connection that broke before it was told. */
+const UNKNOWN = -1
+
 /** A connection that lives on a shard, and echoes for as long as it lives. */
 interface Resident {
   readonly client: Client
   readonly shard: number
+  /** Messages that came back. */
+  echoes: number
 }
 
 /**
@@ -49,6 +54,14 @@ export class Residents extends Observable {
     if (this.#wrong !== undefined) throw this.#wrong
   }
 
+  /** Resolves when each of them has got one more echo, or broken. */
+  async echoOnce(): Promise<void> {
+    const echoes = [...this.#living].map((resident) => ({ resident, before: resident.echoes }))
+    await this.until(() =>
+      echoes.every(({ resident, before }) => resident.echoes > before || !this.#living.has(resident)),
+    )
+  }
+
   /** Closes them all. Rejects when a byte was wrong. */
   async end(): Promise<void> {
     this.#ending = true
@@ -58,9 +71,16 @@ export class Residents extends Observable {
   }
 
   async #settle(): Promise<void> {
-    const client = await Client.open(this.#port)
-    await client.write('echo\n')
-    const resident = { client, shard: Number(await client.readLine()) }
+    const client = await Client.open(this.#port, { mayBreak: true })
+    const answer = client.write('echo\n').then(() => client.readLine())
+    const line = await answer.catch(() => undefined)
+    if (line === undefined) {
+      this.broken.push(UNKNOWN)
+      await client.destroy()
+      this.changed()
+      return
+    }
+    const resident = { client, shard: Number(line), echoes: 0 }
     this.#living.add(resident)
     this.#lives.push(this.#live(resident))
   }
@@ -81,6 +101,8 @@ export class Residents extends Observable {
         break
       }
       this.echoed += message.length
+      resident.echoes++
+      this.changed()
     }
     if (!this.#ending) this.broken.push(shard)
     this.#living.delete(resident)

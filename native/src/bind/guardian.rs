@@ -11,18 +11,18 @@ use std::time::Duration;
 /// Reports that wait for the supervisor's thread. Past it a report is lost; what it told can be asked for.
 const REPORTS_MAX: usize = 1024;
 
-/// Starts the guardian's thread; null when it runs. `report` is called on this thread, with a shard's metrics token and
-/// for how many milliseconds it has been stuck; 0 when it turns again. It does not keep the process alive.
-#[napi(catch_unwind, ts_args_type = "report: (token: number, stalledMs: number) => void")]
-pub fn start_guardian(report: Function<'_, FnArgs<(u32, f64)>, ()>) -> Result<Option<SystemFailure>> {
+/// Starts the guardian's thread; null when it runs. `report` is called on this thread, with a shard's metrics token, for
+/// how many milliseconds it has been stuck, and whether that is over. It does not keep the process alive.
+#[napi(catch_unwind, ts_args_type = "report: (token: number, stalledMs: number, over: boolean) => void")]
+pub fn start_guardian(report: Function<'_, FnArgs<(u32, f64, bool)>, ()>) -> Result<Option<SystemFailure>> {
     let report = report
-        .build_threadsafe_function::<FnArgs<(u32, f64)>>()
+        .build_threadsafe_function::<FnArgs<(u32, f64, bool)>>()
         .weak::<true>()
         .max_queue_size::<REPORTS_MAX>()
         .build()?;
-    let started = guardian::start(move |(token, stalled)| {
-        let stalled_ms = stalled.map_or(0.0, milliseconds);
-        report.call(FnArgs::from((token, stalled_ms)), ThreadsafeFunctionCallMode::NonBlocking);
+    let started = guardian::start(move |stall| {
+        let arguments = (stall.token, milliseconds(stall.stuck_for), stall.over);
+        report.call(FnArgs::from(arguments), ThreadsafeFunctionCallMode::NonBlocking);
     });
     Ok(started.err().map(|error| SystemFailure::new("epoll_create1", &error)))
 }
