@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { readdirSync, readFileSync } from 'node:fs'
 import type { Server, ShardStall } from '../src/index.js'
 import type { Client } from './harness/client.js'
 import { nextDeath } from './harness/crashes.js'
@@ -226,6 +227,77 @@ forEachEngine('a shard that is stuck', (test) => {
     }
   })
 
+  test('as the only one left, while a drain begins: it takes the queue of the one that is down', async (t) => {
+    const server = await t.serve(MODULE, { shards: 2 })
+    const dead = 0
+    // The second death in a row is replaced after a while.
+    for (let deaths = 0; deaths < 2; deaths++) {
+      if (deaths === 1) await blockThis(t, server, 1 - dead, 1_500)
+      const died = nextDeath(server)
+      await (await clientOf(t, server, dead)).write('block-and-die 0\n')
+      assert.equal((await died).id, dead)
+      if (deaths === 0) await untilReady(server, dead)
+    }
+    const clients = await Promise.all(Array.from({ length: 40 }, () => t.connect(server)))
+    await Promise.all(clients.map((client) => client.write('who\n')))
+    assert.equal(server.shards[dead]?.state, 'starting')
+    assert.ok((server.shards[1 - dead]?.stalledMs ?? 0) > 0)
+    const drained = server.drain({ deadlineMs: 15_000 })
+    for (const client of clients) {
+      assert.equal(Number(await client.readLine()), 1 - dead)
+      client.end()
+    }
+    await drained
+  })
+
+  test('and died while the supervisor was busy is told as a death only', async (t) => {
+    const server = await t.serve(MODULE, { shards: 1, stallAfterMs: 50 })
+    const told: string[] = []
+    server.events.on('stalled', () => told.push('stalled'))
+    server.events.on('recovered', () => told.push('recovered'))
+    const died = nextDeath(server).then(() => told.push('died'))
+    await block(t, server, 'block-and-die 300')
+    const end = performance.now() + 1_000
+    while (performance.now() < end);
+    await died
+    await untilReady(server, 0)
+    // Reports are delivered in order: one of a later stall comes behind whatever was to come.
+    const stalled = once(server.events, 'stalled')
+    await block(t, server)
+    await stalled
+    assert.deepEqual(told, ['died', 'stalled'])
+  })
+
+  test('on a second loop of its thread is seen as well, and counted for its own handle', async (t) => {
+    const child = t.start('servers/second-loop')
+    const port = Number((await child.line(/^ready on (\d+)$/))[1])
+    const ask = async (line: string): Promise<Client> => {
+      const client = await t.connect(port)
+      await client.write(`${line}\n`)
+      return client
+    }
+    await child.line(/^the first loop is over$/)
+    assert.equal(await (await ask('block 500')).readLine(), '0')
+    await child.line(/^stalled$/)
+    assert.equal(await (await ask('exit')).readLine(), '0')
+    await child.line(/^ready 1$/)
+    assert.equal(await (await ask('who')).readLine(), '1')
+    child.process.stdin.end()
+    assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
+  })
+
+  if (process.platform === 'linux') {
+    test('is looked for every 10 ms at most, however many connections come', async (t) => {
+      const server = await t.serve(MODULE, { shards: 2 })
+      const began = { atMs: performance.now(), wakes: guardianWakes() }
+      for (let connections = 0; connections < 500; connections++) await ask(t, server)
+      const [ms, wakes] = [performance.now() - began.atMs, guardianWakes() - began.wakes]
+      // A look and a word from the kernel in each 10 ms, and as many more for locks that it had to wait for.
+      assert.ok(wakes < (4 * ms) / 10 + 20, `${wakes} in ${ms} ms`)
+      assert.ok(wakes < 400, `${wakes} for 500 connections`)
+    })
+  }
+
   test('while the supervisor is busy for a second: others serve its new connections, and it is told after it', async (t) => {
     const server = await t.serve(MODULE, { shards: 2, stallAfterMs: 100 })
     const stalled = once(server.events, 'stalled') as Promise<[ShardStall]>
@@ -273,6 +345,31 @@ forEachEngine('a shard that is stuck', (test) => {
     }
   })
 })
+
+/** How often the guardian's thread went to sleep. */
+function guardianWakes(): number {
+  const tasks = '/proc/self/task'
+  const status = (task: string): string => readFileSync(`${tasks}/${task}/status`, 'utf8')
+  const guardian = readdirSync(tasks).find((task) => /^Name:\s+guardian$/m.test(status(task)))
+  assert.ok(guardian !== undefined, 'there is a guardian')
+  return Number(/^voluntary_ctxt_switches:\s+(\d+)$/m.exec(status(guardian))?.[1])
+}
+
+/** A connection to this shard. */
+async function clientOf(t: TestContext, server: Server, shard: number): Promise<Client> {
+  for (;;) {
+    const client = await t.connect(server)
+    await client.write('who\n')
+    if (Number(await client.readLine()) === shard) return client
+    await client.destroy()
+  }
+}
+
+/** Blocks this shard, and resolves when it is. */
+async function blockThis(t: TestContext, server: Server, shard: number, ms: number): Promise<void> {
+  await (await clientOf(t, server, shard)).write(`block ${ms}\n`)
+  while (server.shards[shard]?.stalledMs === 0) await new Promise((resolve) => setImmediate(resolve))
+}
 
 async function untilReady(server: Server, shard: number): Promise<void> {
   while (server.shards[shard]?.state !== 'ready') await once(server.events, 'shard')

@@ -42,6 +42,8 @@ const QUIET: Duration = Duration::from_millis(GUARDIAN_QUIET_MS);
 pub struct Report {
     /// The shard's.
     pub token: u32,
+    /// Of its life.
+    pub life: u32,
     /// For how long it has been stuck, or was.
     pub stuck_for: Duration,
     /// It turns again.
@@ -57,6 +59,8 @@ struct Post {
     holder: Option<u32>,
     /// Whether the guardian's poll watches it. Not while its holder turns and takes connections: each would wake us.
     armed: bool,
+    /// A connection has just come by it, and its holder turns: not watched again before. Under load each would wake us.
+    rests_until: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +90,17 @@ struct Watched {
     stuck_since: Option<Instant>,
     /// The guardian's poll watches this descriptor, of the loop's own poll.
     poll: Option<RawFd>,
+}
+
+impl Watched {
+    /// Ends the watch of its loop's poll, which is still open.
+    fn unwatch(&self) {
+        if let Some(fd) = self.poll
+            && let Some(thread) = &*THREAD.lock()
+        {
+            _ = thread.registry.deregister(&mut SourceFd(&fd)); // it fails when that watch has ended
+        }
+    }
 }
 
 static STATE: LazyLock<Mutex<State>> = LazyLock::new(Mutex::default);
@@ -152,45 +167,53 @@ pub fn wake_if_asleep() {
 
 /// Makes a shard known by its metrics token.
 pub fn join(link: Arc<ShardLink>) {
-    STATE.lock().shards.insert(
-        link.token,
-        Watched { link, turns: 0, turned_at: Instant::now(), stuck_since: None, poll: None },
-    );
+    let mut state = STATE.lock();
+    let token = link.token;
+    let watched = Watched { link, turns: 0, turned_at: Instant::now(), stuck_since: None, poll: None };
+    // A thread may have a new loop before its last one is through with its last connections.
+    if let Some(last) = state.shards.insert(token, watched) {
+        last.unwatch();
+    }
     wake();
 }
 
-/// A shard is gone; its listeners and what it leaves unserved are for the others. Called on its thread, once.
-pub fn leave(link: &ShardLink, unserved: Vec<Unserved>) {
+/// A shard is gone; its listeners and what it leaves unserved are for the others. How many connections nobody can serve
+/// any more, which are reset. Called on its thread, once.
+pub fn leave(link: &Arc<ShardLink>, unserved: Vec<Unserved>) -> usize {
     link.pulse.close();
     let mut state = STATE.lock();
     let state = &mut *state;
-    state.shards.remove(&link.token);
-    let servers: Vec<u32> = state.servers.keys().copied().collect();
-    for server in servers {
-        state.resign(link, server);
+    if state.shards.get(&link.token).is_some_and(|shard| Arc::ptr_eq(&shard.link, link)) {
+        if let Some(shard) = state.shards.remove(&link.token) {
+            shard.unwatch();
+        }
+        let servers: Vec<u32> = state.servers.keys().copied().collect();
+        for server in servers {
+            state.resign(link, server);
+        }
     }
     let left = link.inbox.close().into_iter().filter_map(|item| match item {
         Delivery::Connection(connection) => Some(connection),
         Delivery::Adopt { .. } | Delivery::Release(_) => None,
     });
-    for connection in left.chain(unserved) {
-        state.keep(connection);
-    }
+    let lost = left.chain(unserved).map(|connection| state.keep(connection)).filter(|&kept| !kept).count();
     state.hand_out(false);
     wake();
+    lost
 }
 
 /// Guards a server: its listeners, each of which one shard at a time accepts from.
 pub fn guard(server: u32, listeners: &[u32]) {
     let posts = listeners.iter().filter_map(|&token| {
-        Some(Post { token, listener: listen::find(token)?, holder: None, armed: false })
+        Some(Post { token, listener: listen::find(token)?, holder: None, armed: false, rests_until: None })
     });
     let guarded = Guarded { posts: posts.collect(), members: Vec::new() };
     STATE.lock().servers.insert(server, guarded);
 }
 
 /// The server takes no more connections. What waits in the queues of shards that are stuck or down is handed to the
-/// others first; then nobody takes the place of another any more.
+/// others first; then nobody takes the place of another any more. The queue of one that is down is for the others even
+/// when all of them are stuck: they take it when they hear that the server stops. When there is none it is lost.
 pub fn unguard(server: u32) {
     let mut state = STATE.lock();
     let state = &mut *state;
@@ -202,8 +225,21 @@ pub fn unguard(server: u32) {
         if let Some(thread) = &*THREAD.lock() {
             post.disarm(&thread.registry);
         }
-        if !state.holder_is_live(&post) {
-            while state.take_over(server, &guarded.members, &post.listener) == Taken::Limit {}
+        if state.holder_is_live(&post) {
+            continue;
+        }
+        let taken = loop {
+            match state.take_over(server, &guarded.members, &post.listener) {
+                Taken::Limit => {}
+                taken => break taken,
+            }
+        };
+        if taken == Taken::None
+            && state.holder_is_gone(&post)
+            && let Some(heir) = state.members(&guarded.members).min_by_key(|link| link.load())
+        {
+            // Refused only by one that is gone.
+            _ = heir.inbox.push(Delivery::Adopt { server, listener: post.listener.clone() });
         }
     }
     state.servers.insert(server, guarded);
@@ -239,6 +275,11 @@ pub fn resign(link: &ShardLink, server: u32) {
     STATE.lock().resign(link, server);
 }
 
+/// Whether this life of a shard lasts.
+pub fn lives(token: u32, life: u32) -> bool {
+    STATE.lock().shards.get(&token).is_some_and(|shard| shard.link.life == life)
+}
+
 /// For how long a shard has been running without a look at its poll; `None` while it waits in it, and when there is no
 /// shard of that token.
 pub fn running_for(token: u32) -> Option<Duration> {
@@ -261,10 +302,18 @@ impl State {
         post.holder.and_then(|token| self.shards.get(&token)).is_some_and(|shard| shard.link.is_live())
     }
 
+    fn holder_is_gone(&self, post: &Post) -> bool {
+        post.holder.is_none_or(|token| !self.shards.contains_key(&token))
+    }
+
+    /// Those of these shards that are there.
+    fn members<'all>(&'all self, members: &'all [u32]) -> impl Iterator<Item = &'all Arc<ShardLink>> {
+        members.iter().filter_map(|member| self.shards.get(member)).map(|shard| &shard.link)
+    }
+
     /// The live one among these with the fewest connections.
     fn least_loaded(&self, members: &[u32]) -> Option<Arc<ShardLink>> {
-        let links = members.iter().filter_map(|member| self.shards.get(member)).map(|shard| &shard.link);
-        links.filter(|link| link.is_live()).min_by_key(|link| link.load()).cloned()
+        self.members(members).filter(|link| link.is_live()).min_by_key(|link| link.load()).cloned()
     }
 
     /// Accepts from the queue of a shard that does not.
@@ -304,19 +353,22 @@ impl State {
     /// Tells the members of a server of each other.
     fn introduce(&self, server: u32) {
         let members = self.servers.get(&server).map_or(&[][..], |guarded| &guarded.members);
-        let links = || members.iter().filter_map(|member| self.shards.get(member)).map(|shard| &shard.link);
-        for link in links() {
-            let others = links().filter(|other| other.token != link.token).map(Arc::downgrade).collect();
+        for link in self.members(members) {
+            let others =
+                self.members(members).filter(|other| other.token != link.token).map(Arc::downgrade).collect();
             link.set_neighbours(server, others);
         }
     }
 
-    fn keep(&mut self, connection: Unserved) {
-        if self.servers.contains_key(&connection.server) && self.unserved.len() < UNSERVED_MAX {
+    /// Has a connection wait for a shard; false when there will be none, and it was reset.
+    fn keep(&mut self, connection: Unserved) -> bool {
+        let kept = self.servers.contains_key(&connection.server) && self.unserved.len() < UNSERVED_MAX;
+        if kept {
             self.unserved.push_back(connection);
         } else {
             reset(connection);
         }
+        kept
     }
 
     /// Gives the connections that nobody serves to live shards; with `even_stuck`, to stuck ones when no other is there.
@@ -324,8 +376,10 @@ impl State {
         for _ in 0..self.unserved.len() {
             let Some(connection) = self.unserved.pop_front() else { return };
             let members = self.servers.get(&connection.server).map_or(&[][..], |guarded| &guarded.members);
-            let links = members.iter().filter_map(|member| self.shards.get(member)).map(|shard| &shard.link);
-            let able = links.map(|link| (!link.is_live(), link)).filter(|&(stuck, _)| even_stuck || !stuck);
+            let able = self
+                .members(members)
+                .map(|link| (!link.is_live(), link))
+                .filter(|&(stuck, _)| even_stuck || !stuck);
             let target = able.min_by_key(|&(stuck, link)| (stuck, link.load())).map(|(_, link)| link);
             let refused = match target {
                 Some(link) => link.inbox.push(Delivery::Connection(connection)).err(),
@@ -399,17 +453,20 @@ impl Guardian {
             if turned || running.is_none() {
                 shard.turned_at = now;
             }
+            if running.is_some_and(|running| running >= STALL) {
+                next = next.min(STALL);
+            }
             // What we saw ourselves bounds what the pulse says, which may be too much.
             let running = running.map(|running| running.min(now.duration_since(shard.turned_at)));
             turning |= turned || running.is_some();
             if turned || running.is_none() {
                 if let Some(since) = shard.stuck_since.take() {
-                    reports.push(Report { token, stuck_for: now.duration_since(since), over: true });
+                    let stuck_for = now.duration_since(since);
+                    reports.push(Report { token, life: shard.link.life, stuck_for, over: true });
                 }
             }
             let Some(running) = running else { continue };
             if running >= STALL {
-                next = next.min(STALL);
                 // What it was handed before it got stuck is for others, too; but for servers that end and have only it.
                 let guarded = |server| state.servers.contains_key(&server);
                 state.unserved.extend(shard.link.inbox.reclaim(guarded));
@@ -419,7 +476,7 @@ impl Guardian {
             {
                 if running >= stall_after {
                     shard.stuck_since = now.checked_sub(running);
-                    reports.push(Report { token, stuck_for: running, over: false });
+                    reports.push(Report { token, life: shard.link.life, stuck_for: running, over: false });
                 } else {
                     next = next.min((stall_after - running).max(SHORTEST));
                 }
@@ -457,21 +514,28 @@ impl State {
     /// Sees to every listener. Whether some of them need another look soon.
     fn attend(&mut self, registry: &Registry) -> bool {
         let mut soon = false;
+        let now = Instant::now();
         let numbers: Vec<u32> = self.servers.keys().copied().collect();
         for number in numbers {
             // Taken out while its posts are looked at: what they need of the others is in `self`.
             let Some(mut guarded) = self.servers.remove(&number) else { continue };
             for index in 0..guarded.posts.len() {
-                soon |= self.attend_post(registry, number, &mut guarded, index);
+                soon |= self.attend_post(registry, now, number, &mut guarded, index);
             }
             self.servers.insert(number, guarded);
         }
         soon
     }
 
-    fn attend_post(&mut self, registry: &Registry, server: u32, guarded: &mut Guarded, index: usize) -> bool {
-        let orphaned = guarded.posts[index].holder.is_none_or(|token| !self.shards.contains_key(&token));
-        if orphaned {
+    fn attend_post(
+        &mut self,
+        registry: &Registry,
+        now: Instant,
+        server: u32,
+        guarded: &mut Guarded,
+        index: usize,
+    ) -> bool {
+        if self.holder_is_gone(&guarded.posts[index]) {
             let Some(adopter) = self.adopter(guarded) else {
                 // Nobody serves the server (yet), or all are stuck: asked again when that changes.
                 return !guarded.members.is_empty();
@@ -489,7 +553,7 @@ impl State {
                 return false;
             }
             // It takes its connections itself; to be watched again once its queue was seen empty.
-            if tcp::has_waiting(post.listener.as_fd()) {
+            if post.rests_until.is_some_and(|until| now < until) || tcp::has_waiting(post.listener.as_fd()) {
                 return true;
             }
             return !post.arm(registry);
@@ -502,11 +566,9 @@ impl State {
 
     /// The live member that accepts from the fewest listeners.
     fn adopter(&self, guarded: &Guarded) -> Option<Arc<ShardLink>> {
-        let links =
-            guarded.members.iter().filter_map(|member| self.shards.get(member)).map(|shard| &shard.link);
         let held =
             |link: &ShardLink| guarded.posts.iter().filter(|post| post.holder == Some(link.token)).count();
-        links.filter(|link| link.is_live()).min_by_key(|link| held(link)).cloned()
+        self.members(&guarded.members).filter(|link| link.is_live()).min_by_key(|link| held(link)).cloned()
     }
 
     /// Ends the watch of what fired, and of all loops' polls: we are awake.
@@ -517,9 +579,13 @@ impl State {
                 _ = registry.deregister(&mut SourceFd(&fd));
             }
         }
+        let rests_until = Some(Instant::now() + STALL);
         for token in fired {
             let posts = self.servers.values_mut().flat_map(|guarded| &mut guarded.posts);
-            posts.filter(|post| post.token as usize == token).for_each(|post| post.disarm(registry));
+            for post in posts.filter(|post| post.token as usize == token) {
+                post.disarm(registry);
+                post.rests_until = rests_until;
+            }
         }
     }
 

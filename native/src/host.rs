@@ -290,7 +290,8 @@ impl Host {
         let Some(link) = &self.link else { return };
         let unserved = engine.map_or_else(Vec::new, |mut engine| engine.abandon());
         if !self.left.replace(true) {
-            guardian::leave(link, unserved);
+            let lost = guardian::leave(link, unserved);
+            self.metrics.add(abi::METRIC_RESETS_SHARD_DEATH, lost as u64);
         }
     }
 

@@ -8,14 +8,19 @@ use crate::metrics::Metrics;
 use crate::pulse::Pulse;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+static LIVES: AtomicU32 = AtomicU32::new(1);
 
 /// See the module.
 #[derive(Debug)]
 pub struct ShardLink {
     /// The shard's metrics token, which is its name here; a replacement has the same.
     pub token: u32,
+    /// Which of all shards in this process's life it is.
+    pub life: u32,
     /// What it is handed.
     pub inbox: Inbox,
     /// Whether it turns.
@@ -31,6 +36,7 @@ impl ShardLink {
     pub fn new(token: u32, metrics: Arc<Metrics>) -> Self {
         Self {
             token,
+            life: LIVES.fetch_add(1, Ordering::Relaxed),
             inbox: Inbox::default(),
             pulse: Pulse::default(),
             metrics,

@@ -120,7 +120,9 @@ fn orphans_are_spread_over_the_shards_that_live() {
         shards.iter().flat_map(|shard| [adopted(next(shard)), adopted(next(shard))]).collect();
     adoptions.sort_unstable();
     assert_eq!(adoptions, tokens[2..]);
-    shards.iter().for_each(|shard| guardian::leave(shard, Vec::new()));
+    for shard in &shards {
+        guardian::leave(shard, Vec::new());
+    }
     guardian::stop();
     tokens.into_iter().for_each(listen::unregister);
 }
@@ -183,31 +185,69 @@ fn connections_that_nobody_can_serve_any_more_are_reset() {
 
 #[test]
 fn the_queue_of_a_shard_that_is_down_is_handed_over_when_its_server_stops() {
-    guarded(|| {
-        let (server, first, (second, address)) = (number(), listener().0, listener());
-        guardian::guard(server, &[first, second]);
-        let (alpha, beta) = (shard(), shard());
-        guardian::serve(&beta, server, &[second]);
-        guardian::serve(&alpha, server, &[first]);
-        let client = TcpStream::connect(address).unwrap();
-        guardian::leave(&beta, Vec::new());
-        guardian::unguard(server);
-        loop {
-            match next(&alpha) {
-                // The guardian's thread may have been quicker; then alpha accepts it itself.
-                Delivery::Adopt { listener, .. } if listener.token() == second => {
-                    if tcp::has_waiting(listener.as_fd()) {
-                        break;
-                    }
-                }
-                Delivery::Connection(connection) => {
-                    assert_eq!(connection.peer, client.local_addr().unwrap());
-                    break;
-                }
-                Delivery::Adopt { .. } | Delivery::Release(_) => {}
-            }
-        }
-        guardian::leave(&alpha, Vec::new());
-        [first, second].into_iter().for_each(listen::unregister);
-    });
+    // Without the guardian's thread, which might be quicker.
+    let _alone = ALONE.lock();
+    let (server, first, (second, address)) = (number(), listener().0, listener());
+    guardian::guard(server, &[first, second]);
+    let (alpha, beta) = (shard(), shard());
+    guardian::serve(&beta, server, &[second]);
+    guardian::serve(&alpha, server, &[first]);
+    let client = TcpStream::connect(address).unwrap();
+    guardian::leave(&beta, Vec::new());
+    guardian::unguard(server);
+    let Some(Delivery::Connection(connection)) = alpha.inbox.pop() else { panic!("nothing was handed over") };
+    assert_eq!(connection.peer, client.local_addr().unwrap());
+    assert!(alpha.inbox.pop().is_none());
+    guardian::leave(&alpha, Vec::new());
+    [first, second].into_iter().for_each(listen::unregister);
+}
+
+#[test]
+fn an_inbox_that_is_full_when_the_server_stops_gets_the_queue_itself() {
+    let _alone = ALONE.lock();
+    let (server, first, (second, address)) = (number(), listener().0, listener());
+    guardian::guard(server, &[first, second]);
+    let (alpha, beta) = (shard(), shard());
+    guardian::serve(&beta, server, &[second]);
+    guardian::serve(&alpha, server, &[first]);
+    let _client = TcpStream::connect(address).unwrap();
+    guardian::leave(&beta, Vec::new());
+    let listener = listen::find(first).unwrap();
+    while !alpha.inbox.is_full() {
+        alpha.inbox.push(Delivery::Release(listener.clone())).unwrap();
+    }
+    guardian::unguard(server);
+    let last = std::iter::from_fn(|| alpha.inbox.pop()).last();
+    assert_eq!(last.map(adopted), Some(second));
+    guardian::leave(&alpha, Vec::new());
+    [first, second].into_iter().for_each(listen::unregister);
+}
+
+#[test]
+fn the_end_of_an_earlier_loop_of_a_thread_leaves_its_shard_where_it_is() {
+    let _alone = ALONE.lock();
+    let (server, token) = (number(), listener().0);
+    guardian::guard(server, &[token]);
+    let earlier = shard();
+    let later = Arc::new(ShardLink::new(earlier.token, Arc::default()));
+    guardian::join(later.clone());
+    guardian::serve(&later, server, &[token]);
+    assert_eq!(guardian::leave(&earlier, Vec::new()), 0);
+    assert!(guardian::lives(later.token, later.life) && !guardian::lives(earlier.token, earlier.life));
+    let (left, _client) = unserved(server);
+    let dying = shard();
+    assert_eq!(guardian::leave(&dying, vec![left]), 0);
+    assert!(matches!(later.inbox.pop(), Some(Delivery::Connection(_))), "it serves the server still");
+    guardian::leave(&later, Vec::new());
+    guardian::unguard(server);
+    listen::unregister(token);
+}
+
+#[test]
+fn what_nobody_can_serve_when_a_shard_dies_is_counted() {
+    let _alone = ALONE.lock();
+    let (left, mut client) = unserved(number());
+    let dying = shard();
+    assert_eq!(guardian::leave(&dying, vec![left]), 1);
+    assert_eq!(client.read(&mut [0]).unwrap_err().raw_os_error(), Some(libc::ECONNRESET));
 }

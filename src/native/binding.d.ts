@@ -135,6 +135,9 @@ export declare function readMetrics(token: number, out: BigUint64Array): boolean
 /** Milliseconds after which a stuck shard is reported; 0 for never. */
 export declare function reportStallsAfter(ms: number): void
 
+/** Whether a shard, by its metrics token, is still in this life, of which a report told. */
+export declare function shardLives(token: number, life: number): boolean
+
 /**
  * Milliseconds for which a shard, by its metrics token, has been stuck: running without a look at its poll. 0 while it
  * turns as it should, and when there is no such shard.
@@ -142,10 +145,11 @@ export declare function reportStallsAfter(ms: number): void
 export declare function stalledMs(token: number): number
 
 /**
- * Starts the guardian's thread; null when it runs. `report` is called on this thread, with a shard's metrics token, for
- * how many milliseconds it has been stuck, and whether that is over. It does not keep the process alive.
+ * Starts the guardian's thread; null when it runs. `report` is called on this thread, with a shard's metrics token,
+ * the number of its life (see `shardLives`), for how many milliseconds it has been stuck, and whether that is over. It
+ * does not keep the process alive.
  */
-export declare function startGuardian(report: (token: number, stalledMs: number, over: boolean) => void): SystemFailure | null
+export declare function startGuardian(report: (token: number, life: number, stalledMs: number, over: boolean) => void): SystemFailure | null
 
 /** Ends the guardian's thread, and waits for it. Connections that still wait for a shard are reset. */
 export declare function stopGuardian(): void

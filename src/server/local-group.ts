@@ -29,7 +29,7 @@ export class LocalGroup implements ShardGroup {
   announce(): void {}
 
   metrics(): ServerMetrics {
-    return this.#lastMetrics ?? readServerMetrics([this.#held.metricsToken])
+    return this.#lastMetrics ?? readServerMetrics([this.#held.metricsToken], [0])
   }
 
   /** Whoever asks does it from this very thread, which is not stuck then. */

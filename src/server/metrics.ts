@@ -88,7 +88,7 @@ export interface AcceptErrorCounts {
 /** Counters of one shard since it started, or of all of them. A shard's servers share its counters. */
 export interface ShardMetrics {
   readonly connectionsOpen: number
-  /** Connections accepted. */
+  /** Connections accepted. One that a dying shard had accepted and left to another counts at both. */
   readonly connectionsTotal: number
   /** Connections that came to the queue of another shard, which was stuck, down or busier. */
   readonly connectionsTakenOver: number
@@ -142,12 +142,9 @@ export function readCounter(token: number, metric: number): number {
 /**
  * Reads the counters of the shards with these native tokens. Any thread may.
  *
- * @param restarts by shard, as the supervisor counts them; none by default
+ * @param restarts by shard, as the supervisor counts them
  */
-export function readServerMetrics(
-  tokens: readonly number[],
-  restarts: readonly number[] = [],
-): ServerMetrics {
+export function readServerMetrics(tokens: readonly number[], restarts: readonly number[]): ServerMetrics {
   const counters = tokens.map((token) => {
     const out = new BigUint64Array(METRIC_COUNT)
     native.readMetrics(token, out)
@@ -176,11 +173,11 @@ function total(counters: readonly BigUint64Array[]): BigUint64Array {
 function shape(counters: BigUint64Array, restarts: number): ShardMetrics {
   const count = (metric: number): number => Number(counters[metric] ?? 0n)
   const per = (sum: number, of: number): number => (of === 0 ? 0 : sum / of)
-  // What a dying shard left to others, they have accepted.
-  const connectionsTotal = count(METRIC_CONNECTIONS_ACCEPTED) - count(METRIC_CONNECTIONS_HANDED_OVER)
+  const connectionsTotal = count(METRIC_CONNECTIONS_ACCEPTED)
+  const gone = count(METRIC_CONNECTIONS_CLOSED) + count(METRIC_CONNECTIONS_HANDED_OVER)
   return {
     // The shard counts on while it is read: a connection may be seen closed that was not yet seen accepted.
-    connectionsOpen: Math.max(0, connectionsTotal - count(METRIC_CONNECTIONS_CLOSED)),
+    connectionsOpen: Math.max(0, connectionsTotal - gone),
     connectionsTotal,
     connectionsTakenOver: count(METRIC_TAKEN_OVER),
     resets: {

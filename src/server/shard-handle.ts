@@ -59,7 +59,10 @@ export class ShardHandle implements Server {
   }
 
   metrics(): ServerMetrics {
-    return readServerMetrics(this.#shard.identity.metricsTokens)
+    return readServerMetrics(
+      this.#shard.identity.metricsTokens,
+      this.#link.shards.map(({ restarts }) => restarts),
+    )
   }
 
   prometheus(): Promise<string> {

@@ -31,10 +31,11 @@ export class StallWatch {
   constructor(tokens: readonly number[], terminate: (shard: number, why: Error) => void) {
     this.#tokens = tokens
     this.#terminate = terminate
-    const failure = native.startGuardian((token, stalledMs, over) => {
+    const failure = native.startGuardian((token, life, stalledMs, over) => {
       const shard = tokens.indexOf(token)
       if (over) this.#ended(shard, stalledMs)
-      else this.#began(shard, stalledMs)
+      // Its death may have overtaken the report, which then is of no interest any more.
+      else if (native.shardLives(token, life)) this.#began(shard, stalledMs)
     })
     if (failure !== null) throw systemError(failure.errno, failure.syscall)
   }

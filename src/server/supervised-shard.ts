@@ -112,6 +112,7 @@ export class SupervisedShard implements ShardControl {
     if (life === null) return null
     const isHealthy = !life.isGivenUp
     const death = await (how === 'stop' && isHealthy ? life.stop() : life.cancel())
+    processSignals()?.forget(this) // it may have subscribed until its end
     return isHealthy ? death : null
   }
 

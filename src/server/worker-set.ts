@@ -45,7 +45,12 @@ export class WorkerSet implements ShardGroup {
     this.#history = history
     this.#onEnd = onEnd
     this.#tokens = Array.from({ length: plan.size }, () => native.allocateMetrics())
-    this.#stalls = new StallWatch(this.#tokens, (shard, why) => this.#shards[shard]?.terminate(why))
+    try {
+      this.#stalls = new StallWatch(this.#tokens, (shard, why) => this.#shards[shard]?.terminate(why))
+    } catch (error) {
+      for (const token of this.#tokens) native.freeMetrics(token)
+      throw error
+    }
   }
 
   /** Whether another server can still join. When every shard has failed its servers end, and a new one takes new shards. */

@@ -11,17 +11,23 @@ use std::time::Duration;
 /// Reports that wait for the supervisor's thread. Past it a report is lost; what it told can be asked for.
 const REPORTS_MAX: usize = 1024;
 
-/// Starts the guardian's thread; null when it runs. `report` is called on this thread, with a shard's metrics token, for
-/// how many milliseconds it has been stuck, and whether that is over. It does not keep the process alive.
-#[napi(catch_unwind, ts_args_type = "report: (token: number, stalledMs: number, over: boolean) => void")]
-pub fn start_guardian(report: Function<'_, FnArgs<(u32, f64, bool)>, ()>) -> Result<Option<SystemFailure>> {
+/// Starts the guardian's thread; null when it runs. `report` is called on this thread, with a shard's metrics token,
+/// the number of its life (see `shardLives`), for how many milliseconds it has been stuck, and whether that is over. It
+/// does not keep the process alive.
+#[napi(
+    catch_unwind,
+    ts_args_type = "report: (token: number, life: number, stalledMs: number, over: boolean) => void"
+)]
+pub fn start_guardian(
+    report: Function<'_, FnArgs<(u32, u32, f64, bool)>, ()>,
+) -> Result<Option<SystemFailure>> {
     let report = report
-        .build_threadsafe_function::<FnArgs<(u32, f64, bool)>>()
+        .build_threadsafe_function::<FnArgs<(u32, u32, f64, bool)>>()
         .weak::<true>()
         .max_queue_size::<REPORTS_MAX>()
         .build()?;
     let started = guardian::start(move |stall| {
-        let arguments = (stall.token, milliseconds(stall.stuck_for), stall.over);
+        let arguments = (stall.token, stall.life, milliseconds(stall.stuck_for), stall.over);
         report.call(FnArgs::from(arguments), ThreadsafeFunctionCallMode::NonBlocking);
     });
     Ok(started.err().map(|error| SystemFailure::new("epoll_create1", &error)))
@@ -50,6 +56,12 @@ pub fn guard_server(server: u32, listeners: Vec<u32>) {
 #[napi(catch_unwind)]
 pub fn unguard_server(server: u32) {
     guardian::unguard(server);
+}
+
+/// Whether a shard, by its metrics token, is still in this life, of which a report told.
+#[napi(catch_unwind)]
+pub fn shard_lives(token: u32, life: u32) -> bool {
+    guardian::lives(token, life)
 }
 
 /// Milliseconds for which a shard, by its metrics token, has been stuck: running without a look at its poll. 0 while it

@@ -104,7 +104,10 @@ impl NativeShard {
             Error::new(Status::GenericFailure, error)
         })?;
         // SAFETY: the host lives until its handles are closed, which removes the hook.
-        unsafe { bindings.close_at_exit(Rc::as_ptr(&host))? };
+        if let Err(error) = unsafe { bindings.close_at_exit(Rc::as_ptr(&host)) } {
+            host.close();
+            return Err(error);
+        }
         Ok(Self { host, bindings, link })
     }
 

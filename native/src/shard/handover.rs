@@ -86,7 +86,8 @@ impl Shard {
             let Some(fd) = connection.fd.take() else { continue };
             let server = servers.get(&connection.server).map(|server| server.number);
             match server {
-                Some(server) if !connection.flags.has(Flags::STARTED) => {
+                // Those of a server that is this thread's own affair are for nobody else.
+                Some(server) if server != 0 && !connection.flags.has(Flags::STARTED) => {
                     self.metrics.add(abi::METRIC_CONNECTIONS_HANDED_OVER, 1);
                     unserved.push(Unserved { server, fd, peer: connection.peer });
                 }
