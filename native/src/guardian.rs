@@ -459,11 +459,11 @@ impl Guardian {
             // What we saw ourselves bounds what the pulse says, which may be too much.
             let running = running.map(|running| running.min(now.duration_since(shard.turned_at)));
             turning |= turned || running.is_some();
-            if turned || running.is_none() {
-                if let Some(since) = shard.stuck_since.take() {
-                    let stuck_for = now.duration_since(since);
-                    reports.push(Report { token, life: shard.link.life, stuck_for, over: true });
-                }
+            if (turned || running.is_none())
+                && let Some(since) = shard.stuck_since.take()
+            {
+                let stuck_for = now.duration_since(since);
+                reports.push(Report { token, life: shard.link.life, stuck_for, over: true });
             }
             let Some(running) = running else { continue };
             if running >= STALL {
