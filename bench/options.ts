@@ -22,6 +22,7 @@ export interface BenchOptions extends LatencyPlan {
 const QUICK_TIME_LIMIT_SECS = 105
 
 const HELP = `npm run bench [-- OPTIONS]
+npm run bench -- supervision [--help]   breaks shards instead: stalls, deaths, queues
 
   --quick          under two minutes: fewer and shorter rounds, good to see whether something broke
   --rows LIST      ${[...ROWS.map((row) => row.id), ...PARTS].join(',')}

@@ -13,6 +13,7 @@ import { measureRow, type RowResult } from './rounds.js'
 import { type Part, type PeerId, ROWS } from './rows.js'
 import { bunProgram, serverCommand } from './servers.js'
 import { SEED, seededRandom } from './statistics.js'
+import { runSupervision } from './supervision/run.js'
 import { countSyscalls, type SyscallResult, straceIsPresent } from './syscalls.js'
 import { ProgressLine, tables } from './terminal.js'
 
@@ -25,8 +26,10 @@ process.once('SIGINT', () => process.exit(130))
 process.once('SIGTERM', () => process.exit(143))
 
 try {
-  const options = readOptions(process.argv.slice(2))
-  if (options !== null) process.exitCode = await run(options)
+  const args = process.argv.slice(2)
+  const options = args[0] === 'supervision' ? null : readOptions(args)
+  if (args[0] === 'supervision') process.exitCode = await runSupervision(args.slice(1))
+  else if (options !== null) process.exitCode = await run(options)
 } catch (error) {
   process.stderr.write(`\nbench: ${(error as Error).message}\n`)
   process.exitCode = 2

@@ -1,4 +1,4 @@
-/** Starts and stops the servers that are measured, each pinned to the server's CPU. */
+/** Starts and stops the servers that are measured, as a rule each pinned to the server's CPU. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -62,9 +62,12 @@ export function bunProgram(): string | null {
   return programs.find((program) => existsSync(program)) ?? null
 }
 
-/** Starts a command on `cpu` and waits for its line `listening on tcp://HOST:PORT ...`. Rejects when it ends before. */
-export async function startServer(cpu: number, command: readonly string[]): Promise<RunningServer> {
-  const [program, ...args] = pinned(cpu, command)
+/**
+ * Starts a command on `cpu`, or with null on any, and waits for its line `listening on tcp://HOST:PORT ...`. Rejects when
+ * it ends before.
+ */
+export async function startServer(cpu: number | null, command: readonly string[]): Promise<RunningServer> {
+  const [program, ...args] = cpu === null ? command : pinned(cpu, command)
   const child = spawn(program as string, args, { stdio: ['pipe', 'pipe', 'pipe'] })
   running.add(child)
   let stderr = ''

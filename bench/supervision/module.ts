@@ -1,0 +1,17 @@
+/** Our shards' side of the benchmark. */
+import { type Protocol, shardId, type Transport } from 'shardloop'
+import { obey } from './commands.js'
+
+class Obeying implements Protocol {
+  #transport!: Transport
+
+  connectionMade(transport: Transport): void {
+    this.#transport = transport
+  }
+
+  dataReceived(chunk: Buffer): void {
+    obey(chunk.toString(), shardId ?? 0, (text) => this.#transport.write(text))
+  }
+}
+
+export default (): Protocol => new Obeying()
