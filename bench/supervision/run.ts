@@ -25,7 +25,7 @@ const FULL: SupervisionPlan = {
   stallRounds: 3,
   shareRounds: 5,
   replacementRounds: 21,
-  deaths: 10,
+  deaths: 30,
   crashes: 5,
 }
 const QUICK: SupervisionPlan = {

@@ -15,7 +15,9 @@
 
 use crate::abi;
 use crate::inbox::{Delivery, Unserved};
-use crate::limits::{GUARDIAN_ACCEPTS, GUARDIAN_QUIET_MS, GUARDIAN_WATCH_MS, STALL_MS, UNSERVED_MAX};
+use crate::limits::{
+    GUARDIAN_ACCEPTS, GUARDIAN_QUIET_MS, GUARDIAN_WATCH_MS, RELIEF_STALL_MS, STALL_MS, UNSERVED_MAX,
+};
 use crate::link::ShardLink;
 use crate::net::listen::{self, Listener};
 use crate::net::tcp::{self, AcceptFailure};
@@ -32,6 +34,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const STALL: Duration = Duration::from_millis(STALL_MS);
+const RELIEF_STALL: Duration = Duration::from_millis(RELIEF_STALL_MS);
 const WATCH: Duration = Duration::from_millis(GUARDIAN_WATCH_MS);
 /// A look is not followed by another one sooner, but for what the kernel tells.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -466,7 +469,7 @@ impl Guardian {
                 reports.push(Report { token, life: shard.link.life, stuck_for, over: true });
             }
             let Some(running) = running else { continue };
-            if running >= STALL {
+            if running >= RELIEF_STALL {
                 // What it was handed before it got stuck is for others, too; but for servers that end and have only it.
                 let guarded = |server| state.servers.contains_key(&server);
                 state.unserved.extend(shard.link.inbox.reclaim(guarded));

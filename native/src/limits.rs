@@ -59,6 +59,10 @@ pub const CONNECTIONS_MAX: usize = 1 << 20;
 /// A shard that has been running for this long without a look at its poll is stuck, as far as new connections are
 /// concerned: its queue is served by others.
 pub const STALL_MS: u64 = 10;
+/// What was handed to a shard that has been running for this long is taken back, and nothing more is handed to it to
+/// even out numbers. More than [`STALL_MS`]: a thread that waits for a processor, or whose code is still cold, is away
+/// for as long as that without being stuck.
+pub const RELIEF_STALL_MS: u64 = 75;
 /// How often the guardian looks at shards that turn as they should.
 pub const GUARDIAN_WATCH_MS: u64 = 250;
 /// Time without a turn of any shard after which the guardian sleeps until the kernel wakes it.

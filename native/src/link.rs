@@ -3,7 +3,7 @@
 
 use crate::abi;
 use crate::inbox::{Delivery, Inbox, Unserved};
-use crate::limits::{RELIEF_LOOK_MAX, RELIEF_MIN, RELIEF_SHARE, STALL_MS};
+use crate::limits::{RELIEF_LOOK_MAX, RELIEF_MIN, RELIEF_SHARE, RELIEF_STALL_MS, STALL_MS};
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
 use parking_lot::Mutex;
@@ -46,7 +46,11 @@ impl ShardLink {
 
     /// Whether it turns, as far as new connections are concerned.
     pub fn is_live(&self) -> bool {
-        self.pulse.running_for().is_none_or(|running| running < Duration::from_millis(STALL_MS))
+        self.turns_within(STALL_MS)
+    }
+
+    fn turns_within(&self, ms: u64) -> bool {
+        self.pulse.running_for().is_none_or(|running| running < Duration::from_millis(ms))
     }
 
     /// Connections that it has or is about to have.
@@ -74,13 +78,19 @@ impl ShardLink {
         let own = self.load();
         // Held to the end: once the guardian has told us that a neighbour serves no more, it is handed nothing more.
         let neighbours = self.neighbours.lock();
-        let others = neighbours.get(&connection.server).into_iter().flatten().filter_map(Weak::upgrade);
-        let fewest = others.map(|link| (link.load(), link)).min_by_key(|&(load, _)| load);
-        let Some((load, neighbour)) = fewest else { return Err((connection, RELIEF_LOOK_MAX)) };
-        let bound = relief_bound(load);
-        if own < bound || !neighbour.is_live() {
-            return Err((connection, bound.saturating_sub(own).clamp(1, RELIEF_LOOK_MAX)));
-        }
+        let others = || {
+            let links = neighbours.get(&connection.server).into_iter().flatten().filter_map(Weak::upgrade);
+            links.map(|link| (link.load(), link))
+        };
+        let Some(fewest) = others().map(|(load, _)| load).min() else {
+            return Err((connection, RELIEF_LOOK_MAX));
+        };
+        let far_fewer = others().filter(|&(load, _)| relief_bound(load) <= own);
+        let able = far_fewer.filter(|(_, link)| link.turns_within(RELIEF_STALL_MS));
+        let Some((_, neighbour)) = able.min_by_key(|&(load, _)| load) else {
+            let missing = relief_bound(fewest).saturating_sub(own);
+            return Err((connection, missing.clamp(1, RELIEF_LOOK_MAX)));
+        };
         match neighbour.inbox.push(Delivery::Connection(connection)) {
             Err(Delivery::Connection(connection)) => Err((connection, 1)),
             _ => Ok(()),
