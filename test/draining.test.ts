@@ -6,7 +6,14 @@ import { Deferred, eventually } from './harness/deferred.js'
 import { KiB } from './harness/memory.js'
 import { whileBlocked } from './harness/queued.js'
 import { BufferedRecorder, Recorder } from './harness/recorder.js'
-import { assertCode, type ExceptionContext, forEachEngine, portOf, settle } from './harness/suite.js'
+import {
+  assertCode,
+  type ExceptionContext,
+  forEachEngine,
+  type Pair,
+  portOf,
+  settle,
+} from './harness/suite.js'
 
 const MODULE = new URL('./fixtures/servers/obedient-module.js', import.meta.url)
 /** No test waits for it: what does not end by itself fails by the test's own timeout. */
@@ -25,6 +32,20 @@ class Told extends Recorder {
   draining(): void | Promise<void> {
     this.note('draining')
   }
+}
+
+/** Drains a connection that is paused, which is not over by what is written unasked, and resumes it. */
+async function drainPaused(
+  probe: Parameters<typeof settle>[0],
+  { server, client, protocol }: Pick<Pair<Recorder>, 'server' | 'client' | 'protocol'>,
+): Promise<{ drained: Promise<void> }> {
+  const drained = server.drain()
+  protocol.transport.write('unasked ')
+  assert.equal((await client.readExactly(8)).toString(), 'unasked ')
+  await settle(probe)
+  assert.equal(client.ended, false)
+  protocol.transport.resumeReading()
+  return { drained }
 }
 
 forEachEngine('draining', (test) => {
@@ -258,12 +279,7 @@ forEachEngine('draining', (test) => {
     // From then on the bytes stay in the kernel.
     await settle(probe)
     await client.write('waiting')
-    const drained = server.drain()
-    protocol.transport.write('unasked ')
-    assert.equal((await client.readExactly(8)).toString(), 'unasked ')
-    await settle(probe)
-    assert.equal(client.ended, false)
-    protocol.transport.resumeReading()
+    const { drained } = await drainPaused(probe, { server, client, protocol })
     assert.equal((await client.readToEnd()).toString(), 'waiting')
     client.end()
     await drained
@@ -286,12 +302,7 @@ forEachEngine('draining', (test) => {
     const { server, client, protocol } = await t.pair(() => new Pausing(), { drainTimeoutMs: NEVER_MS })
     await client.write('headrest')
     await protocol.receivedAtLeast(4)
-    const drained = server.drain()
-    protocol.transport.write('unasked ')
-    assert.equal((await client.readExactly(8)).toString(), 'unasked ')
-    await settle(probe)
-    assert.equal(client.ended, false)
-    protocol.transport.resumeReading()
+    const { drained } = await drainPaused(probe, { server, client, protocol })
     assert.equal((await client.readToEnd()).toString(), 'answer')
     assert.equal(protocol.bytes.toString(), 'headrest')
     client.end()

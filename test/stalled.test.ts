@@ -211,7 +211,7 @@ forEachEngine('a shard that is stuck', (test) => {
     for (let round = 0; round < 10; round++) {
       const server = await t.serve(MODULE, { shards: 3 })
       const blockers = await Promise.all(
-        Array.from({ length: 4 }, () => block(t, server, `block ${t.random.between(5, 60)}`)),
+        Array.from({ length: 4 }, () => block(t, server, `block ${t.random.between(5, 150)}`)),
       )
       const clients = await Promise.all(Array.from({ length: 40 }, () => t.connect(server)))
       await Promise.all(clients.map((client) => client.write('who\n')))
@@ -294,7 +294,6 @@ forEachEngine('a shard that is stuck', (test) => {
       const [ms, wakes] = [performance.now() - began.atMs, guardianWakes() - began.wakes]
       // A look and a word from the kernel in each 10 ms, and as many more for locks that it had to wait for.
       assert.ok(wakes < (4 * ms) / 10 + 20, `${wakes} in ${ms} ms`)
-      assert.ok(wakes < 400, `${wakes} for 500 connections`)
     })
   }
 
@@ -319,7 +318,11 @@ forEachEngine('a shard that is stuck', (test) => {
     const told = Promise.all([once(server.events, 'stalled'), once(server.events, 'recovered')])
     await block(t, server, 'block 500')
     while (server.shards[0]?.stalledMs === 0);
-    const answers = await whileBlocked(t, portOf(server), 1, 'bye\n', (untilOver) => untilOver())
+    const answers = await whileBlocked(t, portOf(server), 1, 'bye\n', (untilOver) => {
+      untilOver()
+      // The report of its end is on its way, too, before this thread hears of the first.
+      for (const end = performance.now() + 200; performance.now() < end; );
+    })
     assert.deepEqual(answers, ['0\n'])
     const [, [recovery]] = (await told) as [[ShardStall], [ShardStall]]
     assert.ok(recovery.stalledMs >= 400 && recovery.stalledMs < 5_000, String(recovery.stalledMs))

@@ -3,42 +3,37 @@
 //!
 //! - A listener whose shard is down is *adopted*: a live shard accepts from it beside its own, until a replacement
 //!   listens and takes it back.
-//! - The queue of a shard that has been running for [`STALL_MS`] without a look at its poll is accepted here, and its
+//! - The queue of a shard that has been running for [`STALL_MS`](crate::limits::STALL_MS) without a look at its poll is accepted here, and its
 //!   connections are handed to live shards.
 //! - Whoever wants to know learns that a shard is stuck, and that it turns again.
 //!
 //! It costs the shards a store per turn ([`crate::pulse`]). Its thread sleeps without a timeout while every shard waits in its
 //! poll: then it watches the polls themselves (a poll's descriptor is readable when its loop has something to do) and the
 //! listeners, and the kernel wakes it with the first of them. A loop that a timer wakes says so itself ([`wake_if_asleep`]).
-//! While shards turn as they should it only looks, a few times a second.
+//! While shards turn as they should it only looks, a few times a second, or every `STALL_MS` while connections come.
+//!
+//! Here: who serves what, as shards and the supervisor tell it. In `watch`: the thread.
 #![forbid(unsafe_code)]
 
-use crate::abi;
+mod watch;
+
 use crate::inbox::{Delivery, Unserved};
-use crate::limits::{
-    GUARDIAN_ACCEPTS, GUARDIAN_QUIET_MS, GUARDIAN_WATCH_MS, RELIEF_STALL_MS, STALL_MS, UNSERVED_MAX,
-};
+use crate::limits::{GUARDIAN_ACCEPTS, UNSERVED_MAX};
 use crate::link::ShardLink;
 use crate::net::listen::{self, Listener};
 use crate::net::tcp::{self, AcceptFailure};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Poll, Registry, Waker};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-const STALL: Duration = Duration::from_millis(STALL_MS);
-const RELIEF_STALL: Duration = Duration::from_millis(RELIEF_STALL_MS);
-const WATCH: Duration = Duration::from_millis(GUARDIAN_WATCH_MS);
-/// A look is not followed by another one sooner, but for what the kernel tells.
-const SHORTEST: Duration = Duration::from_millis(1);
-const QUIET: Duration = Duration::from_millis(GUARDIAN_QUIET_MS);
+use watch::{Guardian, WAKE};
 
 /// What the guardian tells of a stuck shard, twice.
 #[derive(Debug, Clone, Copy)]
@@ -128,9 +123,9 @@ pub fn start(report: impl Fn(Report) + Send + 'static) -> io::Result<()> {
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKE)?;
     let registry = poll.registry().try_clone()?;
-    let handle = std::thread::Builder::new().name("guardian".into()).spawn(move || {
-        Guardian { poll, events: Events::with_capacity(64), quiet_since: None }.run(&report)
-    })?;
+    let handle = std::thread::Builder::new()
+        .name("guardian".into())
+        .spawn(move || Guardian::new(poll).run(&report))?;
     *thread = Some(Thread { waker, registry, handle });
     Ok(())
 }
@@ -398,240 +393,4 @@ impl State {
 /// Ends a connection that nobody will serve, so that its peer can tell.
 fn reset(connection: Unserved) {
     tcp::reset_on_close(connection.fd.as_fd());
-}
-
-const WAKE: Token = Token(usize::MAX);
-/// Of a loop's poll: the shard's metrics token below it. Others are listeners' tokens.
-const POLL_BIT: usize = 1 << 63;
-
-#[derive(Debug)]
-struct Guardian {
-    poll: Poll,
-    events: Events,
-    /// Since when no shard has turned, as far as we looked.
-    quiet_since: Option<Instant>,
-}
-
-impl Guardian {
-    fn run(mut self, report: &dyn Fn(Report)) {
-        let mut reports = Vec::new();
-        let mut slept = false;
-        loop {
-            let timeout = {
-                let mut state = STATE.lock();
-                if state.ends {
-                    return;
-                }
-                if slept {
-                    let now = Instant::now();
-                    state.shards.values_mut().for_each(|shard| shard.turned_at = now); // all had waited until now
-                }
-                self.look(&mut state, &mut reports)
-            };
-            slept = timeout.is_none();
-            reports.drain(..).for_each(report);
-            // EINTR is a look around like any other.
-            _ = self.poll.poll(&mut self.events, timeout);
-            ASLEEP.store(false, Ordering::SeqCst);
-            if !self.events.is_empty() {
-                self.quiet_since = None;
-            }
-            let mut state = STATE.lock();
-            let fired = self.events.iter().map(|event| event.token().0);
-            state.disarm(self.poll.registry(), fired);
-        }
-    }
-
-    /// Does what is to be done now. When the next look is due; `None` when the kernel will say.
-    fn look(&mut self, state: &mut State, reports: &mut Vec<Report>) -> Option<Duration> {
-        let now = Instant::now();
-        let stall_after = state.stall_after;
-        // A shard that gets stuck just after a look is told of no later than it would be anyway.
-        let mut next = stall_after.map_or(WATCH, |after| after.clamp(STALL, WATCH));
-        let mut turning = false;
-        for (&token, shard) in &mut state.shards {
-            let turns = shard.link.metrics.read(abi::METRIC_LOOP_TURNS);
-            let turned = mem::replace(&mut shard.turns, turns) != turns;
-            let running = shard.link.pulse.running_for();
-            if turned || running.is_none() {
-                shard.turned_at = now;
-            }
-            if running.is_some_and(|running| running >= STALL) {
-                next = next.min(STALL);
-            }
-            // What we saw ourselves bounds what the pulse says, which may be too much.
-            let running = running.map(|running| running.min(now.duration_since(shard.turned_at)));
-            turning |= turned || running.is_some();
-            if (turned || running.is_none())
-                && let Some(since) = shard.stuck_since.take()
-            {
-                let stuck_for = now.duration_since(since);
-                reports.push(Report { token, life: shard.link.life, stuck_for, over: true });
-            }
-            let Some(running) = running else { continue };
-            if running >= RELIEF_STALL {
-                // What it was handed before it got stuck is for others, too; but for servers that end and have only it.
-                let guarded = |server| state.servers.contains_key(&server);
-                state.unserved.extend(shard.link.inbox.reclaim(guarded));
-            }
-            if let Some(stall_after) = stall_after
-                && shard.stuck_since.is_none()
-            {
-                if running >= stall_after {
-                    shard.stuck_since = now.checked_sub(running);
-                    reports.push(Report { token, life: shard.link.life, stuck_for: running, over: false });
-                } else {
-                    next = next.min((stall_after - running).max(SHORTEST));
-                }
-            }
-        }
-        state.hand_out(false);
-        if !state.unserved.is_empty() && state.servers.values().any(|guarded| !guarded.members.is_empty()) {
-            next = next.min(STALL);
-        }
-        if state.attend(self.poll.registry()) {
-            next = next.min(STALL);
-            turning = true;
-        }
-        if turning {
-            self.quiet_since = None;
-            return Some(next);
-        }
-        let since = *self.quiet_since.get_or_insert(now);
-        if now.duration_since(since) < QUIET {
-            return Some(next);
-        }
-        // All wait. Told of the first event by their polls, we sleep; who turned while that was set up is seen now.
-        ASLEEP.store(true, Ordering::SeqCst);
-        let quiet = state.watch_polls(self.poll.registry());
-        if quiet {
-            return None;
-        }
-        ASLEEP.store(false, Ordering::SeqCst);
-        self.quiet_since = None;
-        Some(next)
-    }
-}
-
-impl State {
-    /// Sees to every listener. Whether some of them need another look soon.
-    fn attend(&mut self, registry: &Registry) -> bool {
-        let mut soon = false;
-        let now = Instant::now();
-        let numbers: Vec<u32> = self.servers.keys().copied().collect();
-        for number in numbers {
-            // Taken out while its posts are looked at: what they need of the others is in `self`.
-            let Some(mut guarded) = self.servers.remove(&number) else { continue };
-            for index in 0..guarded.posts.len() {
-                soon |= self.attend_post(registry, now, number, &mut guarded, index);
-            }
-            self.servers.insert(number, guarded);
-        }
-        soon
-    }
-
-    fn attend_post(
-        &mut self,
-        registry: &Registry,
-        now: Instant,
-        server: u32,
-        guarded: &mut Guarded,
-        index: usize,
-    ) -> bool {
-        if self.holder_is_gone(&guarded.posts[index]) {
-            let Some(adopter) = self.adopter(guarded) else {
-                // Nobody serves the server (yet), or all are stuck: asked again when that changes.
-                return !guarded.members.is_empty();
-            };
-            let listener = guarded.posts[index].listener.clone();
-            if adopter.inbox.push(Delivery::Adopt { server, listener }).is_ok() {
-                guarded.posts[index].holder = Some(adopter.token);
-            }
-            return true;
-        }
-        let live = self.holder_is_live(&guarded.posts[index]);
-        let post = &mut guarded.posts[index];
-        if live {
-            if post.armed {
-                return false;
-            }
-            // It takes its connections itself; to be watched again once its queue was seen empty.
-            if post.rests_until.is_some_and(|until| now < until) || tcp::has_waiting(post.listener.as_fd()) {
-                return true;
-            }
-            return !post.arm(registry);
-        }
-        // Watched only once it is empty (a connection that comes in between is told at once): what nobody can take now
-        // would wake us over and over.
-        let taken = self.take_over(server, &guarded.members, &post.listener);
-        taken != Taken::All || !(post.armed || post.arm(registry))
-    }
-
-    /// The live member that accepts from the fewest listeners.
-    fn adopter(&self, guarded: &Guarded) -> Option<Arc<ShardLink>> {
-        let held =
-            |link: &ShardLink| guarded.posts.iter().filter(|post| post.holder == Some(link.token)).count();
-        self.members(&guarded.members).filter(|link| link.is_live()).min_by_key(|link| held(link)).cloned()
-    }
-
-    /// Ends the watch of what fired, and of all loops' polls: we are awake.
-    fn disarm(&mut self, registry: &Registry, fired: impl Iterator<Item = usize>) {
-        for shard in self.shards.values_mut() {
-            if let Some(fd) = shard.poll.take() {
-                // Fails when the loop is gone, and its descriptor with it.
-                _ = registry.deregister(&mut SourceFd(&fd));
-            }
-        }
-        let rests_until = Some(Instant::now() + STALL);
-        for token in fired {
-            let posts = self.servers.values_mut().flat_map(|guarded| &mut guarded.posts);
-            for post in posts.filter(|post| post.token as usize == token) {
-                post.disarm(registry);
-                post.rests_until = rests_until;
-            }
-        }
-    }
-
-    /// Watches the poll of every loop. False when one of them did not wait in it all the while, or cannot be watched.
-    fn watch_polls(&mut self, registry: &Registry) -> bool {
-        let mut quiet = true;
-        for (&token, shard) in &mut self.shards {
-            if shard.poll.is_none() {
-                let watched = shard.link.pulse.with_poll(|fd| {
-                    let mut source = SourceFd(&fd);
-                    let token = Token(POLL_BIT | token as usize);
-                    registry.register(&mut source, token, Interest::READABLE).map(|()| fd)
-                });
-                match watched {
-                    Some(Ok(fd)) => shard.poll = Some(fd),
-                    Some(Err(_)) => quiet = false,
-                    None => {} // no loop, so nothing that could get stuck
-                }
-            }
-        }
-        // An event that a loop took before we watched is no edge any more. But then the loop runs now, or has turned.
-        quiet
-            && self.shards.values().all(|shard| {
-                shard.link.pulse.running_for().is_none()
-                    && shard.link.metrics.read(abi::METRIC_LOOP_TURNS) == shard.turns
-            })
-    }
-}
-
-impl Post {
-    /// Has the poll watch it; its edge comes at once when connections wait.
-    fn arm(&mut self, registry: &Registry) -> bool {
-        let token = Token(self.token as usize);
-        self.armed = registry
-            .register(&mut SourceFd(&self.listener.as_fd().as_raw_fd()), token, Interest::READABLE)
-            .is_ok();
-        self.armed
-    }
-
-    fn disarm(&mut self, registry: &Registry) {
-        if mem::take(&mut self.armed) {
-            // It fails only when it is not watched, which is what is wanted.
-            _ = registry.deregister(&mut SourceFd(&self.listener.as_fd().as_raw_fd()));
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use shardloop_native::guardian;
 use shardloop_native::inbox::{Delivery, Unserved};
 use shardloop_native::link::ShardLink;
@@ -183,9 +183,18 @@ fn connections_that_nobody_can_serve_any_more_are_reset() {
     }
 }
 
-#[test]
-fn the_queue_of_a_shard_that_is_down_is_handed_over_when_its_server_stops() {
-    // Without the guardian's thread, which might be quicker.
+/// A server of two shards, of which the one is gone, with a client in its queue.
+struct HalfDown {
+    server: u32,
+    alpha: Arc<ShardLink>,
+    client: TcpStream,
+    /// Of the listeners: the living shard's, and that of the other.
+    tokens: [u32; 2],
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// Without the guardian's thread, which might be quicker than what is tested.
+fn half_down() -> HalfDown {
     let _alone = ALONE.lock();
     let (server, first, (second, address)) = (number(), listener().0, listener());
     guardian::guard(server, &[first, second]);
@@ -194,33 +203,32 @@ fn the_queue_of_a_shard_that_is_down_is_handed_over_when_its_server_stops() {
     guardian::serve(&alpha, server, &[first]);
     let client = TcpStream::connect(address).unwrap();
     guardian::leave(&beta, Vec::new());
+    HalfDown { server, alpha, client, tokens: [first, second], _alone }
+}
+
+#[test]
+fn the_queue_of_a_shard_that_is_down_is_handed_over_when_its_server_stops() {
+    let HalfDown { server, alpha, client, tokens, _alone } = half_down();
     guardian::unguard(server);
     let Some(Delivery::Connection(connection)) = alpha.inbox.pop() else { panic!("nothing was handed over") };
     assert_eq!(connection.peer, client.local_addr().unwrap());
     assert!(alpha.inbox.pop().is_none());
     guardian::leave(&alpha, Vec::new());
-    [first, second].into_iter().for_each(listen::unregister);
+    tokens.into_iter().for_each(listen::unregister);
 }
 
 #[test]
 fn an_inbox_that_is_full_when_the_server_stops_gets_the_queue_itself() {
-    let _alone = ALONE.lock();
-    let (server, first, (second, address)) = (number(), listener().0, listener());
-    guardian::guard(server, &[first, second]);
-    let (alpha, beta) = (shard(), shard());
-    guardian::serve(&beta, server, &[second]);
-    guardian::serve(&alpha, server, &[first]);
-    let _client = TcpStream::connect(address).unwrap();
-    guardian::leave(&beta, Vec::new());
-    let listener = listen::find(first).unwrap();
+    let HalfDown { server, alpha, client: _client, tokens, _alone } = half_down();
+    let listener = listen::find(tokens[0]).unwrap();
     while !alpha.inbox.is_full() {
         alpha.inbox.push(Delivery::Release(listener.clone())).unwrap();
     }
     guardian::unguard(server);
     let last = std::iter::from_fn(|| alpha.inbox.pop()).last();
-    assert_eq!(last.map(adopted), Some(second));
+    assert_eq!(last.map(adopted), Some(tokens[1]));
     guardian::leave(&alpha, Vec::new());
-    [first, second].into_iter().for_each(listen::unregister);
+    tokens.into_iter().for_each(listen::unregister);
 }
 
 #[test]
