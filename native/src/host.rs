@@ -15,6 +15,7 @@ use crate::limits::{BATCHES_PER_WAKE, WAKE_BUDGET_US};
 use crate::link::ShardLink;
 use crate::metrics::Metrics;
 use crate::ring::{Attached, Region, SharedMemory};
+use crate::slice::{self, ServingSlice};
 use crate::uv::{self, HandleType, RawHandle, Uv};
 use crate::write_queue::{Pin, PinnedMemory};
 use std::any::Any;
@@ -73,6 +74,8 @@ pub struct Host {
     referenced: Cell<bool>,
     timer_at: Cell<Option<Instant>>,
     turn: Cell<Turn>,
+    /// Until it closes.
+    serving: Cell<Option<ServingSlice>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -152,6 +155,7 @@ impl Host {
             referenced: Cell::new(false),
             timer_at: Cell::new(None),
             turn: Cell::new(turn),
+            serving: Cell::new(Some(ServingSlice::begin())),
         });
         // The handles own one reference together; the callback that frees the last of them drops it.
         let data: *const Self = Rc::into_raw(host.clone());
@@ -268,12 +272,14 @@ impl Host {
     pub fn environment_ends(&self) {
         self.close();
         self.javascript.environment_ends();
+        slice::ending();
     }
 
     fn tear_down(&self) {
         if self.closing.replace(true) {
             return;
         }
+        self.serving.set(None);
         // SAFETY: the handles are initialised, and closed here only, once (`closing`).
         unsafe { self.handles.each(|handle| (self.uv.close)(handle.as_ptr(), Some(on_closed))) };
         // The engine goes after the handle that polls its descriptor.
@@ -439,6 +445,7 @@ impl Host {
         if self.closing.replace(true) {
             return;
         }
+        self.serving.set(None);
         self.leave(None);
         // SAFETY: as in `tear_down`. The engine is dropped with the host, after the last handle is closed.
         unsafe { self.handles.each(|handle| (self.uv.close)(handle.as_ptr(), Some(on_closed))) };

@@ -3,7 +3,7 @@
 //! Layers, each knowing only those below it:
 //! `bind` (all that knows napi) → `host` (nesting in libuv, batches) → `engine` (commands in, events out)
 //! → `shard` (connections: what all engines share) → `net`, `write_queue`, `timer`, `metrics`,
-//! `malloc`, `limits`.
+//! `malloc`, `slice`, `limits`.
 
 pub mod abi;
 pub mod bind;
@@ -21,6 +21,7 @@ pub mod net;
 pub mod pulse;
 pub mod ring;
 pub mod shard;
+pub mod slice;
 pub mod timer;
 pub mod uv;
 pub mod write_queue;

@@ -7,6 +7,7 @@ use crate::inbox::Delivery;
 use crate::limits::{GUARDIAN_QUIET_MS, GUARDIAN_WATCH_MS, RELIEF_STALL_MS, STALL_MS};
 use crate::link::ShardLink;
 use crate::net::tcp;
+use crate::slice::ServingSlice;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 use std::mem;
@@ -41,6 +42,7 @@ impl Guardian {
     }
 
     pub(super) fn run(mut self, report: &dyn Fn(Report)) {
+        let _serving = ServingSlice::begin();
         let mut reports = Vec::new();
         let mut slept = false;
         loop {
