@@ -1,12 +1,26 @@
 import { createRequire } from 'node:module'
+import { getEnvironmentData, setEnvironmentData } from 'node:worker_threads'
 import { ShardloopError } from '../errors.js'
 import { ABI_VERSION } from './abi.js'
 import type * as Binding from './binding.js'
 
 const require = createRequire(import.meta.url)
 
-/** The addon's name for this platform, as napi-rs names it. */
+const ADDON_FILE_KEY = 'shardloop:addon'
+
+/**
+ * The addon's name for this platform, as napi-rs names it. The first thread finds it and tells the threads that it starts:
+ * a report costs milliseconds, in which a shard that is replaced does not serve.
+ */
 function addonFile(): string {
+  const told = getEnvironmentData(ADDON_FILE_KEY)
+  if (typeof told === 'string') return told
+  const file = platformFile()
+  setEnvironmentData(ADDON_FILE_KEY, file)
+  return file
+}
+
+function platformFile(): string {
   const { platform, arch } = process
   if (platform === 'darwin') return `shardloop.darwin-${arch}.node`
   if (platform === 'linux') {
