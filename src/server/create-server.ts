@@ -2,17 +2,15 @@ import { isMainThread } from 'node:worker_threads'
 import { native } from '../native/index.js'
 import type { ProtocolFactory } from '../workers/protocol.js'
 import { currentShard, type Shard } from '../workers/shard.js'
-import type { OpenCall } from './call-book.js'
-import { automaticShards } from './cpu-quota.js'
-import { openListeners } from './listeners.js'
-import { LocalGroup } from './local-group.js'
 import { parseOptions, type ServerOptions, type ServerSettings } from './options.js'
-import { assertEntryRunsAgain } from './program-entry.js'
 import type { Server } from './server.js'
 import { ShardHandle } from './shard-handle.js'
-import { SupervisorServer } from './supervisor-server.js'
-import { notOnMainThread } from './test-runner.js'
-import { announceEnd, callBook, joinWorkerSet } from './worker-set.js'
+
+/**
+ * What only the supervising thread needs is loaded by its first call: each file that a shard imports delays its start, and
+ * a shard that is replaced does not serve until then. Kept, so that calls go on in the order in which they were made.
+ */
+let starting: Promise<typeof import('./start-server.js')> | undefined
 
 /**
  * Starts a server on `options.shards` worker threads that share its port, and resolves when all of them listen.
@@ -31,35 +29,13 @@ export async function createServer(
   options: ServerOptions = {},
 ): Promise<Server> {
   const settings = parseOptions(source, options, native.balancesReusePort())
-  if (settings.shards === 0) return createLocal(source, settings)
+  const local = settings.shards === 0
   const shard = currentShard()
-  if (shard !== null) return createInShard(shard, source, settings)
-  if (!isMainThread) throw notOnMainThread()
-  return createOnShards(source, settings)
-}
-
-/** `shards: 0`. */
-async function createLocal(source: ProtocolFactory | URL, settings: ServerSettings): Promise<Server> {
-  const listeners = await openListeners(settings, 1)
-  let group: LocalGroup
-  try {
-    group = new LocalGroup(source, settings.exceptionHandler)
-  } catch (error) {
-    listeners.close()
-    throw error
-  }
-  const server = new SupervisorServer({
-    name: settings.name ?? 'server',
-    key: 'local',
-    server: 0,
-    settings,
-    module: source instanceof URL ? source.href : null,
-    listeners,
-    group,
-    onEnd: () => {},
-  })
-  await server.start()
-  return server
+  if (shard !== null && !local) return createInShard(shard, source, settings)
+  if (!isMainThread && !local) throw (await import('./test-runner.js')).notOnMainThread()
+  starting ??= import('./start-server.js')
+  const { startLocal, startOnShards } = await starting
+  return local ? startLocal(source, settings) : startOnShards(source, settings)
 }
 
 async function createInShard(
@@ -71,45 +47,4 @@ async function createInShard(
   const registration = source instanceof URL ? source : { factory: source, exceptionHandler }
   const link = await shard.call({ name, source: registration, startTimeoutMs })
   return new ShardHandle(shard, link, name)
-}
-
-async function createOnShards(source: ProtocolFactory | URL, settings: ServerSettings): Promise<Server> {
-  const book = callBook()
-  const call = book.open(settings.name)
-  let server: SupervisorServer
-  try {
-    book.assertNameIsFree(call)
-    if (!(source instanceof URL)) assertEntryRunsAgain()
-    server = await prepare(source, settings, call)
-  } catch (error) {
-    announceEnd(book.end(call, { sockets: [], error }))
-    throw error
-  }
-  await server.start()
-  return server
-}
-
-/** Binds, before any shard is started for it. */
-async function prepare(
-  source: ProtocolFactory | URL,
-  settings: ServerSettings,
-  call: OpenCall,
-): Promise<SupervisorServer> {
-  const set = await joinWorkerSet(settings, automaticShards)
-  try {
-    const listeners = await openListeners(settings, set.plan.size)
-    const server = new SupervisorServer({
-      ...call,
-      settings,
-      module: source instanceof URL ? source.href : null,
-      listeners,
-      group: set,
-      onEnd: (end) => announceEnd(callBook().end(call, end)),
-    })
-    set.addUser(server)
-    return server
-  } catch (error) {
-    await set.withdraw()
-    throw error
-  }
 }

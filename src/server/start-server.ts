@@ -1,0 +1,80 @@
+/** What starts a server on the thread that supervises it. */
+import type { ProtocolFactory } from '../workers/protocol.js'
+import type { OpenCall } from './call-book.js'
+import { automaticShards } from './cpu-quota.js'
+import { openListeners } from './listeners.js'
+import { LocalGroup } from './local-group.js'
+import type { ServerSettings } from './options.js'
+import { assertEntryRunsAgain } from './program-entry.js'
+import type { Server } from './server.js'
+import { SupervisorServer } from './supervisor-server.js'
+import { announceEnd, callBook, joinWorkerSet } from './worker-set.js'
+
+/** `shards: 0`. */
+export async function startLocal(source: ProtocolFactory | URL, settings: ServerSettings): Promise<Server> {
+  const listeners = await openListeners(settings, 1)
+  let group: LocalGroup
+  try {
+    group = new LocalGroup(source, settings.exceptionHandler)
+  } catch (error) {
+    listeners.close()
+    throw error
+  }
+  const server = new SupervisorServer({
+    name: settings.name ?? 'server',
+    key: 'local',
+    server: 0,
+    settings,
+    module: source instanceof URL ? source.href : null,
+    listeners,
+    group,
+    onEnd: () => {},
+  })
+  await server.start()
+  return server
+}
+
+/** On worker threads. */
+export async function startOnShards(
+  source: ProtocolFactory | URL,
+  settings: ServerSettings,
+): Promise<Server> {
+  const book = callBook()
+  const call = book.open(settings.name)
+  let server: SupervisorServer
+  try {
+    book.assertNameIsFree(call)
+    if (!(source instanceof URL)) assertEntryRunsAgain()
+    server = await prepare(source, settings, call)
+  } catch (error) {
+    announceEnd(book.end(call, { sockets: [], error }))
+    throw error
+  }
+  await server.start()
+  return server
+}
+
+/** Binds, before any shard is started for it. */
+async function prepare(
+  source: ProtocolFactory | URL,
+  settings: ServerSettings,
+  call: OpenCall,
+): Promise<SupervisorServer> {
+  const set = await joinWorkerSet(settings, automaticShards)
+  try {
+    const listeners = await openListeners(settings, set.plan.size)
+    const server = new SupervisorServer({
+      ...call,
+      settings,
+      module: source instanceof URL ? source.href : null,
+      listeners,
+      group: set,
+      onEnd: (end) => announceEnd(callBook().end(call, end)),
+    })
+    set.addUser(server)
+    return server
+  } catch (error) {
+    await set.withdraw()
+    throw error
+  }
+}
