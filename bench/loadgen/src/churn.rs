@@ -1,11 +1,16 @@
 //! Churn: connect, one echo, close; again and again from C slots at once.
 //!
+//! Without a rate the next connection follows the end of the last one (closed loop). With a rate the connections follow a
+//! fixed schedule, and their latencies count from the moment at which they were meant to be opened.
+//!
 //! A closed connection's port stays in TIME_WAIT on the side that closed first, which is ours: about 28,000 connections
 //! from one address would use them all up. So the source address goes round 127.0.0.2, 127.0.0.3 and on (`--sources`),
 //! or the connection ends by reset (`--close rst`), which leaves no TIME_WAIT but is not what clients do.
 
 use std::{
+    collections::VecDeque,
     io::{self, Read, Write},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -20,11 +25,13 @@ use crate::{
     outcome::{Failures, Latencies, Outcome, round, show_count, show_micros},
     pattern::Pattern,
     progress::Progress,
+    schedule::Schedule,
     target::{Close, Target},
+    trace::Trace,
 };
 
 /// What to do; bounds are checked by [`run`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ChurnOptions {
     /// The server, and the source addresses that are taken in turn.
     pub target: Target,
@@ -34,6 +41,10 @@ pub struct ChurnOptions {
     pub size: usize,
     /// How a connection ends.
     pub close: Close,
+    /// Connections per second, on a fixed schedule; none: as fast as they end.
+    pub rate_per_sec: Option<f64>,
+    /// A file that tells of every connection; see [`crate::trace`].
+    pub trace: Option<PathBuf>,
     /// Length of the measured window.
     pub window: Duration,
     /// Load before the window, not measured.
@@ -60,6 +71,9 @@ pub fn run(options: ChurnOptions) -> Result<Outcome, LoadError> {
     if options.window.is_zero() {
         return Err(LoadError::Option("--secs is above 0".to_owned()));
     }
+    if options.rate_per_sec.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
+        return Err(LoadError::Option("--rate is a number of connections per second above 0".to_owned()));
+    }
     reserve_descriptors(options.concurrency)?;
     let mut load = Churn::new(options)?;
     load.measure()?;
@@ -80,6 +94,10 @@ struct Churn {
     poll: Poll,
     events: Events,
     slots: Vec<Slot>,
+    /// Those without a connection.
+    free: VecDeque<usize>,
+    schedule: Option<Schedule>,
+    trace: Option<Trace>,
     pattern: Pattern,
     buffer: Box<[u8]>,
     clock: Instant,
@@ -103,14 +121,17 @@ impl Churn {
     fn new(options: ChurnOptions) -> Result<Self, LoadError> {
         let empty =
             || Slot { stream: None, number: 0, started_ns: 0, established: false, sent: 0, received: 0 };
+        let clock = Instant::now();
         Ok(Self {
-            options,
+            schedule: options.rate_per_sec.map(|rate| Schedule::new(rate, 0)),
+            trace: options.trace.as_deref().map(Trace::create).transpose()?,
+            free: (0..options.concurrency).collect(),
             poll: Poll::new().map_err(LoadError::system("epoll_create1"))?,
             events: Events::with_capacity(EVENTS_PER_POLL),
             slots: (0..options.concurrency).map(|_| empty()).collect(),
             pattern: Pattern::new(),
             buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
-            clock: Instant::now(),
+            clock,
             next_number: 0,
             opening: true,
             window_start_ns: u64::MAX,
@@ -124,6 +145,7 @@ impl Churn {
             stopped: false,
             used: CpuUse::default(),
             progress: Progress::new(options.progress),
+            options,
         })
     }
 
@@ -132,13 +154,11 @@ impl Churn {
     }
 
     fn measure(&mut self) -> Result<(), LoadError> {
-        for index in 0..self.slots.len() {
-            self.open(index)?;
-        }
         let opens_ns = self.options.warmup.as_nanos() as u64;
         let mut closes_ns = u64::MAX;
         let mut opened = CpuSample::default();
         while !self.stopped && (self.opening || self.slots.iter().any(|slot| slot.stream.is_some())) {
+            self.fill()?;
             let now_ns = self.now_ns();
             if closes_ns == u64::MAX && now_ns >= opens_ns {
                 opened = CpuSample::take(self.options.server_pid)?;
@@ -150,18 +170,26 @@ impl Churn {
                 self.used = opened.until(&CpuSample::take(self.options.server_pid)?);
                 self.opening = false;
             }
-            if now_ns.saturating_sub(self.last_finished_ns) > CONNECT_TIMEOUT.as_nanos() as u64 {
+            if self.is_stuck(now_ns) {
                 self.fail_stuck();
                 self.stopped = true;
             }
             let edge_ns = if closes_ns == u64::MAX { opens_ns } else { closes_ns };
-            self.turn(
-                Duration::from_nanos(edge_ns.saturating_sub(now_ns))
-                    .clamp(Duration::from_millis(1), POLL_MAX),
-            )?;
+            let until_edge = Duration::from_nanos(edge_ns.saturating_sub(now_ns))
+                .clamp(Duration::from_millis(1), POLL_MAX);
+            let timeout = match &self.schedule {
+                Some(schedule) if self.opening && !self.free.is_empty() => {
+                    schedule.poll_timeout(now_ns, until_edge)
+                }
+                _ => until_edge,
+            };
+            self.turn(timeout)?;
             self.show_progress();
         }
-        Ok(())
+        match self.trace.take() {
+            Some(trace) => trace.finish(),
+            None => Ok(()),
+        }
     }
 
     fn turn(&mut self, timeout: Duration) -> Result<(), LoadError> {
@@ -181,19 +209,49 @@ impl Churn {
             if let Err(failure) = &result {
                 self.fail(index, failure);
             }
-            // A slot whose connection ended, well or badly, starts the next one at once.
-            if self.slots[index].stream.is_none() && self.opening && !self.stopped {
-                self.open(index)?;
+            // A slot whose connection ended, well or badly, takes the next one at once.
+            if self.slots[index].stream.is_none() {
+                self.fill()?;
             }
         }
         self.events = events;
         Ok(())
     }
 
-    fn open(&mut self, index: usize) -> Result<(), LoadError> {
+    /// Opens a connection on every free slot, as far as the schedule asks for them. One that fails at once leaves its slot
+    /// to the next call.
+    fn fill(&mut self) -> Result<(), LoadError> {
+        for _ in 0..self.free.len() {
+            if !self.opening || self.stopped {
+                return Ok(());
+            }
+            let now_ns = self.now_ns();
+            let started_ns = match &mut self.schedule {
+                None => now_ns,
+                Some(schedule) => match schedule.take_due(now_ns) {
+                    Some(due) => schedule.at_ns(due),
+                    None => return Ok(()),
+                },
+            };
+            // A slot whose connect fails goes to the end, and does not keep the others from being tried.
+            let Some(index) = self.free.pop_front() else { return Ok(()) };
+            self.open(index, started_ns)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a connection waits for longer than it may, and no other one gets on either.
+    fn is_stuck(&self, now_ns: u64) -> bool {
+        let is_long_ago = |then_ns: u64| now_ns.saturating_sub(then_ns) > CONNECT_TIMEOUT.as_nanos() as u64;
+        is_long_ago(self.last_finished_ns)
+            && self.slots.iter().any(|slot| slot.stream.is_some() && is_long_ago(slot.started_ns))
+    }
+
+    fn open(&mut self, index: usize, started_ns: u64) -> Result<(), LoadError> {
         let number = self.next_number;
         self.next_number += 1;
-        let started_ns = self.now_ns();
+        self.slots[index] =
+            Slot { stream: None, number, started_ns, established: false, sent: 0, received: 0 };
         match self.options.target.connect(number, self.options.close) {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
                 return Err(LoadError::PortsExhausted { addr: self.options.target.addr });
@@ -204,14 +262,7 @@ impl Churn {
                     .registry()
                     .register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)
                     .map_err(LoadError::system("epoll_ctl"))?;
-                self.slots[index] = Slot {
-                    stream: Some(stream),
-                    number,
-                    started_ns,
-                    established: false,
-                    sent: 0,
-                    received: 0,
-                };
+                self.slots[index].stream = Some(stream);
             }
         }
         Ok(())
@@ -301,18 +352,29 @@ impl Churn {
     fn finish(&mut self, index: usize) {
         let now_ns = self.now_ns();
         let slot = &mut self.slots[index];
+        let (started_ns, latency_ns) = (slot.started_ns, now_ns - slot.started_ns);
         slot.stream = None;
+        self.free.push_back(index);
         self.finished_total += 1;
         self.last_finished_ns = now_ns;
-        if now_ns >= self.window_start_ns && now_ns < self.window_end_ns {
+        if let Some(trace) = &mut self.trace {
+            trace.connection(self.clock, started_ns, Some(latency_ns));
+        }
+        // By schedule, a connection belongs to the window in which it was meant to be opened, however late its answer.
+        let instant_ns = if self.schedule.is_some() { started_ns } else { now_ns };
+        if instant_ns >= self.window_start_ns && instant_ns < self.window_end_ns {
             self.finished += 1;
-            self.latencies.record(now_ns - slot.started_ns, 1);
+            self.latencies.record(latency_ns, 1);
         }
     }
 
     fn fail(&mut self, index: usize, failure: &Failure) {
         self.failures.note(failure);
         self.slots[index].stream = None;
+        self.free.push_back(index);
+        if let Some(trace) = &mut self.trace {
+            trace.connection(self.clock, self.slots[index].started_ns, None);
+        }
         self.stopped |= !self.options.tolerate || failure.is_corruption();
     }
 
@@ -361,6 +423,7 @@ impl Churn {
         outcome
             .field("connections", options.concurrency)
             .field("size", options.size)
+            .field("ratePerSec", options.rate_per_sec)
             .field("secs", secs)
             .field("requests", self.finished)
             .field("requestsTotal", self.finished_total)

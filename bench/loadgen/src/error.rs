@@ -1,6 +1,6 @@
 //! Everything that can end a run early, and the failures of single connections.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 /// Why a run could not start or go on. Not the server's answers: those are [`Failure`]s.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,14 @@ pub enum LoadError {
     System {
         /// The call's name.
         call: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `--trace` cannot be written.
+    #[error("--trace {}: {source}", path.display())]
+    Trace {
+        /// The file.
+        path: PathBuf,
         /// What the system said.
         source: io::Error,
     },

@@ -7,7 +7,7 @@
 //! - [`pattern`], [`in_flight`], [`schedule`]: pure parts, unit-tested without a network.
 //! - [`target`]: where the load goes, and from which source addresses.
 //! - [`cpu`]: processor time of the server, of this process and of the machine around the measured window.
-//! - [`outcome`]: what a run found, as one JSON line or as a table.
+//! - [`outcome`]: what a run found, as one JSON line or as a table; [`trace`]: what became of every connection, as a file.
 
 pub mod churn;
 pub mod cpu;
@@ -21,3 +21,4 @@ pub mod pattern;
 pub mod progress;
 pub mod schedule;
 pub mod target;
+pub mod trace;

@@ -1,6 +1,6 @@
 //! Command line of the load generator; `loadgen --help` says what each option means.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use loadgen::{
@@ -61,6 +61,14 @@ enum Mode {
         /// (28,000 per address; Linux loopback only); 0 leaves the address to the kernel
         #[arg(long, value_name = "N", default_value_t = 200)]
         sources: u32,
+        /// Connections per second on a fixed schedule, latency counted from the moment a connection was meant to be opened
+        /// (corrected for coordinated omission), at most --conns at once; without it the next follows the end of one
+        #[arg(long, value_name = "R")]
+        rate: Option<f64>,
+        /// Write a CSV line for every connection: when it was opened, in microseconds of the Unix epoch, and microseconds
+        /// until it was echoed, empty when it failed
+        #[arg(long, value_name = "FILE")]
+        trace: Option<PathBuf>,
         /// How a connection ends: fin as clients do, rst leaves no port in TIME_WAIT
         #[arg(long, value_enum, default_value_t = Close::Fin)]
         close: Close,
@@ -155,13 +163,15 @@ fn run(mode: Mode) -> Result<Outcome, LoadError> {
                 progress: common.progress,
             })
         }
-        Mode::Churn { common, window, conns, size, sources, close } => {
+        Mode::Churn { common, window, conns, size, sources, rate, trace, close } => {
             let addr = Target::resolve(&common.addr, common.allow_remote)?;
             churn::run(ChurnOptions {
                 target: Target { addr, sources: Target::sources_possible(addr, sources) },
                 concurrency: conns,
                 size,
                 close,
+                rate_per_sec: rate,
+                trace,
                 window: window.secs,
                 warmup: window.warmup,
                 server_pid: window.server_pid,

@@ -1,4 +1,5 @@
-//! The fixed schedule of a run with `--rate`: message `k` belongs at `k / rate` and to connection `k mod connections`.
+//! The fixed schedule of a run with `--rate`: message `k` belongs at `k / rate` and to connection `k mod connections`; with
+//! churn, connection `k` is opened at `k / rate`.
 //!
 //! Latency is counted from that moment, not from the moment the message could be sent: a server that stalls delays the
 //! messages behind the stall too, and leaving them out (coordinated omission) would hide it.

@@ -7,7 +7,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use loadgen::{
@@ -177,31 +177,114 @@ fn a_stall_delays_every_message_behind_it_when_a_rate_is_set() {
     assert!(json["latencyUs"]["p50"].as_f64().unwrap() > 100_000.0, "{json}");
 }
 
+fn churn_options(addr: SocketAddr) -> ChurnOptions {
+    ChurnOptions {
+        target: Target { addr, sources: Target::sources_possible(addr, 8) },
+        concurrency: 4,
+        size: 100,
+        close: Close::Fin,
+        rate_per_sec: None,
+        trace: None,
+        window: Duration::from_millis(200),
+        warmup: Duration::ZERO,
+        server_pid: None,
+        tolerate: false,
+        progress: false,
+    }
+}
+
+fn churn(options: ChurnOptions) -> (bool, Value) {
+    let outcome = churn::run(options).unwrap();
+    (outcome.passed(), serde_json::from_str(&outcome.json_line()).unwrap())
+}
+
 #[test]
 fn churn_counts_connections_and_sees_wrong_bytes() {
-    let churn = |addr, close| {
-        let outcome = churn::run(ChurnOptions {
-            target: Target { addr, sources: Target::sources_possible(addr, 8) },
-            concurrency: 4,
-            size: 100,
-            close,
-            window: Duration::from_millis(200),
-            warmup: Duration::ZERO,
-            server_pid: None,
-            tolerate: false,
-            progress: false,
-        })
-        .unwrap();
-        (outcome.passed(), serde_json::from_str::<Value>(&outcome.json_line()).unwrap())
-    };
     for close in [Close::Fin, Close::Rst] {
-        let (passed, json) = churn(serve(Fault::None), close);
+        let (passed, json) = churn(ChurnOptions { close, ..churn_options(serve(Fault::None)) });
         assert!(passed, "{json}");
         assert!(json["requests"].as_u64().unwrap() > 4, "{json}");
     }
-    let (passed, json) = churn(serve(Fault::Change { at: 50 }), Close::Fin);
+    let (passed, json) = churn(churn_options(serve(Fault::Change { at: 50 })));
     assert!(!passed);
     assert_eq!(json["failures"]["corrupt"], 1, "{json}");
+}
+
+#[test]
+fn churn_by_schedule_opens_as_many_as_are_due_and_traces_each() {
+    let trace = std::env::temp_dir().join(format!("loadgen-trace-{}.csv", std::process::id()));
+    let began_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
+    let (passed, json) = churn(ChurnOptions {
+        rate_per_sec: Some(500.0),
+        trace: Some(trace.clone()),
+        ..churn_options(serve(Fault::None))
+    });
+    assert!(passed, "{json}");
+    let requests = json["requests"].as_u64().unwrap();
+    assert!((95..=105).contains(&requests), "{json}");
+    let text = std::fs::read_to_string(&trace).unwrap();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("opened_unix_us,until_echoed_us"));
+    let opened: Vec<u64> = lines
+        .map(|line| {
+            let (opened, until_echoed) = line.split_once(',').unwrap();
+            assert!(until_echoed.parse::<f64>().unwrap() > 0.0, "{line}");
+            opened.parse().unwrap()
+        })
+        .collect();
+    assert_eq!(opened.len() as u64, json["requestsTotal"].as_u64().unwrap());
+    assert!(opened.iter().all(|&us| (began_us..began_us + 10_000_000).contains(&us)), "{opened:?}");
+    std::fs::remove_file(trace).unwrap();
+}
+
+#[test]
+fn churn_by_schedule_counts_the_time_that_a_connection_could_not_be_opened() {
+    // One at once, never answered for as long as it would take the next ones to be due.
+    let slow = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = slow.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in slow.incoming() {
+            let mut stream = stream.unwrap();
+            let mut buffer = [0; 100];
+            stream.read_exact(&mut buffer).unwrap();
+            thread::sleep(Duration::from_millis(20));
+            stream.write_all(&buffer).unwrap();
+        }
+    });
+    let (passed, json) =
+        churn(ChurnOptions { concurrency: 1, rate_per_sec: Some(200.0), ..churn_options(addr) });
+    assert!(passed, "{json}");
+    // Due every 5 ms, served every 20: the tenth waits for some 150 ms.
+    assert!(json["latencyUs"]["p99"].as_f64().unwrap() > 100_000.0, "{json}");
+}
+
+#[test]
+fn churn_traces_connections_that_fail_without_a_latency() {
+    let trace = std::env::temp_dir().join(format!("loadgen-failures-{}.csv", std::process::id()));
+    let (passed, json) = churn(ChurnOptions {
+        rate_per_sec: Some(100.0),
+        trace: Some(trace.clone()),
+        tolerate: true,
+        ..churn_options(serve(Fault::Reset))
+    });
+    assert!(passed, "{json}");
+    let text = std::fs::read_to_string(&trace).unwrap();
+    assert!(text.lines().count() > 10 && text.lines().skip(1).all(|line| line.ends_with(',')), "{text}");
+    std::fs::remove_file(trace).unwrap();
+}
+
+#[test]
+fn a_rate_or_trace_that_cannot_be_is_refused_by_name() {
+    let refusal = |options| churn::run(options).err().unwrap().to_string();
+    let addr = "127.0.0.1:1".parse().unwrap();
+    assert!(
+        refusal(ChurnOptions { rate_per_sec: Some(0.0), ..churn_options(addr) }).starts_with("--rate is")
+    );
+    let trace = Some("/nowhere/at/all".into());
+    assert!(
+        refusal(ChurnOptions { trace, ..churn_options(addr) })
+            .starts_with("--trace /nowhere/at/all: No such")
+    );
 }
 
 #[test]
