@@ -43,7 +43,7 @@ export function describeMachine(root: string, bun: string | null): Environment {
 
 /** The first two CPUs that this process may use: the server's and the client's. Throws by name with fewer. */
 export function measuredCpus(): [server: number, client: number] {
-  const list = /^Cpus_allowed_list:\s*(.+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? ''
+  const list = allowedCpus()
   const allowed = list.split(',').flatMap((range) => {
     const [first, last] = range.split('-').map(Number)
     return Array.from(
@@ -60,9 +60,27 @@ export function measuredCpus(): [server: number, client: number] {
   return [server, client]
 }
 
+/** CPUs that this process may use, as Linux and taskset write it: `0-3,7`. */
+function allowedCpus(): string {
+  return /^Cpus_allowed_list:\s*(.+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? ''
+}
+
 /** The command line that runs `command` with all its threads on one CPU. */
 export function pinned(cpu: number, command: readonly string[]): string[] {
   return ['taskset', '-c', String(cpu), ...command]
+}
+
+/** Runs `use` with all threads of this process on one CPU, and those that it starts meanwhile. */
+export async function onCpu<Found>(cpu: number, use: () => Promise<Found>): Promise<Found> {
+  const pin = (list: string): unknown =>
+    execFileSync('taskset', ['-a', '-c', '-p', list, String(process.pid)], { stdio: 'ignore' })
+  const before = allowedCpus()
+  pin(String(cpu))
+  try {
+    return await use()
+  } finally {
+    pin(before)
+  }
 }
 
 /** First line of a program's output, null when it is not there or fails. */

@@ -1,21 +1,22 @@
-/** What the servers of this benchmark do with a line; the same for ours and for the peers. */
+/** What the servers of this benchmark do with what they receive; the same for ours and for the peers. */
 
 const HEAP_PIECE = 1000
 
 /**
  * `who` is answered by `id`; `spin MS` too, then the thread is blocked for that long; `die WAY MS` blocks it and then ends
- * it, before it looks for connections again.
+ * it, before it looks for connections again. Anything else is echoed, as the load generator wants it.
  */
-export function obey(line: string, id: number, answer: (text: string) => void): void {
-  const [command, ...rest] = line.trim().split(' ')
+export function obey(chunk: Buffer, id: number, answer: (bytes: Buffer | string) => void): void {
+  const [command, ...rest] = chunk.toString('latin1').trim().split(' ')
   if (command === 'die') {
     const [way = '', ms] = rest
     block(Number(ms))
     process.nextTick(die, way)
-    return
-  }
-  answer(`${id}\n`)
-  if (command === 'spin') setImmediate(block, Number(rest[0]))
+  } else if (command === 'who') answer(`${id}\n`)
+  else if (command === 'spin') {
+    answer(`${id}\n`)
+    setImmediate(block, Number(rest[0]))
+  } else answer(chunk)
 }
 
 /** Ways to die, for {@link obey}. */

@@ -10,7 +10,7 @@ class Obeying implements Protocol {
   }
 
   dataReceived(chunk: Buffer): void {
-    obey(chunk.toString(), shardId ?? 0, (text) => this.#transport.write(text))
+    obey(chunk, shardId ?? 0, (bytes) => this.#transport.write(bytes))
   }
 }
 

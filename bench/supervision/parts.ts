@@ -2,9 +2,20 @@
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { ROOT } from '../load.js'
+import { measuredCpus, onCpu } from '../machine.js'
+import { NOISE_TRIES, STEAL_MAX } from '../rounds.js'
 import { type RunningServer, startServer, within } from '../servers.js'
 import { median, quantile } from '../statistics.js'
-import { type Answer, ask, askAndClose, epochMs, pause, stream } from './clients.js'
+import {
+  type Answer,
+  ask,
+  askAndClose,
+  epochMs,
+  pause,
+  stream,
+  type TracedConnection,
+  traceLoad,
+} from './clients.js'
 import { WAYS } from './commands.js'
 import type { Kind } from './server.js'
 
@@ -52,7 +63,9 @@ export interface SupervisionPlan {
   readonly stallRounds: number
   readonly shareRounds: number
   readonly replacementRounds: number
-  readonly deaths: number
+  readonly deathRounds: number
+  /** Length of one round. */
+  readonly deathSecs: number
   readonly crashes: number
 }
 
@@ -61,8 +74,11 @@ const EVENT_TIMEOUT_MS = 20_000
 const SETTLE_MS = 50
 const SHARE_CONNECTIONS = 1000
 const STREAM_PER_SEC = 400
+/** Until connections count: the server's code is cold. */
+const WARM_MS = 1500
+/** Until the first death. */
 const CALM_MS = 6000
-const DEATH_EVERY_MS = 500
+const DEATH_EVERY_MS = 300
 const QUEUED = 200
 const QUEUE_BLOCK_MS = 200
 
@@ -83,9 +99,10 @@ class Broken {
     void this.#listen()
   }
 
-  static async start(kind: Kind, shards = 2): Promise<Broken> {
+  /** All its threads on `cpu`, or with null on any. */
+  static async start(kind: Kind, shards: number, cpu: number | null): Promise<Broken> {
     const program = join(ROOT, 'dist', 'bench', 'supervision', 'server.js')
-    return new Broken(await startServer(null, [process.execPath, program, kind, String(shards)]))
+    return new Broken(await startServer(cpu, [process.execPath, program, kind, String(shards)]))
   }
 
   /** Resolves when it has told of `count` replacements. */
@@ -121,9 +138,10 @@ class Broken {
 async function withServer<Found>(
   kind: Kind,
   shards: number,
+  cpu: number | null,
   use: (server: Broken) => Promise<Found>,
 ): Promise<Found> {
-  const server = await Broken.start(kind, shards)
+  const server = await Broken.start(kind, shards, cpu)
   try {
     return await use(server)
   } finally {
@@ -144,7 +162,7 @@ export async function measureStall(
   for (let round = 1; round <= plan.stallRounds; round++) {
     for (const kind of KINDS) {
       progress(`stall: ${TITLES[kind]}, ${round} of ${plan.stallRounds}`)
-      const answers = await withServer(kind, 2, async ({ port }) => {
+      const answers = await withServer(kind, 2, null, async ({ port }) => {
         for (let warm = 0; warm < 50; warm++) await askAndClose(port, 'who')
         const { socket } = await ask(port, `spin ${plan.stallMs}`)
         await pause(SETTLE_MS)
@@ -188,7 +206,7 @@ export async function measureShare(
     for (let round = 1; round <= plan.shareRounds; round++) {
       progress(`share: ${TITLES[kind]}, ${round} of ${plan.shareRounds}`)
       for (const way of Object.keys(larger) as (keyof typeof larger)[]) {
-        const answers = await withServer(kind, 2, async ({ port }) => {
+        const answers = await withServer(kind, 2, null, async ({ port }) => {
           const all: Answer[] = []
           if (way === 'one by one') {
             for (let made = 0; made < SHARE_CONNECTIONS; made++) all.push(await ask(port, 'who'))
@@ -246,66 +264,144 @@ export async function measureReplacement(
   ]
 }
 
-/** New connections while one of two dies again and again. */
+/** Connections of the load generator to a server of which one shard or worker dies again and again. */
+interface DeathRound {
+  readonly deaths: readonly Death[]
+  readonly connections: readonly TracedConnection[]
+  /** Opened before the first death. */
+  readonly before: readonly number[]
+  /** Opened between an order to die and the replacement's word. */
+  readonly during: readonly number[]
+  /** The hypervisor took more than {@link STEAL_MAX} of a CPU: it does not count. */
+  readonly noisy: boolean
+}
+
+interface Death {
+  readonly fromMs: number
+  readonly toMs: number
+}
+
+/**
+ * New connections while one of two dies again and again. The server has one CPU and the clients the other: it is the
+ * server's threads that compete for a processor here.
+ */
 export async function measureDeath(
   plan: SupervisionPlan,
   progress: (text: string) => void,
 ): Promise<{ figures: Figure[]; timelines: Timeline[] }> {
-  const figures: Figure[] = []
-  const timelines: Timeline[] = []
-  for (const kind of KINDS) {
-    progress(`death: ${TITLES[kind]}`)
-    const { answers, deaths } = await withServer(kind, 2, async (server) => {
-      for (let warm = 0; warm < 200; warm++) await askAndClose(server.port, 'who')
-      let over = false
-      const streaming = stream(server.port, STREAM_PER_SEC, () => over)
+  const [serverCpu, clientCpu] = measuredCpus()
+  const rounds = new Map<Kind, DeathRound[]>(KINDS.map((kind) => [kind, []]))
+  await onCpu(clientCpu, async () => {
+    for (let round = 1; round <= plan.deathRounds; round++) {
+      for (const kind of KINDS) {
+        for (let attempt = 1; attempt <= NOISE_TRIES; attempt++) {
+          const again = attempt > 1 ? `, again (${attempt} of ${NOISE_TRIES}): the machine was busy` : ''
+          progress(`death: ${TITLES[kind]}, ${round} of ${plan.deathRounds}${again}`)
+          const found = await deathRound(kind, { serverCpu, clientCpu }, plan.deathSecs)
+          rounds.get(kind)?.push(found)
+          if (!found.noisy) break
+        }
+      }
+    }
+  })
+  const all = [...rounds]
+  return {
+    figures: all.flatMap(([kind, ofKind]) => deathFigures(kind, ofKind)),
+    timelines: all.flatMap(([kind, ofKind]) =>
+      ofKind
+        .filter(({ noisy }) => !noisy)
+        .slice(-1)
+        .map((last) => timeline(kind, last)),
+    ),
+  }
+}
+
+function deathRound(
+  kind: Kind,
+  { serverCpu, clientCpu }: { serverCpu: number; clientCpu: number },
+  secs: number,
+): Promise<DeathRound> {
+  return withServer(kind, 2, serverCpu, async (server) => {
+    const orders: number[] = []
+    let over = false
+    const load = traceLoad(clientCpu, server.port, STREAM_PER_SEC, secs).finally(() => {
+      over = true
+    })
+    const dying = (async () => {
       await pause(CALM_MS)
-      const orders: number[] = []
-      for (let death = 1; death <= plan.deaths; death++) {
+      while (!over) {
         orders.push(epochMs())
         void askAndClose(server.port, 'die throw 0')
-        await server.replaced(death)
+        await server.replaced(orders.length)
         await pause(DEATH_EVERY_MS)
       }
-      over = true
-      const all = await streaming
-      const ready = server.events.filter(({ what }) => what === 'ready').map(({ atMs }) => atMs)
-      return { answers: all, deaths: orders.map((from, index) => ({ from, to: ready[index] ?? from })) }
-    })
-    const isDuring = ({ openedAtMs }: Answer): boolean =>
-      deaths.some(({ from, to }) => openedAtMs >= from && openedAtMs <= to)
-    const start = answers[0]?.openedAtMs ?? 0
-    const calm = times(answers.filter(({ openedAtMs }) => openedAtMs < (deaths[0]?.from ?? 0)))
-    const during = answers.filter(isDuring)
-    const server = TITLES[kind]
-    const [before, while_] = [quantile(calm, 0.99), quantile(times(during), 0.99)]
-    const figure = { part: 'death', server } as const
-    figures.push(
-      { ...figure, what: 'first byte before, p99', value: before, unit: 'ms', bar: null },
-      { ...figure, what: 'first byte during a death, p99', value: while_, unit: 'ms', bar: null },
-      { ...figure, what: 'ratio', value: while_ / before, unit: '', bar: ours(kind) ? 3 : null },
-      { ...figure, what: 'connections during a death', value: during.length, unit: '', bar: null },
-      {
-        ...figure,
-        what: 'failed (they lived on the one that died)',
-        value: answers.length - times(answers).length,
-        unit: '',
-        bar: null,
-      },
-    )
-    timelines.push({
-      server,
-      points: answers.map(({ openedAtMs, firstByteMs }) => ({
-        atSecs: (openedAtMs - start) / 1000,
-        ms: firstByteMs,
-      })),
-      deaths: deaths.map(({ from, to }) => ({
-        fromSecs: (from - start) / 1000,
-        toSecs: (to - start) / 1000,
-      })),
-    })
+    })()
+    const [{ connections, steal }] = await Promise.all([load, dying])
+    const ready = server.events.filter(({ what }) => what === 'ready').map(({ atMs }) => atMs)
+    const deaths = orders.map((fromMs, index) => ({ fromMs, toMs: ready[index] ?? fromMs }))
+    const served = (which: (openedAtMs: number) => boolean): number[] =>
+      connections.flatMap(({ openedAtMs, echoedInMs }) =>
+        echoedInMs !== null && which(openedAtMs) ? [echoedInMs] : [],
+      )
+    const warm = (connections[0]?.openedAtMs ?? 0) + WARM_MS
+    return {
+      deaths,
+      connections,
+      noisy: steal > STEAL_MAX,
+      before: served((at) => at >= warm && at < (deaths[0]?.fromMs ?? 0)),
+      during: served((at) => deaths.some(({ fromMs, toMs }) => at >= fromMs && at <= toMs)),
+    }
+  })
+}
+
+function timeline(kind: Kind, { connections, deaths }: DeathRound): Timeline {
+  const start = connections[0]?.openedAtMs ?? 0
+  return {
+    server: TITLES[kind],
+    points: connections.map(({ openedAtMs, echoedInMs }) => ({
+      atSecs: (openedAtMs - start) / 1000,
+      ms: echoedInMs,
+    })),
+    deaths: deaths.map(({ fromMs, toMs }) => ({
+      fromSecs: (fromMs - start) / 1000,
+      toSecs: (toMs - start) / 1000,
+    })),
   }
-  return { figures, timelines }
+}
+
+function deathFigures(kind: Kind, all: readonly DeathRound[]): Figure[] {
+  const rounds = all.filter(({ noisy }) => !noisy)
+  if (rounds.length === 0) throw new Error(`${TITLES[kind]}: the hypervisor took too much in every round`)
+  const before = rounds.flatMap((round) => round.before)
+  const during = rounds.flatMap((round) => round.during)
+  const failed = rounds.flatMap(({ connections }) =>
+    connections.filter(({ echoedInMs }) => echoedInMs === null),
+  )
+  const p99 = (values: readonly number[]): number => quantile(values, 0.99)
+  const ratios = rounds.map((round) => p99(round.during) / p99(round.before))
+  const figure = (what: string, value: number, unit: '' | 'ms', bar: number | null = null): Figure => ({
+    part: 'death',
+    server: TITLES[kind],
+    what,
+    value,
+    unit,
+    bar: ours(kind) ? bar : null,
+  })
+  return [
+    figure('rounds', rounds.length, ''),
+    figure('rounds left out for noise', all.length - rounds.length, ''),
+    figure('deaths', rounds.flatMap(({ deaths }) => deaths).length, ''),
+    figure('connections before a death', before.length, ''),
+    figure('connections during a death', during.length, ''),
+    figure('first byte before, p50', median(before), 'ms'),
+    figure('first byte during a death, p50', median(during), 'ms'),
+    figure('first byte before, p99', p99(before), 'ms'),
+    figure('first byte during a death, p99', p99(during), 'ms'),
+    figure('ratio of the p99, all rounds together', p99(during) / p99(before), '', 3),
+    figure(`the same, lowest of ${rounds.length} rounds`, Math.min(...ratios), ''),
+    figure(`the same, highest of ${rounds.length} rounds`, Math.max(...ratios), ''),
+    figure('failed (they lived on the one that died)', failed.length, ''),
+  ]
 }
 
 /** Connections in the queue of one that dies. */
@@ -318,7 +414,7 @@ export async function measureQueue(
   for (const { kind, shards } of runs) {
     for (const way of WAYS) {
       progress(`queue: ${TITLES[kind]}, ${way}, shards ${shards}`)
-      const lost = await withServer(kind, shards, async (server) => {
+      const lost = await withServer(kind, shards, null, async (server) => {
         let failed = 0
         for (let crash = 1; crash <= plan.crashes; crash++) {
           void askAndClose(server.port, `die ${way} ${QUEUE_BLOCK_MS}`)

@@ -53,11 +53,11 @@ export function supervisionReport({ environment, quick, figures, timelines }: Su
       })
       .join('\n')
   const plots = timelines.map((timeline) => `<h3>${escaped(timeline.server)}</h3>${scatter(timeline)}`)
-  const legend = `<p class="soft">A dot is a connection, by when it was opened and how long its first byte took; logarithmic. Bands: from the order to die to the replacement. Red at the top: failed.</p>`
+  const legend = `<p class="soft">A dot is a connection, by when it was opened and how long its first byte took; logarithmic. Bands: from the order to die to the replacement. Red at the top: failed. The last round that counts is shown.</p>`
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>shardloop: supervision</title><style>${STYLE}</style></head><body>
 <h1>shardloop: supervision${quick ? ' (quick)' : ''}</h1>
-<p class="soft">${escaped(environment.date.slice(0, 16).replace('T', ' '))} UTC, commit ${escaped(environment.commit.slice(0, 12))}${environment.modified ? ' with uncommitted changes' : ''}, Node ${escaped(environment.node)}, ${escaped(environment.cpu)}, ${environment.cpus} CPUs. Servers and clients share the CPUs; nothing is pinned, as two shards need two.</p>
+<p class="soft">${escaped(environment.date.slice(0, 16).replace('T', ' '))} UTC, commit ${escaped(environment.commit.slice(0, 12))}${environment.modified ? ' with uncommitted changes' : ''}, Node ${escaped(environment.node)}, ${escaped(environment.cpu)}, ${environment.cpus} CPUs. Servers and clients share the CPUs, as two shards need two; but for the deaths the server has CPU ${environment.serverCpu} and the client CPU ${environment.clientCpu}.</p>
 ${parts
   .map(
     (part) =>

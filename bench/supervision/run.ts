@@ -25,7 +25,8 @@ const FULL: SupervisionPlan = {
   stallRounds: 3,
   shareRounds: 5,
   replacementRounds: 21,
-  deaths: 30,
+  deathRounds: 5,
+  deathSecs: 15,
   crashes: 5,
 }
 const QUICK: SupervisionPlan = {
@@ -34,7 +35,8 @@ const QUICK: SupervisionPlan = {
   stallRounds: 1,
   shareRounds: 1,
   replacementRounds: 5,
-  deaths: 2,
+  deathRounds: 1,
+  deathSecs: 8,
   crashes: 1,
 }
 

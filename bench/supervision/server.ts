@@ -54,9 +54,7 @@ function runPrimary(): void {
 function runWorker(): void {
   const server = createNetServer({ noDelay: true }, (socket) => {
     socket.on('error', () => {})
-    socket.on('data', (chunk) =>
-      obey(chunk.toString(), cluster.worker?.id ?? 0, (text) => socket.write(text)),
-    )
+    socket.on('data', (chunk) => obey(chunk, cluster.worker?.id ?? 0, (bytes) => socket.write(bytes)))
   })
   server.listen(0, HOST, 4096)
 }
