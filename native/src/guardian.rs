@@ -10,7 +10,8 @@
 //! It costs the shards a store per turn ([`crate::pulse`]). Its thread sleeps without a timeout while every shard waits in its
 //! poll: then it watches the polls themselves (a poll's descriptor is readable when its loop has something to do) and the
 //! listeners, and the kernel wakes it with the first of them. A loop that a timer wakes says so itself ([`wake_if_asleep`]).
-//! While shards turn as they should it only looks, a few times a second, or every `STALL_MS` while connections come.
+//! While shards turn as they should it only looks, a few times a second, or every `STALL_MS` while connections come; and
+//! every [`GUARDIAN_BRISK_MS`](crate::limits::GUARDIAN_BRISK_MS) for a while after a death.
 //!
 //! Here: who serves what, as shards and the supervisor tell it. In `watch`: the thread.
 #![forbid(unsafe_code)]
@@ -18,7 +19,7 @@
 mod watch;
 
 use crate::inbox::{Delivery, Unserved};
-use crate::limits::{GUARDIAN_ACCEPTS, UNSERVED_MAX};
+use crate::limits::{GUARDIAN_ACCEPTS, GUARDIAN_BRISK_FOR_MS, UNSERVED_MAX};
 use crate::link::ShardLink;
 use crate::net::listen::{self, Listener};
 use crate::net::tcp::{self, AcceptFailure};
@@ -73,6 +74,8 @@ struct State {
     shards: HashMap<u32, Watched>,
     servers: HashMap<u32, Guarded>,
     unserved: VecDeque<Unserved>,
+    /// Shards that have died and serve nothing yet, and until when that is a reason to look often.
+    missed: HashMap<u32, Instant>,
     stall_after: Option<Duration>,
     ends: bool,
 }
@@ -139,6 +142,7 @@ pub fn stop() {
     _ = handle.join();
     let mut state = STATE.lock();
     state.servers.clear();
+    state.missed.clear();
     state.unserved.drain(..).for_each(reset);
 }
 
@@ -175,27 +179,25 @@ pub fn join(link: Arc<ShardLink>) {
     wake();
 }
 
-/// A shard is gone; its listeners and what it leaves unserved are for the others. How many connections nobody can serve
-/// any more, which are reset. Called on its thread, once.
+/// A shard serves nothing any more, though it is still there: its listeners and what it leaves unserved are for the others.
+/// How many connections nobody can serve any more, which are reset. Called on its thread.
+pub fn retire(link: &ShardLink, unserved: Vec<Unserved>) -> usize {
+    let lost = STATE.lock().bequeath(link, unserved);
+    wake();
+    lost
+}
+
+/// A shard is gone; as [`retire`]. Called on its thread, once.
 pub fn leave(link: &Arc<ShardLink>, unserved: Vec<Unserved>) -> usize {
     link.pulse.close();
     let mut state = STATE.lock();
-    let state = &mut *state;
-    if state.shards.get(&link.token).is_some_and(|shard| Arc::ptr_eq(&shard.link, link)) {
-        if let Some(shard) = state.shards.remove(&link.token) {
-            shard.unwatch();
-        }
-        let servers: Vec<u32> = state.servers.keys().copied().collect();
-        for server in servers {
-            state.resign(link, server);
-        }
+    if state.shards.get(&link.token).is_some_and(|shard| Arc::ptr_eq(&shard.link, link))
+        && let Some(shard) = state.shards.remove(&link.token)
+    {
+        shard.unwatch();
     }
-    let left = link.inbox.close().into_iter().filter_map(|item| match item {
-        Delivery::Connection(connection) => Some(connection),
-        Delivery::Adopt { .. } | Delivery::Release(_) => None,
-    });
-    let lost = left.chain(unserved).map(|connection| state.keep(connection)).filter(|&kept| !kept).count();
-    state.hand_out(false);
+    let lost = state.bequeath(link, unserved);
+    drop(state);
     wake();
     lost
 }
@@ -254,6 +256,7 @@ pub fn serve(link: &ShardLink, server: u32, listeners: &[u32]) {
     let state = &mut *state;
     let Some(guarded) = state.servers.get_mut(&server) else { return };
     guarded.members.push(link.token);
+    state.missed.remove(&link.token);
     for post in guarded.posts.iter_mut().filter(|post| listeners.contains(&post.token)) {
         let adopter = post.holder.replace(link.token).and_then(|token| state.shards.get(&token));
         if let Some(adopter) = adopter
@@ -346,6 +349,58 @@ impl State {
         }
         link.set_neighbours(server, Vec::new());
         self.introduce(server);
+    }
+
+    /// Leaves to the others what a shard served and what nobody has begun to serve. How many connections of that are lost.
+    fn bequeath(&mut self, link: &ShardLink, unserved: Vec<Unserved>) -> usize {
+        let left = link.inbox.close().into_iter().filter_map(|item| match item {
+            Delivery::Connection(connection) => Some(connection),
+            Delivery::Adopt { .. } | Delivery::Release(_) => None,
+        });
+        let servers: Vec<u32> =
+            self.servers.keys().copied().filter(|&server| self.serves(link, server)).collect();
+        for server in servers {
+            self.resign(link, server);
+            let Some(mut guarded) = self.servers.remove(&server) else { continue };
+            if !guarded.members.is_empty() {
+                // One that ends in good order has resigned before.
+                let until = Instant::now() + Duration::from_millis(GUARDIAN_BRISK_FOR_MS);
+                self.missed.insert(link.token, until);
+            }
+            for index in 0..guarded.posts.len() {
+                self.adopt(server, &mut guarded, index); // or the guardian does, once it can
+            }
+            self.servers.insert(server, guarded);
+        }
+        let lost = left.chain(unserved).map(|connection| self.keep(connection)).filter(|&kept| !kept).count();
+        self.hand_out(false);
+        lost
+    }
+
+    /// Whether a shard serves a server. Not the earlier loop of a thread that has a new one, which does.
+    fn serves(&self, link: &ShardLink, server: u32) -> bool {
+        let is_other = self.shards.get(&link.token).is_some_and(|shard| shard.link.life != link.life);
+        !is_other && self.servers.get(&server).is_some_and(|guarded| guarded.members.contains(&link.token))
+    }
+
+    /// Has a live shard accept from a listener that nobody accepts from. False when there is none.
+    fn adopt(&self, server: u32, guarded: &mut Guarded, index: usize) -> bool {
+        if !self.holder_is_gone(&guarded.posts[index]) {
+            return true;
+        }
+        let Some(adopter) = self.adopter(guarded) else { return false };
+        let post = &mut guarded.posts[index];
+        if adopter.inbox.push(Delivery::Adopt { server, listener: post.listener.clone() }).is_ok() {
+            post.holder = Some(adopter.token);
+        }
+        true
+    }
+
+    /// The live member that accepts from the fewest listeners.
+    fn adopter(&self, guarded: &Guarded) -> Option<Arc<ShardLink>> {
+        let held =
+            |link: &ShardLink| guarded.posts.iter().filter(|post| post.holder == Some(link.token)).count();
+        self.members(&guarded.members).filter(|link| link.is_live()).min_by_key(|link| held(link)).cloned()
     }
 
     /// Tells the members of a server of each other.

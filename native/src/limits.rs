@@ -65,6 +65,12 @@ pub const STALL_MS: u64 = 10;
 pub const RELIEF_STALL_MS: u64 = 75;
 /// How often the guardian looks at shards that turn as they should.
 pub const GUARDIAN_WATCH_MS: u64 = 250;
+/// How often it looks while a shard that died is being replaced. A look is a moment at which the scheduler chooses anew
+/// who runs; otherwise it does so once a tick (4 ms with 250 a second), and a thread that serves, woken while the
+/// replacement starts, may wait for so long.
+pub const GUARDIAN_BRISK_MS: u64 = 1;
+/// For how long after the death. Past it the guardian looks as always: the replacement takes long, or never comes.
+pub const GUARDIAN_BRISK_FOR_MS: u64 = 250;
 /// Time without a turn of any shard after which the guardian sleeps until the kernel wakes it.
 pub const GUARDIAN_QUIET_MS: u64 = 1_000;
 /// Connections that the guardian accepts from one queue in one look.

@@ -114,6 +114,13 @@ struct Server {
     accepted: u64,
 }
 
+impl Server {
+    /// Whether other shards serve it, too, or may.
+    fn is_shared(&self) -> bool {
+        self.number != 0
+    }
+}
+
 #[derive(Debug)]
 struct Listening {
     server: u16,

@@ -154,6 +154,73 @@ fn what_a_dying_shard_leaves_goes_to_another_or_waits_for_one() {
     });
 }
 
+/// How often the guardian's thread went to sleep. A thread that has just begun has no name yet.
+#[cfg(target_os = "linux")]
+fn guardian_wakes() -> u64 {
+    loop {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let statuses =
+            tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).ok());
+        if let Some(status) = statuses.into_iter().find(|status| status.starts_with("Name:\tguardian\n")) {
+            let wakes = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            return wakes.unwrap().trim().parse().unwrap();
+        }
+    }
+}
+
+/// The same, counted for some time.
+#[cfg(target_os = "linux")]
+fn guardian_wakes_in(time: Duration) -> u64 {
+    let (began, before) = (Instant::now(), guardian_wakes());
+    while began.elapsed() < time {
+        std::thread::yield_now();
+    }
+    guardian_wakes() - before
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn it_looks_often_after_a_death_until_the_replacement_serves_and_not_for_long() {
+    const WINDOW: Duration = Duration::from_millis(100);
+    const OFTEN: u64 = 15;
+    guarded(|| {
+        let (server, token) = (number(), listener().0);
+        guardian::guard(server, &[token]);
+        let alpha = shard();
+        guardian::serve(&alpha, server, &[token]);
+        let beta = || {
+            let link = Arc::new(ShardLink::new(u32::MAX, Arc::default()));
+            guardian::join(link.clone());
+            guardian::serve(&link, server, &[]);
+            link
+        };
+        let calms_down = || {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while guardian_wakes_in(WINDOW) >= OFTEN {
+                assert!(Instant::now() < deadline, "it looks often for ever");
+            }
+        };
+        calms_down();
+        // Nobody comes in its place.
+        guardian::leave(&beta(), Vec::new());
+        assert!(guardian_wakes_in(WINDOW) >= OFTEN);
+        calms_down();
+        // Somebody does.
+        guardian::leave(&beta(), Vec::new());
+        let later = beta();
+        assert!(guardian_wakes_in(WINDOW) < OFTEN);
+        // It ends in good order.
+        guardian::resign(&later, server);
+        guardian::leave(&later, Vec::new());
+        assert!(guardian_wakes_in(WINDOW) < OFTEN);
+        // It was the only one.
+        guardian::leave(&alpha, Vec::new());
+        assert!(guardian_wakes_in(WINDOW) < OFTEN);
+        guardian::unguard(server);
+        listen::unregister(token);
+    });
+}
+
 fn next_release() -> Delivery {
     let token = listener().0;
     let listener = listen::find(token).unwrap();
@@ -198,11 +265,13 @@ fn half_down() -> HalfDown {
     let _alone = ALONE.lock();
     let (server, first, (second, address)) = (number(), listener().0, listener());
     guardian::guard(server, &[first, second]);
-    let (alpha, beta) = (shard(), shard());
+    let beta = shard();
     guardian::serve(&beta, server, &[second]);
-    guardian::serve(&alpha, server, &[first]);
     let client = TcpStream::connect(address).unwrap();
     guardian::leave(&beta, Vec::new());
+    // It comes when the other one is gone, or would have adopted what that one left.
+    let alpha = shard();
+    guardian::serve(&alpha, server, &[first]);
     HalfDown { server, alpha, client, tokens: [first, second], _alone }
 }
 
@@ -229,6 +298,30 @@ fn an_inbox_that_is_full_when_the_server_stops_gets_the_queue_itself() {
     assert_eq!(last.map(adopted), Some(tokens[1]));
     guardian::leave(&alpha, Vec::new());
     tokens.into_iter().for_each(listen::unregister);
+}
+
+#[test]
+fn what_a_shard_leaves_when_its_javascript_ends_is_taken_at_once_and_once() {
+    let _alone = ALONE.lock(); // and no guardian's thread, which would do it later
+    let (server, first, second) = (number(), listener().0, listener().0);
+    guardian::guard(server, &[first, second]);
+    let (alpha, beta) = (shard(), shard());
+    guardian::serve(&alpha, server, &[first]);
+    guardian::serve(&beta, server, &[second]);
+    let (left, _client) = unserved(server);
+    let peer = left.peer;
+    assert_eq!(guardian::retire(&beta, vec![left]), 0);
+    assert_eq!(alpha.inbox.pop().map(adopted), Some(second));
+    let Some(Delivery::Connection(connection)) = alpha.inbox.pop() else { panic!("nothing was handed over") };
+    assert_eq!(connection.peer, peer);
+    assert!(beta.inbox.push(Delivery::Connection(connection)).is_err(), "it takes nothing any more");
+    assert!(guardian::lives(beta.token, beta.life), "it may get stuck in its last moments");
+    assert_eq!(guardian::leave(&beta, Vec::new()), 0);
+    assert!(!guardian::lives(beta.token, beta.life));
+    assert!(alpha.inbox.pop().is_none());
+    guardian::leave(&alpha, Vec::new());
+    guardian::unguard(server);
+    [first, second].into_iter().for_each(listen::unregister);
 }
 
 #[test]

@@ -53,6 +53,8 @@ export declare class NativeShard {
   getOption(handle: number, name: string): number | SystemFailure
   /** Sets a socket option; null when it is set. */
   setOption(handle: number, name: string, value: number): SystemFailure | null
+  /** JavaScript of this thread ends: applies the commands in the ring, and leaves what is new to other shards. */
+  retire(): void
   /**
    * Closes everything; `closed` is called when it is done. Graceful: connections that are closed already get the
    * time that their last bytes need.

@@ -65,9 +65,12 @@ interface Borrow {
 /** The loops of this thread (one, but for the moment in which one closes and the next is there already). */
 const LOOPS = new Set<ShardLoop>()
 
-/** process.exit on the main thread runs no clean-up of the environment, in which native code would flush. */
-function flushAll(): void {
-  for (const loop of LOOPS) loop.calls.flush()
+/**
+ * JavaScript ends. On the main thread no clean-up of the environment follows, in which native code would flush; in a shard
+ * one does, but Node takes some milliseconds until then, in which others can serve what comes.
+ */
+function retireAll(): void {
+  for (const loop of LOOPS) loop.native.retire()
 }
 
 type HotCalls = ReturnType<NativeShard['hotCalls']>
@@ -155,7 +158,7 @@ export class ShardLoop {
     this.calls = this.native.hotCalls()
     this.retention = new SlabRetention(this.native, RETAINED_SLAB_BYTES)
     LOOPS.add(this)
-    if (LOOPS.size === 1) process.on('exit', flushAll)
+    if (LOOPS.size === 1) process.on('exit', retireAll)
   }
 
   /** Serves a server from its native listeners. Throws the system's error when one cannot be watched. */
@@ -185,7 +188,7 @@ export class ShardLoop {
     this.native.close(true)
     return this.whenClosed.then(() => {
       LOOPS.delete(this)
-      if (LOOPS.size === 0) process.removeListener('exit', flushAll)
+      if (LOOPS.size === 0) process.removeListener('exit', retireAll)
     })
   }
 

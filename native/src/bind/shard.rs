@@ -222,6 +222,12 @@ impl NativeShard {
         result.err().map(|error| SystemFailure::new("setsockopt", &error))
     }
 
+    /// JavaScript of this thread ends: applies the commands in the ring, and leaves what is new to other shards.
+    #[napi(catch_unwind)]
+    pub fn retire(&self) {
+        self.host.retire();
+    }
+
     /// Closes everything; `closed` is called when it is done. Graceful: connections that are closed already get the
     /// time that their last bytes need.
     #[napi(catch_unwind)]

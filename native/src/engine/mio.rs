@@ -114,6 +114,10 @@ impl Engine for MioEngine {
         self.shard.remove_server(server);
     }
 
+    fn retire(&mut self) -> Vec<Unserved> {
+        self.shard.retire(self.poll.registry())
+    }
+
     fn abandon(&mut self) -> Vec<Unserved> {
         self.shard.abandon()
     }

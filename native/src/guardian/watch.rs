@@ -3,22 +3,20 @@
 
 use super::{ASLEEP, Guarded, Post, Report, STATE, State, Taken};
 use crate::abi;
-use crate::inbox::Delivery;
-use crate::limits::{GUARDIAN_QUIET_MS, GUARDIAN_WATCH_MS, RELIEF_STALL_MS, STALL_MS};
-use crate::link::ShardLink;
+use crate::limits::{GUARDIAN_BRISK_MS, GUARDIAN_QUIET_MS, GUARDIAN_WATCH_MS, RELIEF_STALL_MS, STALL_MS};
 use crate::net::tcp;
 use crate::slice::ServingSlice;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 const STALL: Duration = Duration::from_millis(STALL_MS);
 const RELIEF_STALL: Duration = Duration::from_millis(RELIEF_STALL_MS);
 const WATCH: Duration = Duration::from_millis(GUARDIAN_WATCH_MS);
+const BRISK: Duration = Duration::from_millis(GUARDIAN_BRISK_MS);
 /// A look is not followed by another one sooner, but for what the kernel tells.
 const SHORTEST: Duration = Duration::from_millis(1);
 const QUIET: Duration = Duration::from_millis(GUARDIAN_QUIET_MS);
@@ -122,6 +120,11 @@ impl Guardian {
             next = next.min(STALL);
             turning = true;
         }
+        state.missed.retain(|_, &mut until| now < until);
+        if !state.missed.is_empty() {
+            next = next.min(BRISK);
+            turning = true;
+        }
         if turning {
             self.quiet_since = None;
             return Some(next);
@@ -168,15 +171,8 @@ impl State {
         index: usize,
     ) -> bool {
         if self.holder_is_gone(&guarded.posts[index]) {
-            let Some(adopter) = self.adopter(guarded) else {
-                // Nobody serves the server (yet), or all are stuck: asked again when that changes.
-                return !guarded.members.is_empty();
-            };
-            let listener = guarded.posts[index].listener.clone();
-            if adopter.inbox.push(Delivery::Adopt { server, listener }).is_ok() {
-                guarded.posts[index].holder = Some(adopter.token);
-            }
-            return true;
+            // Nobody serves the server (yet), or all are stuck: asked again when that changes.
+            return self.adopt(server, guarded, index) || !guarded.members.is_empty();
         }
         let live = self.holder_is_live(&guarded.posts[index]);
         let post = &mut guarded.posts[index];
@@ -194,13 +190,6 @@ impl State {
         // would wake us over and over.
         let taken = self.take_over(server, &guarded.members, &post.listener);
         taken != Taken::All || !(post.armed || post.arm(registry))
-    }
-
-    /// The live member that accepts from the fewest listeners.
-    fn adopter(&self, guarded: &Guarded) -> Option<Arc<ShardLink>> {
-        let held =
-            |link: &ShardLink| guarded.posts.iter().filter(|post| post.holder == Some(link.token)).count();
-        self.members(&guarded.members).filter(|link| link.is_live()).min_by_key(|link| held(link)).cloned()
     }
 
     /// Ends the watch of what fired, and of all loops' polls: we are awake.

@@ -1,7 +1,7 @@
 //! Connections and listeners that come from other shards, and those that a dying shard leaves to them.
 #![forbid(unsafe_code)]
 
-use super::{Flags, Registrar, Shard};
+use super::{Flags, Registrar, Server, Shard};
 use crate::abi;
 use crate::inbox::{Delivery, Unserved};
 use crate::limits::ACCEPT_RETRY_MS;
@@ -77,27 +77,52 @@ impl Shard {
         }
     }
 
-    /// The shard dies with its connections. Those that JavaScript has not seen yet, of which nothing was read, can be
-    /// served by another; the others end by a reset, so that their peers can tell it from an orderly end.
-    pub fn abandon(&mut self) -> Vec<Unserved> {
-        let mut unserved = Vec::new();
-        let servers = &self.servers;
-        for connection in self.connections.iter_mut() {
-            let Some(fd) = connection.fd.take() else { continue };
-            let server = servers.get(&connection.server).map(|server| server.number);
-            match server {
-                // Those of a server that is this thread's own affair are for nobody else.
-                Some(server) if server != 0 && !connection.flags.has(Flags::STARTED) => {
-                    self.metrics.add(abi::METRIC_CONNECTIONS_HANDED_OVER, 1);
-                    unserved.push(Unserved { server, fd, peer: connection.peer });
-                }
-                _ => {
-                    self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
-                    self.metrics.add(abi::METRIC_RESETS_SHARD_DEATH, 1);
-                    tcp::reset_on_close(fd.as_fd());
-                }
+    /// JavaScript has ended, so what is new is for other shards: listeners, and connections that it has not seen.
+    pub fn retire(&mut self, registrar: &dyn Registrar) -> Vec<Unserved> {
+        self.adoptions.clear();
+        for place in &mut self.listeners {
+            let server = place.as_ref().and_then(|listening| self.servers.get(&listening.server));
+            if server.is_some_and(Server::is_shared)
+                && let Some(listening) = place.take()
+            {
+                // It fails only when the descriptor is not under watch, which is what is wanted.
+                _ = registrar.deregister(listening.listener.as_fd());
             }
         }
+        self.forget_accept_retry();
+        let unserved = self.take_unserved();
+        for connection in &unserved {
+            _ = registrar.deregister(connection.fd.as_fd()); // as above
+        }
+        unserved
+    }
+
+    /// The shard dies with its connections. Those that JavaScript has not seen yet can be served by another; the others end
+    /// by a reset, so that their peers can tell it from an orderly end.
+    pub fn abandon(&mut self) -> Vec<Unserved> {
+        let unserved = self.take_unserved();
+        for fd in self.connections.iter_mut().filter_map(|connection| connection.fd.take()) {
+            self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
+            self.metrics.add(abi::METRIC_RESETS_SHARD_DEATH, 1);
+            tcp::reset_on_close(fd.as_fd());
+        }
+        unserved
+    }
+
+    /// Takes out what JavaScript has not seen yet, of which nothing was read, but for connections of a server that is this
+    /// thread's own affair.
+    fn take_unserved(&mut self) -> Vec<Unserved> {
+        let servers = &self.servers;
+        let taken = self.connections.iter_mut().filter_map(|connection| {
+            let server = servers.get(&connection.server).filter(|server| server.is_shared())?;
+            if connection.flags.has(Flags::STARTED) {
+                return None;
+            }
+            let fd = connection.fd.take()?;
+            Some(Unserved { server: server.number, fd, peer: connection.peer })
+        });
+        let unserved: Vec<Unserved> = taken.collect();
+        self.metrics.add(abi::METRIC_CONNECTIONS_HANDED_OVER, unserved.len() as u64);
         unserved
     }
 }
