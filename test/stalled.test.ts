@@ -168,6 +168,23 @@ forEachEngine('a shard that is stuck', (test) => {
     }
   })
 
+  test('in its exit listeners: they may say goodbye, and others accept from its queue already', async (t) => {
+    const server = await t.serve(MODULE, { shards: 2, stallAfterMs: 0 })
+    const client = await t.connect(server)
+    await client.write('who\n')
+    const shard = Number(await client.readLine())
+    const died = nextDeath(server)
+    await client.write('block-at-exit 2000\n')
+    await client.readExactly(64 * 1024)
+    const answers = await Promise.all(Array.from({ length: 60 }, () => ask(t, server)))
+    assert.deepEqual(new Set(answers.map((answer) => answer.shard)), new Set([1 - shard]))
+    assert.equal(server.shards[shard]?.restarts, 0)
+    assert.equal(server.metrics().total.connectionsTakenOver, 0, 'none went by the guardian')
+    assert.equal(client.error, null)
+    assert.equal((await died).connectionsLost, 1)
+    await client.untilReset()
+  })
+
   test('is terminated and replaced after killAfterMs', async (t) => {
     const server = await t.serve(MODULE, { shards: 2, stallAfterMs: 50, killAfterMs: 200 })
     const died = nextDeath(server)
