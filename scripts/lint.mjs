@@ -1,7 +1,7 @@
 // @ts-check
 // npm run lint: formatting and lint rules of both languages, types, and that the generated files in src/native are
 // what the Rust sources generate. Everything is checked, then what failed is named.
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { ended, startGroup } from './lib/child-process-groups.mjs'
 import { cargoLocked, prepare } from './lib/prepare.mjs'
 import { path, ROOT } from './lib/project.mjs'
@@ -11,6 +11,8 @@ import { outputOf } from './lib/toolchain.mjs'
 const failed = []
 /** @type {string[]} */
 const skipped = []
+/** Stands for the system that this is not. */
+const OTHER_TARGET = process.platform === 'darwin' ? 'x86_64-unknown-linux-gnu' : 'aarch64-apple-darwin'
 
 await prepare({ native: false, typescript: false, cargo: true })
 const biome = path('node_modules', '@biomejs', 'biome', 'bin', 'biome')
@@ -26,6 +28,11 @@ if (hasComponent('rustfmt', ['fmt', '--version'])) {
 if (hasComponent('clippy', ['clippy', '--version'])) {
   const args = ['clippy', '--workspace', '--all-targets', '--target-dir', path('target'), ...cargoLocked()]
   await check('clippy', 'cargo', [...args, '--', '-D', 'warnings'])
+  // Nothing is linked, so the code of the other system is checked without its tools.
+  if (hasTarget(OTHER_TARGET)) {
+    const other = [...args, '--target', OTHER_TARGET, '--', '-D', 'warnings']
+    await check(`clippy for ${OTHER_TARGET}`, 'cargo', other)
+  }
 }
 await checkBinding()
 // The constants' drift test lies beside the layout that generates them.
@@ -41,8 +48,7 @@ const abiTests = [
 ]
 await check('src/native/abi.ts is what native/src/abi.rs generates', 'cargo', ['test', ...abiTests])
 
-for (const name of skipped)
-  console.log(`lint: NOT CHECKED: ${name} is not installed (rustup component add ${name})`)
+for (const text of skipped) console.log(`lint: NOT CHECKED: ${text}`)
 for (const name of failed) console.log(`lint: FAILED: ${name}`)
 if (failed.length === 0) console.log('lint: ok')
 process.exit(failed.length === 0 ? 0 : 1)
@@ -67,7 +73,19 @@ async function check(name, command, args) {
  */
 function hasComponent(name, args) {
   const found = outputOf('cargo', args) !== null
-  if (!found) skipped.push(name)
+  if (!found) skipped.push(`${name} is not installed (rustup component add ${name})`)
+  return found
+}
+
+/**
+ * Whether the compiler has a standard library for the target, which is not the one that it runs on.
+ * @param {string} target
+ */
+function hasTarget(target) {
+  const directory = outputOf('rustc', ['--print', 'target-libdir', '--target', target])?.trim()
+  const found = directory !== undefined && directory !== '' && existsSync(directory)
+  if (!found)
+    skipped.push(`code for ${target}: it has no standard library here (rustup target add ${target})`)
   return found
 }
 

@@ -1,6 +1,6 @@
 //! The guardian, as the supervisor commands it; see `guardian.rs`.
 
-use super::SystemFailure;
+use super::{POLL_CREATE, SystemFailure};
 use crate::guardian;
 use crate::limits::STALL_MS;
 use napi::bindgen_prelude::*;
@@ -30,7 +30,7 @@ pub fn start_guardian(
         let arguments = (stall.token, stall.life, milliseconds(stall.stuck_for), stall.over);
         report.call(FnArgs::from(arguments), ThreadsafeFunctionCallMode::NonBlocking);
     });
-    Ok(started.err().map(|error| SystemFailure::new("epoll_create1", &error)))
+    Ok(started.err().map(|error| SystemFailure::new(POLL_CREATE, &error)))
 }
 
 /// Ends the guardian's thread, and waits for it. Connections that still wait for a shard are reset.

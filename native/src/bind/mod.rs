@@ -10,6 +10,11 @@ pub mod shard;
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
+/// The system call by which mio opens a poll, for errors.
+const POLL_CREATE: &str = if cfg!(target_os = "linux") { "epoll_create1" } else { "kqueue" };
+/// The one by which it watches a descriptor.
+const POLL_CONTROL: &str = if cfg!(target_os = "linux") { "epoll_ctl" } else { "kevent" };
+
 /// A failed system call; JavaScript makes Node's own error shape of it.
 #[napi(object)]
 pub struct SystemFailure {

@@ -2,7 +2,7 @@
 
 use super::hot_calls::HotCalls;
 use super::javascript::{Bindings, View, element, property, uv_loop};
-use super::{NativeAddress, SystemFailure};
+use super::{NativeAddress, POLL_CONTROL, SystemFailure};
 use crate::connection::Handle;
 use crate::engine::Engine;
 use crate::engine::mio::MioEngine;
@@ -131,7 +131,7 @@ impl NativeShard {
         };
         let result = self.host.with_engine(|engine| engine.listen(server, listener));
         let result = result.unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ESHUTDOWN)));
-        result.err().map(|error| SystemFailure::new("epoll_ctl", &error))
+        result.err().map(|error| SystemFailure::new(POLL_CONTROL, &error))
     }
 
     /// The shard serves the server of that number, and listens on these: whoever took their place lets go.

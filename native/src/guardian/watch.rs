@@ -21,6 +21,10 @@ const BRISK: Duration = Duration::from_millis(GUARDIAN_BRISK_MS);
 const SHORTEST: Duration = Duration::from_millis(1);
 const QUIET: Duration = Duration::from_millis(GUARDIAN_QUIET_MS);
 
+/// Without a timeout where the kernel tells of every event that a loop was woken by. kqueue forgets one that the loop has
+/// taken before we asked (`EV_CLEAR`): there we look now and then.
+const ASLEEP_FOR: Option<Duration> = if cfg!(target_os = "linux") { None } else { Some(QUIET) };
+
 pub(super) const WAKE: Token = Token(usize::MAX);
 /// Of a loop's poll: the shard's metrics token below it. Others are listeners' tokens.
 const POLL_BIT: usize = 1 << 63;
@@ -137,7 +141,7 @@ impl Guardian {
         ASLEEP.store(true, Ordering::SeqCst);
         let quiet = state.watch_polls(self.poll.registry());
         if quiet {
-            return None;
+            return ASLEEP_FOR;
         }
         ASLEEP.store(false, Ordering::SeqCst);
         self.quiet_since = None;

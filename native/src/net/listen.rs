@@ -7,7 +7,6 @@ use crate::net::addresses;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, LazyLock};
@@ -138,7 +137,7 @@ pub fn start_lock(port: u16) -> Result<Option<StartLock>, SystemError> {
         let address = SockAddr::unix(format!("\0shardloop-start-{port}")).during("bind")?;
         match socket.bind(&address) {
             Ok(()) => Ok(Some(StartLock(Some(socket)))),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
             Err(error) => Err(error).during("bind"),
         }
     }

@@ -99,6 +99,11 @@ pub fn send(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         };
         match result {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // macOS says so of a socket that its peer is just resetting.
+            #[cfg(target_vendor = "apple")]
+            Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => {
+                return Err(io::Error::from_raw_os_error(libc::ECONNRESET));
+            }
             result => return result,
         }
     }
@@ -115,7 +120,9 @@ pub fn reset_on_close(fd: BorrowedFd<'_>) {
 pub fn close_may_lose_bytes(fd: BorrowedFd<'_>) -> bool {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let unsent = byte_count(fd, libc::TIOCOUTQ as libc::c_ulong);
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    #[cfg(target_vendor = "apple")]
+    let unsent = unsent_bytes(fd);
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
     let unsent = 1; // no portable question: assume that there are
     unsent > 0 || unread_bytes(fd) > 0
 }
@@ -131,6 +138,18 @@ fn byte_count(fd: BorrowedFd<'_>, request: libc::c_ulong) -> libc::c_int {
     // SAFETY: both requests write one int; `fd` is open, as it is borrowed.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, &mut count) };
     if result < 0 { 0 } else { count }
+}
+
+/// The answer to SO_NWRITE: bytes that were sent and are not acknowledged. 1, to be careful, when there is none.
+#[cfg(target_vendor = "apple")]
+fn unsent_bytes(fd: BorrowedFd<'_>) -> libc::c_int {
+    let mut count: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    let into = (&raw mut count).cast();
+    // SAFETY: the option is one int, and `count` has room for `length` bytes; `fd` is open, as it is borrowed.
+    let result =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NWRITE, into, &raw mut length) };
+    if result < 0 { 1 } else { count }
 }
 
 /// The error that a socket has run into (SO_ERROR), which is cleared by asking.
