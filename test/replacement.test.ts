@@ -139,6 +139,15 @@ forEachEngine('a shard that dies', (test) => {
     })
   }
 
+  test('does not when its program merely emits exit: it takes new connections as before', async (t) => {
+    const { server, watch } = await watched(t, { shards: 2 })
+    const client = await clientOf(t, server, 1)
+    await client.write('emit-exit\n')
+    assert.equal(await client.readLine(), 'emitted')
+    await clientOf(t, server, 1)
+    assert.deepEqual(watch.changes, [])
+  })
+
   test('is replaced after a delay when it dies again, and its counters go on', async (t) => {
     const { server, watch } = await watched(t, { shards: 1 })
     await kill(t, server, 0)

@@ -70,7 +70,12 @@ const LOOPS = new Set<ShardLoop>()
  * one does, but Node takes some milliseconds until then, in which others can serve what comes.
  */
 function retireAll(): void {
-  for (const loop of LOOPS) loop.native.retire()
+  // Node says so before it emits 'exit', which a program may do, too; nothing ends then.
+  const ends = (process as { readonly _exiting?: boolean })._exiting !== false
+  for (const loop of LOOPS) {
+    if (ends) loop.native.retire()
+    else loop.calls.flush()
+  }
 }
 
 type HotCalls = ReturnType<NativeShard['hotCalls']>
