@@ -9,11 +9,13 @@ use shardloop_native::engine::{Engine, mio::MioEngine};
 use shardloop_native::limits;
 use shardloop_native::metrics::Metrics;
 use shardloop_native::net::listen::{ListenOptions, Listener, bind};
+use shardloop_native::net::tcp;
 use shardloop_native::ring::{Attached, Region, SLABS, SharedMemory};
 use shardloop_native::shard::ServerLimits;
 use shardloop_native::write_queue::{Pin, PinnedMemory};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -401,6 +403,62 @@ fn a_closed_connection_lingers_until_its_last_bytes_are_received() {
         std::thread::yield_now();
     }
     assert!(!bench.engine.is_alive());
+}
+
+#[test]
+fn what_is_new_when_javascript_ends_is_given_away_and_what_it_has_begun_ends_by_a_reset() {
+    let (mut bench, _) = Bench::new(server_limits(), 32 << 10);
+    // Of a server that others serve, too.
+    let shared = Arc::new(listener());
+    bench.engine.add_server(1, 7, server_limits());
+    bench.engine.listen(1, shared.clone()).unwrap();
+    let mut begun = TcpStream::connect(shared.address()).unwrap();
+    let handle = bench.accept();
+    let mut unseen: Vec<_> = (0..3).map(|_| TcpStream::connect(shared.address()).unwrap()).collect();
+    while bench.metrics.read(abi::METRIC_CONNECTIONS_ACCEPTED) < 4 {
+        bench.batch();
+    }
+    let unserved = bench.engine.retire();
+    let peers: Vec<_> = unserved.iter().map(|connection| connection.peer).collect();
+    assert!(unserved.iter().all(|connection| connection.server == 7));
+    assert_eq!(peers, unseen.iter().map(|peer| peer.local_addr().unwrap()).collect::<Vec<_>>());
+    for (peer, connection) in unseen.iter_mut().zip(unserved) {
+        peer.write_all(b"for another").unwrap();
+        let mut other = TcpStream::from(connection.fd);
+        other.set_nonblocking(false).unwrap();
+        assert_eq!(read_exactly(&mut other, 11), b"for another");
+    }
+    // Others accept from the listener now; what has begun goes on to the end.
+    let late = TcpStream::connect(shared.address()).unwrap();
+    begun.write_all(b"still here").unwrap();
+    let seen = bench.until(|seen| matches!(seen, Seen::Data(..)));
+    assert_eq!(seen, [Seen::Data(handle, b"still here".to_vec())]);
+    let (_, peer) = tcp::accept(shared.as_fd()).unwrap();
+    assert_eq!(peer, late.local_addr().unwrap());
+    bench.write(handle, b"last words");
+    bench.flush();
+    assert!(bench.engine.abandon().is_empty());
+    assert_eq!(read_exactly(&mut begun, 10), b"last words");
+    assert_eq!(begun.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    let count = |metric| bench.metrics.read(metric);
+    assert_eq!(count(abi::METRIC_CONNECTIONS_HANDED_OVER), 3);
+    assert_eq!(count(abi::METRIC_CONNECTIONS_CLOSED), 1);
+    assert_eq!(count(abi::METRIC_RESETS_SHARD_DEATH), 1);
+}
+
+#[test]
+fn what_is_a_threads_own_affair_is_given_to_nobody() {
+    let (mut bench, address) = Bench::new(server_limits(), 32 << 10);
+    let mut peer = TcpStream::connect(address).unwrap();
+    bench.batch();
+    assert!(bench.engine.retire().is_empty());
+    let mut later = TcpStream::connect(address).unwrap();
+    bench.engine.end_batch();
+    assert!(matches!(bench.batch()[..], [Seen::Open(_)]), "it still accepts");
+    assert!(bench.engine.abandon().is_empty());
+    for peer in [&mut peer, &mut later] {
+        assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    }
 }
 
 #[test]
