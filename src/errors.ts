@@ -38,9 +38,17 @@ export type ShardloopErrorCode = keyof typeof ERROR_CODES
 /** Whose fault an error is: the peer's, that of the program or its configuration, or shardloop's own. */
 export type Blame = (typeof ERROR_CODES)[ShardloopErrorCode]
 
+/** On errors of every copy of this package. */
+const BRAND = Symbol.for('shardloop.error')
+
 /** An error raised by shardloop. `code` is stable. */
 export class ShardloopError extends Error {
   readonly code: ShardloopErrorCode
+
+  /** True also for an error of another copy of this package in the process; tsx loads it twice for CommonJS. */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    return typeof value === 'object' && value !== null && BRAND in value
+  }
 
   constructor(code: ShardloopErrorCode, message: string, options?: ErrorOptions) {
     super(message, options)
@@ -56,6 +64,8 @@ export class ShardloopError extends Error {
     return ERROR_CODES[this.code]
   }
 }
+
+Object.defineProperty(ShardloopError.prototype, BRAND, { value: true })
 
 /** The operating system's error in Node's own shape: `code`, `errno` (negative), `syscall`, `address`, `port`. */
 export interface SystemError extends Error {

@@ -71,6 +71,7 @@ forEachEngine('how a shard starts', (test) => {
     mkdirSync(join(project, 'node_modules'))
     symlinkSync(fileURLToPath(ROOT), join(project, 'node_modules', 'shardloop'), 'dir')
     const child = t.spawn(['--import', 'tsx', entry])
+    await child.line(/^ERR_SHARDLOOP_\w+, a ShardloopError: true$/)
     const port = Number((await child.line(/^ready (\d+)$/))[1])
     assert.deepEqual(await answersOf(t, port, 2), ['hello from shard 0', 'hello from shard 1'])
     await endsBySigterm(child)

@@ -139,6 +139,30 @@ forEachEngine('a shard that dies', (test) => {
     })
   }
 
+  for (const how of ['', 'async']) {
+    test(`ends though a listener of exit throws (exit called ${how || 'in a callback'}), and nobody hangs`, async (t) => {
+      const { server, watch } = await watched(t, { shards: 2 })
+      const client = await clientOf(t, server, 1)
+      await client.write(`exit-unheard ${how}\n`)
+      const asked = Array.from({ length: 40 }, async () => {
+        const other = await t.connect(server)
+        await other.write('who\n')
+        return await other.readLine()
+      })
+      const outcomes = await Promise.all(asked.map((answer) => answer.catch(({ code }) => String(code))))
+      const { exitCode, connectionsLost = 0 } = await watch.death(1)
+      assert.equal(exitCode, 3)
+      const broken = outcomes.filter((outcome) => !/^[01]$/.test(outcome))
+      assert.deepEqual(new Set([...broken, 'ECONNRESET']), new Set(['ECONNRESET']))
+      assert.ok(
+        broken.length <= connectionsLost,
+        `${broken.length} broke, ${connectionsLost} lived on the shard`,
+      )
+      await watch.ready(1, 1)
+      await clientOf(t, server, 1)
+    })
+  }
+
   test('does not when its program merely emits exit: it takes new connections as before', async (t) => {
     const { server, watch } = await watched(t, { shards: 2 })
     const client = await clientOf(t, server, 1)

@@ -174,7 +174,7 @@ forEachEngine('a shard that is stuck', (test) => {
     await client.write('who\n')
     const shard = Number(await client.readLine())
     const died = nextDeath(server)
-    await client.write('block-at-exit 2000\n')
+    await client.write('block-at-exit 4000\n')
     await client.readExactly(64 * 1024)
     const answers = await Promise.all(Array.from({ length: 60 }, () => ask(t, server)))
     assert.deepEqual(new Set(answers.map((answer) => answer.shard)), new Set([1 - shard]))

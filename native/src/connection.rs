@@ -223,6 +223,13 @@ impl ConnectionTable {
         Some(connection)
     }
 
+    /// All of them, with their handles.
+    pub fn iter(&self) -> impl Iterator<Item = (Handle, &Connection)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            slot.connection.as_ref().map(|connection| (Handle::new(index, slot.generation), connection))
+        })
+    }
+
     /// All of them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
         self.slots.iter_mut().filter_map(|slot| slot.connection.as_mut())

@@ -74,7 +74,8 @@ struct State {
     shards: HashMap<u32, Watched>,
     servers: HashMap<u32, Guarded>,
     unserved: VecDeque<Unserved>,
-    /// Shards that have died and serve nothing yet, and until when that is a reason to look often.
+    /// Shards that die or have died, and until when that is a reason to look often: at most until a replacement serves one
+    /// of their servers.
     missed: HashMap<u32, Instant>,
     stall_after: Option<Duration>,
     ends: bool,
@@ -383,17 +384,17 @@ impl State {
         !is_other && self.servers.get(&server).is_some_and(|guarded| guarded.members.contains(&link.token))
     }
 
-    /// Has a live shard accept from a listener that nobody accepts from. False when there is none.
-    fn adopt(&self, server: u32, guarded: &mut Guarded, index: usize) -> bool {
+    /// Has a live shard accept from a listener that nobody accepts from; when there is none, it is tried again.
+    fn adopt(&self, server: u32, guarded: &mut Guarded, index: usize) {
         if !self.holder_is_gone(&guarded.posts[index]) {
-            return true;
+            return;
         }
-        let Some(adopter) = self.adopter(guarded) else { return false };
+        let Some(adopter) = self.adopter(guarded) else { return };
         let post = &mut guarded.posts[index];
+        // Refused by one that is just going.
         if adopter.inbox.push(Delivery::Adopt { server, listener: post.listener.clone() }).is_ok() {
             post.holder = Some(adopter.token);
         }
-        true
     }
 
     /// The live member that accepts from the fewest listeners.

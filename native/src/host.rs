@@ -276,7 +276,8 @@ impl Host {
     }
 
     /// JavaScript of this thread ends (its event `exit`), and the environment will in some milliseconds. Flushes; what is new
-    /// is for other shards from now on. The connections stay, so that last words of later `exit` listeners are sent.
+    /// is for other shards from now on. The connections that JavaScript knows stay, so that last words of later `exit`
+    /// listeners are sent.
     pub fn retire(&self) {
         self.flush();
         let Some(link) = &self.link else { return };
@@ -284,7 +285,6 @@ impl Host {
         let lost = guardian::retire(link, unserved);
         self.metrics.add(abi::METRIC_RESETS_SHARD_DEATH, lost as u64);
         self.serving.set(None);
-        slice::ending();
     }
 
     fn tear_down(&self) {

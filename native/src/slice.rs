@@ -5,8 +5,11 @@
 //! settings, and with 250 ticks a second 4 ms. Asking for a shorter slice (sched_setattr(2), `sched_runtime` of
 //! SCHED_OTHER; Linux 6.12 and later) brings the woken thread in at once. Its share of the processor stays the same, it
 //! comes in smaller pieces. No privilege is needed. Older kernels, and those that refuse, leave all as it was.
+//!
+//! What such a thread starts has the default slice again, but where its nice value is negative: "reset on fork", which
+//! does that, would take that value from it, too.
 
-use std::io;
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 /// For a thread that serves. The shortest that Linux grants.
@@ -14,93 +17,221 @@ const SERVING_NS: u64 = 100_000;
 /// For a thread that only tidies up. The longest that Linux grants.
 const ENDING_NS: u64 = 100_000_000;
 
-/// A short slice for the thread that made it; dropped there, the thread has what it had before.
+/// A short slice for the thread that made it; when the last one is dropped there, the thread has what it had before.
 #[derive(Debug)]
 #[must_use = "dropped, it is undone"]
 pub struct ServingSlice {
-    before_ns: Option<u64>,
     /// It stays on its thread.
     _thread: PhantomData<*const ()>,
 }
 
+#[derive(Clone, Copy)]
+struct Held {
+    slices: u32,
+    /// The thread's before the first of them; `None` when it could not be changed.
+    before_ns: Option<u64>,
+}
+
+thread_local! {
+    static HELD: Cell<Held> = const { Cell::new(Held { slices: 0, before_ns: None }) };
+}
+
 impl ServingSlice {
-    /// For the calling thread, and for those that it starts from now on.
+    /// For the calling thread.
     pub fn begin() -> Self {
-        Self { before_ns: replace(SERVING_NS).ok(), _thread: PhantomData }
+        let Held { slices, mut before_ns } = HELD.get();
+        if slices == 0 {
+            before_ns =
+                system::own_slice_ns().and_then(|own_ns| system::set(SERVING_NS).map(|()| own_ns)).ok();
+        }
+        HELD.set(Held { slices: slices + 1, before_ns });
+        Self { _thread: PhantomData }
     }
 }
 
 impl Drop for ServingSlice {
     fn drop(&mut self) {
-        if let Some(before_ns) = self.before_ns {
-            _ = replace(before_ns);
+        let Held { slices, before_ns } = HELD.get();
+        HELD.set(Held { slices: slices - 1, before_ns });
+        if slices == 1
+            && let Some(before_ns) = before_ns
+        {
+            _ = system::set(before_ns);
         }
     }
 }
 
 /// The calling thread serves no more and ends: what is left of its work (V8 takes its heap apart) is in nobody's way.
 pub fn ending() {
-    _ = replace(ENDING_NS);
+    _ = system::set(ENDING_NS);
 }
 
-/// Sets the calling thread's slice. What it was; 0 for the default of a kernel that knows no other.
 #[cfg(target_os = "linux")]
-fn replace(slice_ns: u64) -> io::Result<u64> {
-    // SAFETY: plain numbers, for which zero is a value.
-    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
-    let size = size_of::<libc::sched_attr>() as libc::c_uint;
-    // SAFETY: the kernel writes at most `size` bytes, which the struct has; 0 is the calling thread.
-    check(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) })?;
-    // The real-time policies have no slice, or mean something else by it.
-    if !matches!(attributes.sched_policy.cast_signed(), libc::SCHED_OTHER | libc::SCHED_BATCH) {
-        return Err(io::ErrorKind::Unsupported.into());
+mod system {
+    use std::io;
+    use std::sync::OnceLock;
+
+    /// The slice that the calling thread asked for; 0 when it has the default, and on kernels that know no other.
+    pub(super) fn own_slice_ns() -> io::Result<u64> {
+        let own_ns = slice_ns()?;
+        set(0)?;
+        let default_ns = slice_ns()?;
+        if own_ns == default_ns {
+            return Ok(0);
+        }
+        set(own_ns)?;
+        Ok(own_ns)
     }
-    let before_ns = std::mem::replace(&mut attributes.sched_runtime, slice_ns);
-    // SAFETY: as above; the kernel reads `attributes.size` bytes. All but the slice stays what it was told to be.
-    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })?;
-    Ok(before_ns)
+
+    /// The slice of the calling thread.
+    pub(super) fn slice_ns() -> io::Result<u64> {
+        attributes().map(|attributes| attributes.sched_runtime)
+    }
+
+    /// Asks for one; 0 for the default.
+    pub(super) fn set(slice_ns: u64) -> io::Result<()> {
+        if !is_permitted() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let mut attributes = attributes()?;
+        // The real-time policies have no slice, or mean something else by it.
+        if !matches!(attributes.sched_policy.cast_signed(), libc::SCHED_OTHER | libc::SCHED_BATCH) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        attributes.sched_runtime = slice_ns;
+        if attributes.sched_nice >= 0 {
+            // Never taken back, which takes a privilege.
+            attributes.sched_flags |= libc::SCHED_FLAG_RESET_ON_FORK as u64;
+        }
+        apply(&attributes)
+    }
+
+    fn attributes() -> io::Result<libc::sched_attr> {
+        // SAFETY: plain numbers, for which zero is a value.
+        let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+        let size = size_of::<libc::sched_attr>() as libc::c_uint;
+        // SAFETY: the kernel writes at most `size` bytes, which the struct has; 0 is the calling thread.
+        check(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) })?;
+        Ok(attributes)
+    }
+
+    fn apply(attributes: &libc::sched_attr) -> io::Result<()> {
+        // SAFETY: the kernel reads `attributes.size` bytes, as many as it wrote; 0 is the calling thread.
+        check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(attributes), 0) })
+    }
+
+    fn check(result: libc::c_long) -> io::Result<()> {
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Whether the system call may be made. A filter of system calls (seccomp(2); systemd's `SystemCallFilter=~@resources`)
+    /// may end the process for it instead of refusing; so where there is one, a child process tries it first. Once a
+    /// process, which takes a millisecond or two.
+    fn is_permitted() -> bool {
+        static PERMITTED: OnceLock<bool> = OnceLock::new();
+        *PERMITTED.get_or_init(|| !is_filtered() || child_survives())
+    }
+
+    /// Whether system calls of this thread are filtered; to be careful, also when the system does not say.
+    fn is_filtered() -> bool {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+        status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim) != Some("0")
+    }
+
+    fn child_survives() -> bool {
+        let Ok(unchanged) = attributes() else { return false };
+        // SAFETY: the child of a process with threads may only make system calls, which is all that it does; it allocates
+        // nothing and unwinds nowhere. `unchanged` is a copy of its own.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above. The first one keeps a child that is killed from leaving a core file.
+            unsafe {
+                libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
+                libc::syscall(libc::SYS_sched_setattr, 0, &raw const unchanged, 0);
+                libc::_exit(0)
+            }
+        }
+        if child < 0 {
+            return false;
+        }
+        let mut status = 0;
+        loop {
+            // SAFETY: our own child, which nobody else waits for by its number; `status` is valid for the write.
+            let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+            if waited == child {
+                return libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0;
+            }
+            if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                return false; // SIGCHLD is ignored in this process, so nobody can tell
+            }
+        }
+    }
 }
 
 /// Other systems have no such thing.
 #[cfg(not(target_os = "linux"))]
-fn replace(_slice_ns: u64) -> io::Result<u64> {
-    Err(io::ErrorKind::Unsupported.into())
-}
+mod system {
+    use std::io;
 
-#[cfg(target_os = "linux")]
-fn check(result: libc::c_long) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    pub(super) fn own_slice_ns() -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn set(_slice_ns: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use super::system::{set, slice_ns};
     use super::*;
 
-    /// The slice of the calling thread, as the kernel tells it. Looking sets what is there.
-    fn slice_ns() -> u64 {
-        let slice_ns = replace(SERVING_NS).unwrap();
-        replace(slice_ns).unwrap();
-        slice_ns
-    }
-
-    #[test]
-    fn serving_is_undone_by_drop_and_ending_is_not() {
+    /// On a thread of its own. Not on a kernel before 6.12, which knows one slice for all.
+    fn on_a_thread(test: impl FnOnce(u64) + Send + 'static) {
         std::thread::spawn(|| {
-            let before_ns = slice_ns();
-            if before_ns == 0 {
-                return; // a kernel before 6.12
+            let default_ns = slice_ns().unwrap();
+            if default_ns != 0 {
+                assert!(default_ns > SERVING_NS);
+                test(default_ns);
             }
-            assert!(before_ns > SERVING_NS);
-            let serving = ServingSlice::begin();
-            assert_eq!(slice_ns(), SERVING_NS);
-            drop(serving);
-            assert_eq!(slice_ns(), before_ns);
-            ending();
-            assert_eq!(slice_ns(), ENDING_NS);
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn the_last_one_dropped_undoes_it_and_ending_stays() {
+        on_a_thread(|default_ns| {
+            let first = ServingSlice::begin();
+            assert_eq!(slice_ns().unwrap(), SERVING_NS);
+            let second = ServingSlice::begin();
+            drop(first);
+            assert_eq!(slice_ns().unwrap(), SERVING_NS);
+            drop(second);
+            assert_eq!(slice_ns().unwrap(), default_ns);
+            ending();
+            assert_eq!(slice_ns().unwrap(), ENDING_NS);
+        });
+    }
+
+    #[test]
+    fn a_slice_that_the_program_asked_for_is_there_again_afterwards() {
+        on_a_thread(|_| {
+            set(5_000_000).unwrap();
+            drop(ServingSlice::begin());
+            assert_eq!(slice_ns().unwrap(), 5_000_000);
+        });
+    }
+
+    #[test]
+    fn what_a_serving_thread_starts_has_the_default_again() {
+        on_a_thread(|default_ns| {
+            let _serving = ServingSlice::begin();
+            let started = std::thread::spawn(|| slice_ns().unwrap()).join().unwrap();
+            assert_eq!(started, default_ns);
+        });
     }
 }

@@ -11,9 +11,10 @@ use shardloop_native::metrics::Metrics;
 use shardloop_native::net::listen::{ListenOptions, Listener, bind};
 use shardloop_native::net::tcp;
 use shardloop_native::ring::{Attached, Region, SLABS, SharedMemory};
-use shardloop_native::shard::ServerLimits;
+use shardloop_native::shard::{Event, ServerLimits, Sink};
 use shardloop_native::write_queue::{Pin, PinnedMemory};
 use std::io::{Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -178,6 +179,31 @@ impl Bench {
         self.flush();
         self.engine.end_batch();
         handle
+    }
+}
+
+impl Bench {
+    /// Has the engine accept a connection, and no room to announce it.
+    fn accept_without_room(&mut self) {
+        struct NoRoom;
+        impl Sink for NoRoom {
+            fn room(&self) -> usize {
+                0
+            }
+            fn event(&mut self, event: Event) {
+                panic!("{event:?} was told though there was no room");
+            }
+            fn read_buffer(&mut self, _: bool, _: usize) -> Option<(usize, &mut [MaybeUninit<u8>])> {
+                None
+            }
+            fn received(&mut self, _: i32, _: usize, _: usize) {}
+        }
+        let before = self.metrics.read(abi::METRIC_CONNECTIONS_ACCEPTED);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.metrics.read(abi::METRIC_CONNECTIONS_ACCEPTED) == before {
+            assert!(Instant::now() < deadline, "nothing was accepted for 10 seconds");
+            self.engine.collect(Instant::now(), &mut NoRoom, &Attachments);
+        }
     }
 }
 
@@ -414,10 +440,13 @@ fn what_is_new_when_javascript_ends_is_given_away_and_what_it_has_begun_ends_by_
     bench.engine.listen(1, shared.clone()).unwrap();
     let mut begun = TcpStream::connect(shared.address()).unwrap();
     let handle = bench.accept();
-    let mut unseen: Vec<_> = (0..3).map(|_| TcpStream::connect(shared.address()).unwrap()).collect();
-    while bench.metrics.read(abi::METRIC_CONNECTIONS_ACCEPTED) < 4 {
+    // Some are announced, and one is accepted only.
+    let mut unseen: Vec<_> = (0..2).map(|_| TcpStream::connect(shared.address()).unwrap()).collect();
+    while bench.metrics.read(abi::METRIC_CONNECTIONS_ACCEPTED) < 3 {
         bench.batch();
     }
+    unseen.push(TcpStream::connect(shared.address()).unwrap());
+    bench.accept_without_room();
     let unserved = bench.engine.retire();
     let peers: Vec<_> = unserved.iter().map(|connection| connection.peer).collect();
     assert!(unserved.iter().all(|connection| connection.server == 7));
@@ -435,6 +464,11 @@ fn what_is_new_when_javascript_ends_is_given_away_and_what_it_has_begun_ends_by_
     assert_eq!(seen, [Seen::Data(handle, b"still here".to_vec())]);
     let (_, peer) = tcp::accept(shared.as_fd()).unwrap();
     assert_eq!(peer, late.local_addr().unwrap());
+    assert_eq!(
+        bench.engine.unlisten(Instant::now(), 1),
+        1,
+        "what was given away is announced by nobody here"
+    );
     bench.write(handle, b"last words");
     bench.flush();
     assert!(bench.engine.abandon().is_empty());

@@ -33,7 +33,10 @@ export async function createServer(
   const shard = currentShard()
   if (shard !== null && !local) return createInShard(shard, source, settings)
   if (!isMainThread && !local) throw (await import('./test-runner.js')).notOnMainThread()
-  starting ??= import('./start-server.js')
+  starting ??= import('./start-server.js').catch((error: unknown) => {
+    starting = undefined // no descriptor was free, say: the next call tries again
+    throw error
+  })
   const { startLocal, startOnShards } = await starting
   return local ? startLocal(source, settings) : startOnShards(source, settings)
 }

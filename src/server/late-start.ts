@@ -19,7 +19,8 @@ export interface LateShard {
 
 /** Why a server does not start, or a replacement does not come up, within `startTimeoutMs`: by name, with advice. */
 export function lateStart({ key, module, startTimeoutMs }: LateCall, waiting: readonly LateShard[]): Error {
-  const who = `shard${waiting.length === 1 ? '' : 's'} ${waiting.map(({ id }) => id).join(', ')}`
+  const ids = waiting.map(({ id }) => id).join(', ')
+  const who = waiting.length === 0 ? 'the server' : `shard${waiting.length === 1 ? '' : 's'} ${ids}`
   const late = `${who} did not listen within startTimeoutMs (${startTimeoutMs})`
   if (waiting.length > 0 && waiting.every(({ isDown }) => isDown))
     return new ShardloopError('ERR_SHARDLOOP_START', `${late}: dead, and not replaced yet`)

@@ -33,7 +33,10 @@ export function underRunner(runner: string): ShardloopError {
   return new ShardloopError(
     'ERR_SHARDLOOP_START',
     `createServer with a factory runs the program again in every shard, and under ${runner} that is the test runner ` +
-      'or the test file. Give createServer the URL of a module whose default export is the factory, or use shards: 0',
+      'or the test file. Give createServer the URL of a module whose default export is the factory, or use shards: 0' +
+      (runner === 'node:test'
+        ? '. (If this program is no test, something that it imports loads node:test.)'
+        : ''),
   )
 }
 

@@ -73,7 +73,7 @@ function retireAll(): void {
   // Node says so before it emits 'exit', which a program may do, too; nothing ends then.
   const ends = (process as { readonly _exiting?: boolean })._exiting !== false
   for (const loop of LOOPS) {
-    if (ends) loop.native.retire()
+    if (ends) loop.retire()
     else loop.calls.flush()
   }
 }
@@ -132,6 +132,7 @@ export class ShardLoop {
   /** By number; numbers of servers that are over are used again. */
   private readonly servers: (LocalServer | undefined)[] = []
   private readonly freeServers: number[] = []
+  private readonly supervised: boolean
   private sequence = 0
   /** Whose callback runs, and which: for the case that it throws. */
   private current: TcpTransport | undefined = undefined
@@ -140,6 +141,7 @@ export class ShardLoop {
 
   constructor(options: ShardLoopOptions) {
     this.shardId = options.shardId
+    this.supervised = options.supervised
     this.slabs.push(newSlab(BORROWED_SLAB_BYTES))
     for (let i = 0; i < CHUNK_SLABS; i++) this.slabs.push(newSlab(CHUNK_SLAB_BYTES))
     for (const slab of this.slabs) this.slabMemory.push(slab.buffer)
@@ -195,6 +197,21 @@ export class ShardLoop {
       LOOPS.delete(this)
       if (LOOPS.size === 0) process.removeListener('exit', retireAll)
     })
+  }
+
+  /** @internal JavaScript ends, in the middle of a batch perhaps. */
+  retire(): void {
+    this.native.retire()
+    if (!this.supervised) return
+    // A later listener of 'exit' may throw, and that be caught (by us, when a callback called `process.exit`). Then the
+    // thread would go on with nothing to do: it ends all the same, and until then nothing new is announced.
+    setImmediate(() => process.exit())
+    const { control, events } = this
+    const end = control[CONTROL_EVENTS] as number
+    for (let at = control[CONTROL_CURSOR] as number; at < end; at += RECORD_WORDS) {
+      // The end of a connection that nobody here has heard of is nothing.
+      if (((events[at] as number) & KIND_MASK) === EVENT_OPEN) events[at] = EVENT_CLOSED
+    }
   }
 
   /** @internal The server has neither listeners nor connections any more. */

@@ -106,6 +106,8 @@ struct Churn {
     opening: bool,
     window_start_ns: u64,
     window_end_ns: u64,
+    /// Connections that were due by the end of the window and found no slot; with a rate only.
+    unopened: u64,
     finished: u64,
     finished_total: u64,
     last_finished_ns: u64,
@@ -136,6 +138,7 @@ impl Churn {
             opening: true,
             window_start_ns: u64::MAX,
             window_end_ns: u64::MAX,
+            unopened: 0,
             finished: 0,
             finished_total: 0,
             last_finished_ns: 0,
@@ -169,6 +172,9 @@ impl Churn {
                 self.window_end_ns = now_ns;
                 self.used = opened.until(&CpuSample::take(self.options.server_pid)?);
                 self.opening = false;
+                while self.schedule.as_mut().and_then(|schedule| schedule.take_due(now_ns)).is_some() {
+                    self.unopened += 1;
+                }
             }
             if self.is_stuck(now_ns) {
                 self.fail_stuck();
@@ -291,7 +297,8 @@ impl Churn {
             }
         }
         slot.established = event.is_writable();
-        if slot.established && now_ns >= self.window_start_ns && now_ns < self.window_end_ns {
+        let instant_ns = if self.schedule.is_some() { slot.started_ns } else { now_ns };
+        if slot.established && instant_ns >= self.window_start_ns && instant_ns < self.window_end_ns {
             self.connect_latencies.record(now_ns - slot.started_ns, 1);
         }
         Ok(slot.established)
@@ -424,6 +431,7 @@ impl Churn {
             .field("connections", options.concurrency)
             .field("size", options.size)
             .field("ratePerSec", options.rate_per_sec)
+            .field("unopened", self.unopened)
             .field("secs", secs)
             .field("requests", self.finished)
             .field("requestsTotal", self.finished_total)
@@ -433,7 +441,13 @@ impl Churn {
                 format!("{} connections at once, {} B echoed on each", options.concurrency, options.size),
             )
             .row("window", format!("{secs:.2} s"))
-            .row("connections", format!("{} ({}/s)", show_count(self.finished as f64), show_count(per_sec)))
+            .row("connections", format!("{} ({}/s)", show_count(self.finished as f64), show_count(per_sec)));
+        if let Some(rate) = options.rate_per_sec {
+            let late =
+                format!("{}/s; {} connections were due and found no slot", show_count(rate), self.unopened);
+            outcome.row("schedule", late);
+        }
+        outcome
             .cpu(&self.used, secs)
             .latencies("connectUs", "until connected", &self.connect_latencies)
             .latencies("latencyUs", "until echoed", &self.latencies);

@@ -62,7 +62,8 @@ enum Mode {
         #[arg(long, value_name = "N", default_value_t = 200)]
         sources: u32,
         /// Connections per second on a fixed schedule, latency counted from the moment a connection was meant to be opened
-        /// (corrected for coordinated omission), at most --conns at once; without it the next follows the end of one
+        /// (corrected for coordinated omission), at most --conns at once; those for which there was no room to the end are told
+        /// apart; without it the next follows the end of one
         #[arg(long, value_name = "R")]
         rate: Option<f64>,
         /// Write a CSV line for every connection: when it was opened, in microseconds of the Unix epoch, and microseconds

@@ -45,8 +45,8 @@ pub trait Engine {
     fn unlisten(&mut self, now: Instant, server: u16) -> u64;
     /// Forgets a server that has neither listeners nor connections; its number may be used again.
     fn remove_server(&mut self, server: u16);
-    /// JavaScript has ended: lets go of the listeners of servers that other shards serve, too, and of the connections of
-    /// those that JavaScript has not seen, and takes none any more. The other connections stay until [`Engine::abandon`].
+    /// JavaScript ends: lets go of the listeners of servers that other shards serve, too, and of the connections of
+    /// those that JavaScript has not seen and never will, and takes none any more. The other connections stay until [`Engine::abandon`].
     fn retire(&mut self) -> Vec<Unserved>;
     /// The shard dies: closes every connection by a reset, but for those that JavaScript has not seen yet.
     fn abandon(&mut self) -> Vec<Unserved>;

@@ -175,8 +175,9 @@ impl State {
         index: usize,
     ) -> bool {
         if self.holder_is_gone(&guarded.posts[index]) {
-            // Nobody serves the server (yet), or all are stuck: asked again when that changes.
-            return self.adopt(server, guarded, index) || !guarded.members.is_empty();
+            self.adopt(server, guarded, index);
+            // Nobody serves the server (yet): somebody says so when that changes.
+            return !guarded.members.is_empty();
         }
         let live = self.holder_is_live(&guarded.posts[index]);
         let post = &mut guarded.posts[index];

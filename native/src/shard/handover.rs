@@ -3,6 +3,7 @@
 
 use super::{Flags, Registrar, Server, Shard};
 use crate::abi;
+use crate::connection::{Connection, Handle};
 use crate::inbox::{Delivery, Unserved};
 use crate::limits::ACCEPT_RETRY_MS;
 use crate::net::listen::Listener;
@@ -77,7 +78,8 @@ impl Shard {
         }
     }
 
-    /// JavaScript has ended, so what is new is for other shards: listeners, and connections that it has not seen.
+    /// JavaScript ends, so what is new is for other shards: listeners, and connections that it has not seen. Should it go on
+    /// for a moment, nothing of them is announced to it.
     pub fn retire(&mut self, registrar: &dyn Registrar) -> Vec<Unserved> {
         self.adoptions.clear();
         for place in &mut self.listeners {
@@ -109,19 +111,29 @@ impl Shard {
         unserved
     }
 
-    /// Takes out what JavaScript has not seen yet, of which nothing was read, but for connections of a server that is this
-    /// thread's own affair.
+    /// Takes out what JavaScript has not seen yet, of which nothing was read, as if it had never been here; but for
+    /// connections of a server that is this thread's own affair.
     fn take_unserved(&mut self) -> Vec<Unserved> {
-        let servers = &self.servers;
-        let taken = self.connections.iter_mut().filter_map(|connection| {
-            let server = servers.get(&connection.server).filter(|server| server.is_shared())?;
-            if connection.flags.has(Flags::STARTED) {
-                return None;
-            }
-            let fd = connection.fd.take()?;
-            Some(Unserved { server: server.number, fd, peer: connection.peer })
-        });
-        let unserved: Vec<Unserved> = taken.collect();
+        let is_unserved = |connection: &Connection| {
+            connection.fd.is_some()
+                && !connection.flags.has(Flags::STARTED)
+                && self.servers.get(&connection.server).is_some_and(Server::is_shared)
+        };
+        let taken: Vec<Handle> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| is_unserved(connection))
+            .map(|(handle, _)| handle)
+            .collect();
+        let mut unserved = Vec::with_capacity(taken.len());
+        for handle in taken {
+            let Some(Connection { fd: Some(fd), peer, server, .. }) = self.connections.remove(handle) else {
+                continue;
+            };
+            let Some(server) = self.servers.get_mut(&server) else { continue };
+            server.accepted -= 1; // neither announced nor to be announced any more
+            unserved.push(Unserved { server: server.number, fd, peer });
+        }
         self.metrics.add(abi::METRIC_CONNECTIONS_HANDED_OVER, unserved.len() as u64);
         unserved
     }
