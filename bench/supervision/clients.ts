@@ -118,7 +118,8 @@ export async function traceLoad(
       }
     })
     connections.sort((one, other) => one.openedAtMs - other.openedAtMs)
-    return { connections, steal: (used.machineStealSecs ?? 0) / measured }
+    if (used.machineStealSecs === null) throw new Error('the load generator could not read /proc/stat')
+    return { connections, steal: used.machineStealSecs / measured }
   } finally {
     rmSync(directory, { recursive: true })
   }
