@@ -45,11 +45,6 @@ const BRAND = Symbol.for('shardloop.error')
 export class ShardloopError extends Error {
   readonly code: ShardloopErrorCode
 
-  /** True also for an error of another copy of this package in the process; tsx loads it twice for CommonJS. */
-  static override [Symbol.hasInstance](value: unknown): boolean {
-    return typeof value === 'object' && value !== null && BRAND in value
-  }
-
   constructor(code: ShardloopErrorCode, message: string, options?: ErrorOptions) {
     super(message, options)
     this.code = code
@@ -66,6 +61,13 @@ export class ShardloopError extends Error {
 }
 
 Object.defineProperty(ShardloopError.prototype, BRAND, { value: true })
+// An error of another copy of this package in the process is an instance, too: tsx loads it twice for CommonJS.
+Object.defineProperty(ShardloopError, Symbol.hasInstance, {
+  value(this: unknown, error: unknown): boolean {
+    if (this !== ShardloopError) return Function.prototype[Symbol.hasInstance].call(this, error) // a subclass
+    return typeof error === 'object' && error !== null && BRAND in error
+  },
+})
 
 /** The operating system's error in Node's own shape: `code`, `errno` (negative), `syscall`, `address`, `port`. */
 export interface SystemError extends Error {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { fileURLToPath } from 'node:url'
-import { createServer, type Server } from '../src/index.js'
+import { createServer, type Server, ShardloopError } from '../src/index.js'
 import { packError, unpackError } from '../src/workers/error-transfer.js'
 import { type Child, fixtureUrl } from './harness/child.js'
 import type { Client } from './harness/client.js'
@@ -422,6 +422,14 @@ forEachEngine('errors between threads', (test) => {
     )
     assert.equal(copy.cause.errno, -5)
     assert.ok(!('method' in copy), 'what cannot be cloned is left out')
+  })
+
+  test('are told apart from those of a subclass', () => {
+    class Own extends ShardloopError {}
+    const error = new ShardloopError('ERR_SHARDLOOP_STATE', 'ours')
+    const own = new Own('ERR_SHARDLOOP_STATE', 'its own')
+    assert.ok(own instanceof Own && own instanceof ShardloopError && error instanceof ShardloopError)
+    assert.equal(error instanceof Own, false)
   })
 
   test('take anything that may be thrown', () => {

@@ -4,7 +4,8 @@
 //! a shard that starts, V8's helpers, an executor. Linux lets them finish their slice first, 3 ms and more at the default
 //! settings, and with 250 ticks a second 4 ms. Asking for a shorter slice (sched_setattr(2), `sched_runtime` of
 //! SCHED_OTHER; Linux 6.12 and later) brings the woken thread in at once. Its share of the processor stays the same, it
-//! comes in smaller pieces. No privilege is needed. Older kernels, and those that refuse, leave all as it was.
+//! comes in smaller pieces. No privilege is needed. Older kernels, and those that refuse, leave all as it was; where system
+//! calls are filtered (systemd's `SystemCallFilter`, most containers) nothing is asked, for the answer may be the end.
 //!
 //! What such a thread starts has the default slice again, but where its nice value is negative: "reset on fork", which
 //! does that, would take that value from it, too.
@@ -69,9 +70,8 @@ pub fn ending() {
 #[cfg(target_os = "linux")]
 mod system {
     use std::io;
-    use std::sync::OnceLock;
 
-    /// The slice that the calling thread asked for; 0 when it has the default, and on kernels that know no other.
+    /// The slice that the calling thread asked for; 0 when it has the default.
     pub(super) fn own_slice_ns() -> io::Result<u64> {
         let own_ns = slice_ns()?;
         set(0)?;
@@ -90,81 +90,43 @@ mod system {
 
     /// Asks for one; 0 for the default.
     pub(super) fn set(slice_ns: u64) -> io::Result<()> {
-        if !is_permitted() {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
         let mut attributes = attributes()?;
-        // The real-time policies have no slice, or mean something else by it.
-        if !matches!(attributes.sched_policy.cast_signed(), libc::SCHED_OTHER | libc::SCHED_BATCH) {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
         attributes.sched_runtime = slice_ns;
         if attributes.sched_nice >= 0 {
             // Never taken back, which takes a privilege.
             attributes.sched_flags |= libc::SCHED_FLAG_RESET_ON_FORK as u64;
         }
-        apply(&attributes)
+        // SAFETY: the kernel reads `attributes.size` bytes, as many as it wrote; 0 is the calling thread.
+        check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })
     }
 
+    /// Those of the calling thread, when it may be asked and has a slice.
     fn attributes() -> io::Result<libc::sched_attr> {
+        // A filter of system calls may end the process for a call instead of refusing it. It may come at any time, and for
+        // some threads only. A slice is asked for a few times in a thread's life.
+        if is_filtered() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         // SAFETY: plain numbers, for which zero is a value.
         let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
         let size = size_of::<libc::sched_attr>() as libc::c_uint;
         // SAFETY: the kernel writes at most `size` bytes, which the struct has; 0 is the calling thread.
         check(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) })?;
-        Ok(attributes)
+        // The real-time policies have no slice, or mean something else by it; older kernels have one for all.
+        let has_slice =
+            matches!(attributes.sched_policy.cast_signed(), libc::SCHED_OTHER | libc::SCHED_BATCH)
+                && attributes.sched_runtime != 0;
+        if has_slice { Ok(attributes) } else { Err(io::ErrorKind::Unsupported.into()) }
     }
 
-    fn apply(attributes: &libc::sched_attr) -> io::Result<()> {
-        // SAFETY: the kernel reads `attributes.size` bytes, as many as it wrote; 0 is the calling thread.
-        check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(attributes), 0) })
-    }
-
-    fn check(result: libc::c_long) -> io::Result<()> {
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
-
-    /// Whether the system call may be made. A filter of system calls (seccomp(2); systemd's `SystemCallFilter=~@resources`)
-    /// may end the process for it instead of refusing; so where there is one, a child process tries it first. Once a
-    /// process, which takes a millisecond or two.
-    fn is_permitted() -> bool {
-        static PERMITTED: OnceLock<bool> = OnceLock::new();
-        *PERMITTED.get_or_init(|| !is_filtered() || child_survives())
-    }
-
-    /// Whether system calls of this thread are filtered; to be careful, also when the system does not say.
+    /// Whether system calls of the calling thread are filtered (seccomp(2)); to be careful, also when nobody says.
     fn is_filtered() -> bool {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
         status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim) != Some("0")
     }
 
-    fn child_survives() -> bool {
-        let Ok(unchanged) = attributes() else { return false };
-        // SAFETY: the child of a process with threads may only make system calls, which is all that it does; it allocates
-        // nothing and unwinds nowhere. `unchanged` is a copy of its own.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            // SAFETY: as above. The first one keeps a child that is killed from leaving a core file.
-            unsafe {
-                libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
-                libc::syscall(libc::SYS_sched_setattr, 0, &raw const unchanged, 0);
-                libc::_exit(0)
-            }
-        }
-        if child < 0 {
-            return false;
-        }
-        let mut status = 0;
-        loop {
-            // SAFETY: our own child, which nobody else waits for by its number; `status` is valid for the write.
-            let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
-            if waited == child {
-                return libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0;
-            }
-            if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-                return false; // SIGCHLD is ignored in this process, so nobody can tell
-            }
-        }
+    fn check(result: libc::c_long) -> io::Result<()> {
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -189,11 +151,10 @@ mod tests {
     use super::system::{set, slice_ns};
     use super::*;
 
-    /// On a thread of its own. Not on a kernel before 6.12, which knows one slice for all.
+    /// On a thread of its own; not where a thread has no slice, or must not ask (see the module).
     fn on_a_thread(test: impl FnOnce(u64) + Send + 'static) {
         std::thread::spawn(|| {
-            let default_ns = slice_ns().unwrap();
-            if default_ns != 0 {
+            if let Ok(default_ns) = slice_ns() {
                 assert!(default_ns > SERVING_NS);
                 test(default_ns);
             }

@@ -7,10 +7,17 @@ import type { Server } from './server.js'
 import { ShardHandle } from './shard-handle.js'
 
 /**
- * What only the supervising thread needs is loaded by its first call: each file that a shard imports delays its start, and
- * a shard that is replaced does not serve until then. Kept, so that calls go on in the order in which they were made.
+ * What only a supervising thread needs, which a shard does not load: each file delays its start, and a shard that is
+ * replaced does not serve until then. On the main thread it is loaded with the package, when a descriptor is as free as
+ * for the rest of it. Kept, so that calls go on in the order in which they were made.
  */
-let starting: Promise<typeof import('./start-server.js')> | undefined
+let starting = isMainThread ? loadStart() : undefined
+
+function loadStart(): Promise<typeof import('./start-server.js')> {
+  const loaded = import('./start-server.js')
+  loaded.catch(() => {}) // who calls createServer hears of it
+  return loaded
+}
 
 /**
  * Starts a server on `options.shards` worker threads that share its port, and resolves when all of them listen.
@@ -33,10 +40,7 @@ export async function createServer(
   const shard = currentShard()
   if (shard !== null && !local) return createInShard(shard, source, settings)
   if (!isMainThread && !local) throw (await import('./test-runner.js')).notOnMainThread()
-  starting ??= import('./start-server.js').catch((error: unknown) => {
-    starting = undefined // no descriptor was free, say: the next call tries again
-    throw error
-  })
+  starting ??= loadStart()
   const { startLocal, startOnShards } = await starting
   return local ? startLocal(source, settings) : startOnShards(source, settings)
 }

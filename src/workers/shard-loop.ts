@@ -62,6 +62,9 @@ interface Borrow {
   memory: Buffer | null
 }
 
+/** As they were before the program may have replaced them (timers of a test runner). */
+const [later, exit] = [setImmediate, process.exit.bind(process)]
+
 /** The loops of this thread (one, but for the moment in which one closes and the next is there already). */
 const LOOPS = new Set<ShardLoop>()
 
@@ -205,7 +208,7 @@ export class ShardLoop {
     if (!this.supervised) return
     // A later listener of 'exit' may throw, and that be caught (by us, when a callback called `process.exit`). Then the
     // thread would go on with nothing to do: it ends all the same, and until then nothing new is announced.
-    setImmediate(() => process.exit())
+    later(exit)
     const { control, events } = this
     const end = control[CONTROL_EVENTS] as number
     for (let at = control[CONTROL_CURSOR] as number; at < end; at += RECORD_WORDS) {
