@@ -145,10 +145,9 @@ fn byte_count(fd: BorrowedFd<'_>, request: libc::c_ulong) -> libc::c_int {
 fn unsent_bytes(fd: BorrowedFd<'_>) -> libc::c_int {
     let mut count: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-    let into = (&raw mut count).cast();
+    let (fd, into) = (fd.as_raw_fd(), (&raw mut count).cast());
     // SAFETY: the option is one int, and `count` has room for `length` bytes; `fd` is open, as it is borrowed.
-    let result =
-        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NWRITE, into, &raw mut length) };
+    let result = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_NWRITE, into, &raw mut length) };
     if result < 0 { 1 } else { count }
 }
 
