@@ -82,7 +82,7 @@ forEachEngine('a soak with a kill every 200 ms', (test, engine) => {
       await residents.echoOnce() // so that whoever broke with the last of them has noticed
       broken += residents.broken.length
       await residents.end()
-      child.process.stdin.end()
+      child.process.stdin.end(String(broken))
       const ledger = JSON.parse((await child.line(/"ledger":(\{.*\})\}$/))[1] as string) as Ledger
       assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
 
