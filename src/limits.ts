@@ -90,6 +90,13 @@ export const SIGINT_RELAY_WINDOW_MS = 100
 /** Links of an error's `cause` chain that are carried from a shard to the supervisor; what is deeper is left out. */
 export const ERROR_CAUSES_MAX = 8
 
+/**
+ * Calls of `createServer` that are over and kept with their addresses and errors, for shards that start later and come by
+ * them again. Of older ones only a byte is kept: in such a shard their servers have no sockets, and those that failed
+ * reject with ERR_SHARDLOOP_START.
+ */
+export const ENDED_CALLS_MAX = 100
+
 /** Characters of a wrong value that an error message shows; the rest is cut. */
 export const VALUE_SHOWN_MAX_LENGTH = 80
 

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync } from 'node:fs'
 import { createServer, type Server, type ServerOptions, type ShardChange } from '../src/index.js'
+import { ENDED_CALLS_MAX } from '../src/limits.js'
 import type { Child } from './harness/child.js'
 import type { Client } from './harness/client.js'
 import { eventually, Observable } from './harness/deferred.js'
@@ -550,6 +551,27 @@ forEachEngine('the replacement of a program', (test) => {
     assert.doesNotMatch(child.stdout, /error/)
     for (const client of [slow, holds]) client.resume()
     await Promise.all([slow.readToClose(), holds.readToClose()])
+  })
+
+  test('comes by calls that are over, and knows of the latest how they ended, of the others whether they failed', async (t) => {
+    const forgotten = 30
+    const count = ENDED_CALLS_MAX + forgotten
+    const child = t.start('servers/many-calls', [String(count)])
+    const [, before, after] = (await child.line(/"ready":\[(\d+),(\d+)\]/)).map(Number)
+    const outcomes = async (from = 0): Promise<unknown[]> =>
+      JSON.parse((await child.line(/^\{"in":0,"outcomes":(\[.*\])\}/, from))[1] as string)
+    const alternate = (ran: number, failed: string, calls: number): unknown[] =>
+      Array.from({ length: calls }, (_, nth) => (nth % 2 === 0 ? ran : failed))
+    assert.deepEqual(await outcomes(), alternate(1, 'EADDRNOTAVAIL', count))
+    const printed = child.lines.length
+    await kill(t, after as number, 0)
+    assert.deepEqual(await outcomes(printed), [
+      ...alternate(0, 'ERR_SHARDLOOP_START', forgotten),
+      ...alternate(1, 'EADDRNOTAVAIL', ENDED_CALLS_MAX),
+    ])
+    for (const port of [before, after]) await clientOf(t, port as number, 0)
+    child.send('close')
+    assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
   })
 
   test('when nobody listens, what died and why is printed to stderr', async (t) => {

@@ -1,12 +1,13 @@
 import { ShardloopError } from '../errors.js'
-import { CallCounter } from '../workers/call-counter.js'
+import { CallCounter, type CallPlace } from '../workers/call-counter.js'
+import { CallHistory } from '../workers/call-history.js'
 import { packError } from '../workers/error-transfer.js'
 import type { EndedCall, ListenerDescription } from './messages.js'
 
 /** A call of `createServer` with shards, on the main thread. */
 export interface OpenCall {
-  /** How shards name the same call. */
-  readonly key: string
+  /** How shards know the same call. */
+  readonly place: CallPlace
   /** Number of the server, unique in the process. */
   readonly server: number
   readonly name: string
@@ -19,30 +20,23 @@ export interface CallEnd {
   readonly error?: unknown
 }
 
-/**
- * All calls of `createServer` with shards that this process has made. Those that are over are kept: a shard that starts
- * later runs the program from its beginning, and comes by them again. That is some hundred bytes for each call ever made.
- */
+/** All calls of `createServer` with shards that this process has made. */
 export class CallBook {
   readonly #counter = new CallCounter()
   readonly #open = new Map<string, OpenCall>()
-  readonly #ended: EndedCall[] = []
+  /** Those that are over. */
+  readonly history: CallHistory = new CallHistory()
   #servers = 0
-
-  /** Calls that are over, oldest first. */
-  get ended(): readonly EndedCall[] {
-    return this.#ended
-  }
 
   /** Notes a call; every one ends with `end`. */
   open(name: string | undefined): OpenCall {
     this.#servers += 1
     const call = {
-      key: this.#counter.next(name),
+      place: this.#counter.next(name),
       server: this.#servers,
       name: name ?? `server ${this.#servers}`,
     }
-    this.#open.set(call.key, call)
+    this.#open.set(call.place.key, call)
     return call
   }
 
@@ -56,16 +50,16 @@ export class CallBook {
   }
 
   end(call: OpenCall, { sockets, error }: CallEnd): EndedCall {
-    this.#open.delete(call.key)
-    const { key, name } = call
+    const { place, name } = call
+    this.#open.delete(place.key)
     const ended: EndedCall = {
-      key,
+      place,
       name,
       sockets,
       engine: 'mio',
       error: error === undefined ? null : packError(error),
     }
-    this.#ended.push(ended)
+    this.history.add(ended)
     return ended
   }
 }

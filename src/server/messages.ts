@@ -1,3 +1,5 @@
+import type { CallPlace } from '../workers/call-counter.js'
+import type { PastCalls } from '../workers/call-history.js'
 import type { TransferredError } from '../workers/error-transfer.js'
 import type { SocketAddress } from '../workers/protocol.js'
 import type { HandledSignal } from '../workers/signal-listeners.js'
@@ -67,7 +69,7 @@ export interface ServeOrder {
 
 /** A server that is over, or never came to be: calls that a shard makes later are matched to it too. */
 export interface EndedCall {
-  readonly key: string
+  readonly place: CallPlace
   readonly name: string
   readonly sockets: readonly ListenerDescription[]
   readonly engine: 'mio'
@@ -82,6 +84,8 @@ export type SupervisorMessage =
   | { readonly type: 'drain'; readonly server: number }
   /** Abort every connection; `drained` follows. */
   | { readonly type: 'abort'; readonly server: number }
+  /** What was over when the shard was started; sent first. */
+  | { readonly type: 'past'; readonly calls: PastCalls }
   | { readonly type: 'ended'; readonly call: EndedCall }
   | { readonly type: 'shard'; readonly key: string; readonly change: ToldShardChange }
   /** The process got a signal that the shard subscribed to. */

@@ -1,7 +1,8 @@
 import { Deferred } from '../deferred.js'
+import type { PastCalls } from '../workers/call-history.js'
 import type { ShardIdentity } from '../workers/identity.js'
 import { lateStart } from './late-start.js'
-import type { EndedCall, ShardRequest, SupervisorMessage } from './messages.js'
+import type { ShardRequest, SupervisorMessage } from './messages.js'
 import { type RestartLimits, RestartPolicy } from './restart-policy.js'
 import type { AfterDeath, DrainSteps, ShardControl, ShardDeath, ShardUser } from './shard-control.js'
 import { processSignals } from './signals.js'
@@ -10,7 +11,7 @@ import { type ShardResourceLimits, startFailure, WorkerShard } from './worker-sh
 /** Who a shard belongs to. */
 export interface ShardSupervisor {
   /** Calls of `createServer` that are over for a shard which starts now. */
-  endedCalls(): readonly EndedCall[]
+  pastCalls(): PastCalls
   controlled(shard: SupervisedShard, message: ShardRequest): void
   /** A thread has ended, though the shards were not to end. */
   died(death: ShardDeath, after: AfterDeath): void
@@ -149,7 +150,7 @@ export class SupervisedShard implements ShardControl {
     }
     if (this.#hasLived) this.restarts += 1
     this.#hasLived = true
-    for (const call of this.#supervisor.endedCalls()) this.#life.send({ type: 'ended', call })
+    this.#life.send({ type: 'past', calls: this.#supervisor.pastCalls() })
     for (const service of this.#services.values()) this.#order(service, this.#life)
   }
 

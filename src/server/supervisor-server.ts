@@ -2,6 +2,7 @@ import { EventEmitter } from 'node:events'
 import { Deferred } from '../deferred.js'
 import { ShardloopError } from '../errors.js'
 import { ABORT_GRACE_MS } from '../limits.js'
+import type { CallPlace } from '../workers/call-counter.js'
 import type { SocketAddress } from '../workers/protocol.js'
 import type { CallEnd } from './call-book.js'
 import { messageOf, reasonOf } from './death-report.js'
@@ -22,7 +23,7 @@ import { startFailure } from './worker-shard.js'
 export interface ServerPlan {
   readonly name: string
   /** Which call of createServer this is, as shards know it. */
-  readonly key: string
+  readonly place: CallPlace
   readonly server: number
   readonly settings: ServerSettings
   /** URL of the module with the factory, or null. */
@@ -71,7 +72,7 @@ export class SupervisorServer implements Server, ShardUser {
   constructor(plan: ServerPlan) {
     this.#plan = plan
     this.name = plan.name
-    this.key = plan.key
+    this.key = plan.place.key
     this.server = plan.server
     this.startTimeoutMs = plan.settings.startTimeoutMs
     this.stallAfterMs = plan.settings.stallAfterMs
@@ -167,8 +168,9 @@ export class SupervisorServer implements Server, ShardUser {
 
   endedCall(): EndedCall | null {
     if (this.#phase !== 'draining') return null
-    const { key, name, engine } = this
-    return { key, name, sockets: this.#plan.listeners.sockets, engine, error: null }
+    const { name, engine } = this
+    const { place, listeners } = this.#plan
+    return { place, name, sockets: listeners.sockets, engine, error: null }
   }
 
   shardListens(shard: number): void {
@@ -201,10 +203,10 @@ export class SupervisorServer implements Server, ShardUser {
   }
 
   orderFor(shard: number): ServeOrder {
-    const { server, key, name, module, listeners, settings } = this.#plan
+    const { server, place, name, module, listeners, settings } = this.#plan
     return {
       server,
-      key,
+      key: place.key,
       name,
       module,
       listeners: listeners.tokensFor(shard),

@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { ShardloopError } from '../errors.js'
 import { MAX_RESTARTS_DEFAULT, RESTART_WINDOW_DEFAULT_MS } from '../limits.js'
 import { native } from '../native/index.js'
+import type { CallHistory, PastCalls } from '../workers/call-history.js'
 import { threadSingleton } from '../workers/thread-singleton.js'
 import { CallBook } from './call-book.js'
 import { printDeath } from './death-report.js'
@@ -28,7 +29,7 @@ export interface SetPlan {
 /** The process's shards in worker threads, shared by its servers: they start with the first and end with the last. */
 export class WorkerSet implements ShardGroup {
   readonly plan: SetPlan
-  readonly #history: readonly EndedCall[]
+  readonly #history: CallHistory
   readonly #onEnd: () => void
   readonly #users = new Set<ShardUser>()
   readonly #tokens: readonly number[]
@@ -40,7 +41,7 @@ export class WorkerSet implements ShardGroup {
   #lastMetrics: ServerMetrics | null = null
 
   /** @param history calls that are over, for the shards to match the program's calls with; it grows meanwhile */
-  constructor(plan: SetPlan, history: readonly EndedCall[], onEnd: () => void) {
+  constructor(plan: SetPlan, history: CallHistory, onEnd: () => void) {
     this.plan = plan
     this.#history = history
     this.#onEnd = onEnd
@@ -81,7 +82,7 @@ export class WorkerSet implements ShardGroup {
     const program = { entry: programEntry(), tsxApi: tsxApi(), metricsTokens: this.#tokens }
     const { restarts, resourceLimits } = this.plan
     const supervisor: ShardSupervisor = {
-      endedCalls: () => this.#endedCalls(),
+      pastCalls: () => this.#pastCalls(),
       controlled: (shard, message) => this.#control(shard, message),
       died: (death, after) => this.#died(death, after),
     }
@@ -151,9 +152,10 @@ export class WorkerSet implements ShardGroup {
     return deaths.find((death) => death !== null && death.error !== undefined) ?? null
   }
 
-  #endedCalls(): readonly EndedCall[] {
+  #pastCalls(): PastCalls {
+    const { recent, outcomes } = this.#history.pack()
     const draining = [...this.#users].map((user) => user.endedCall()).filter((call) => call !== null)
-    return [...this.#history, ...draining]
+    return { recent: [...recent, ...draining], outcomes }
   }
 
   #died(death: ShardDeath, after: AfterDeath): void {
@@ -235,7 +237,7 @@ export async function joinWorkerSet(wanted: SharedSettings, automatic: () => num
       },
       resourceLimits: wanted.resourceLimits ?? {},
     }
-    current.set = new WorkerSet(plan, current.book.ended, onEnd)
+    current.set = new WorkerSet(plan, current.book.history, onEnd)
   } else refuseOther(current.set.plan, wanted)
   current.set.reserve()
   return current.set

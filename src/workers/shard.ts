@@ -2,6 +2,7 @@ import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import { ShardloopError } from '../errors.js'
 import type { EndedCall, ServeOrder, ShardMessage, SupervisorMessage } from '../server/messages.js'
 import { CallCounter } from './call-counter.js'
+import { CallHistory } from './call-history.js'
 import { packError, unpackError } from './error-transfer.js'
 import { printException } from './exception-report.js'
 import { importFactory, type Registration } from './factory-module.js'
@@ -32,6 +33,9 @@ export class Shard {
   readonly #port: MessagePort
   readonly #program: Program
   readonly #calls = new CallCounter()
+  /** Calls that are over for the supervisor. */
+  readonly #history = new CallHistory()
+  /** Those that are not, by key. */
   readonly #links = new Map<string, ServerLink>()
   #held: HeldLoop | null = null
   #entryStarted = false
@@ -68,14 +72,16 @@ export class Shard {
   async call(call: ShardCall): Promise<ServerLink> {
     // The thread is about to end, in the middle of a program that goes on to its next server: nothing to report.
     if (this.#stopped) return new Promise(() => {})
-    const key = this.#calls.next(call.name)
-    const link = this.#link(key)
+    const place = this.#calls.next(call.name)
+    const link = this.#link(place.key)
+    const past = this.#history.find(place)
+    if (past !== undefined) this.#end(link, past)
     link.called = true
     if (call.source instanceof URL) link.module = call.source.href
     else link.registration ??= call.source
     this.#serve(link)
     this.#releaseCrossedCalls()
-    link.timer = setTimeout(() => link.matched.reject(this.#unmatched(key, call)), call.startTimeoutMs)
+    link.timer = setTimeout(() => link.matched.reject(this.#unmatched(place.key, call)), call.startTimeoutMs)
     try {
       await link.matched.promise
     } finally {
@@ -117,7 +123,9 @@ export class Shard {
         this.#drain(message.server)
         return this.#served(message.server)?.served?.abort()
       case 'shard':
-        return this.#link(message.key).setShard(message.change)
+        return this.#links.get(message.key)?.setShard(message.change)
+      case 'past':
+        return this.#history.unpack(message.calls)
       case 'ended':
         return this.#ended(message.call)
       case 'signal':
@@ -226,7 +234,14 @@ export class Shard {
   }
 
   #ended(call: EndedCall): void {
-    const link = this.#link(call.key)
+    this.#history.add(call)
+    const link = this.#links.get(call.place.key)
+    if (link !== undefined) this.#end(link, call)
+  }
+
+  /** The program's handle keeps what it needs of the link. */
+  #end(link: ServerLink, call: EndedCall): void {
+    this.#links.delete(link.key)
     link.end(call)
     link.served = null
   }
