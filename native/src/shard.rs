@@ -105,6 +105,9 @@ pub struct ServerLimits {
     pub idle_timeout_ms: u32,
 }
 
+/// By their numbers in this thread.
+type Servers = HashMap<u16, Server>;
+
 #[derive(Debug)]
 struct Server {
     /// Its number in the process; 0 for one that is this thread's own affair.
@@ -137,7 +140,7 @@ struct Listening {
 #[derive(Debug)]
 pub struct Shard {
     connections: ConnectionTable,
-    servers: HashMap<u16, Server>,
+    servers: Servers,
     listeners: Vec<Option<Listening>>,
     /// Connections to read from without a further word from the kernel.
     ready: Vec<Handle>,

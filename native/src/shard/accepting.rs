@@ -1,7 +1,9 @@
 //! Listeners, and connections coming in by them.
 #![forbid(unsafe_code)]
 
-use super::{Connection, Flags, Listening, NO_RECORD, Registrar, Server, ServerLimits, Shard, Source};
+use super::{
+    Connection, Flags, Listening, NO_RECORD, Registrar, Server, ServerLimits, Servers, Shard, Source,
+};
 use crate::abi;
 use crate::error::errno;
 use crate::limits::{ACCEPT_RETRY_MS, ACCEPTS_AT_STOP};
@@ -59,18 +61,25 @@ impl Shard {
         for index in 0..self.listeners.len() {
             if self.listeners[index].as_ref().is_some_and(|l| l.server == server) {
                 self.accept(index, ACCEPTS_AT_STOP, registrar);
-                if let Some(listening) = self.listeners[index].take() {
-                    // It fails only when the descriptor is not under watch, which is what is wanted.
-                    _ = registrar.deregister(listening.listener.as_fd());
-                }
             }
         }
-        self.forget_accept_retry();
+        self.let_go(registrar, |listening, _| listening.server == server);
         self.servers.get(&server).map_or(0, |server| server.accepted)
     }
 
-    /// Nothing is to be tried again any more, unless something is.
-    pub(super) fn forget_accept_retry(&mut self) {
+    /// Accepts no more from the listeners that are meant.
+    pub(super) fn let_go(
+        &mut self,
+        registrar: &dyn Registrar,
+        is_meant: impl Fn(&Listening, &Servers) -> bool,
+    ) {
+        for place in &mut self.listeners {
+            if let Some(listening) = place.take_if(|listening| is_meant(listening, &self.servers)) {
+                // It fails only when the descriptor is not under watch, which is what is wanted.
+                _ = registrar.deregister(listening.listener.as_fd());
+            }
+        }
+        // Nothing is to be tried again any more, unless something is.
         if self.adoptions.is_empty() && !self.listeners.iter().flatten().any(|l| l.paused) {
             self.accept_retry_at = None;
         }

@@ -52,14 +52,7 @@ impl Shard {
 
     fn release(&mut self, listener: &Arc<Listener>, registrar: &dyn Registrar) {
         self.adoptions.retain(|(_, adopted)| !Arc::ptr_eq(adopted, listener));
-        for place in &mut self.listeners {
-            if place.as_ref().is_some_and(|listening| Arc::ptr_eq(&listening.listener, listener)) {
-                *place = None;
-                // It fails only when the descriptor is not under watch, which is what is wanted.
-                _ = registrar.deregister(listener.as_fd());
-            }
-        }
-        self.forget_accept_retry();
+        self.let_go(registrar, |listening, _| Arc::ptr_eq(&listening.listener, listener));
     }
 
     fn local_number(&self, number: u32) -> Option<u16> {
@@ -82,19 +75,13 @@ impl Shard {
     /// for a moment, nothing of them is announced to it.
     pub fn retire(&mut self, registrar: &dyn Registrar) -> Vec<Unserved> {
         self.adoptions.clear();
-        for place in &mut self.listeners {
-            let server = place.as_ref().and_then(|listening| self.servers.get(&listening.server));
-            if server.is_some_and(Server::is_shared)
-                && let Some(listening) = place.take()
-            {
-                // It fails only when the descriptor is not under watch, which is what is wanted.
-                _ = registrar.deregister(listening.listener.as_fd());
-            }
-        }
-        self.forget_accept_retry();
+        self.let_go(registrar, |listening, servers| {
+            servers.get(&listening.server).is_some_and(Server::is_shared)
+        });
         let unserved = self.take_unserved();
         for connection in &unserved {
-            _ = registrar.deregister(connection.fd.as_fd()); // as above
+            // It fails only when the descriptor is not under watch, which is what is wanted.
+            _ = registrar.deregister(connection.fd.as_fd());
         }
         unserved
     }
