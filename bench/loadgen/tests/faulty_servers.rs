@@ -158,10 +158,9 @@ fn a_rate_is_kept() {
     });
     assert!(passed, "{json}");
     let count = json["latencyUs"]["count"].as_f64().unwrap();
-    // An answer counts when it comes, from when it was due: what a busy machine delays crosses the window's ends.
-    let late_secs = json["latencyUs"]["max"].as_f64().unwrap() / 1e6;
-    let crossing = 10.0 + 2000.0 * late_secs;
-    assert!((count - 1000.0).abs() <= crossing, "1000 messages are due in the window: {json}");
+    // A busy machine may close the window late, and answer late; every message that was due in it counts all the same.
+    let due = 2000.0 * json["secs"].as_f64().unwrap();
+    assert!((count - due).abs() <= 10.0, "{due} messages were due: {json}");
 }
 
 #[test]
