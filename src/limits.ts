@@ -91,11 +91,16 @@ export const SIGINT_RELAY_WINDOW_MS = 100
 export const ERROR_CAUSES_MAX = 8
 
 /**
- * Calls of `createServer` that are over and kept with their addresses and errors, for shards that start later and come by
- * them again. Of older ones only a byte is kept: in such a shard their servers have no sockets, and those that failed
- * reject with ERR_SHARDLOOP_START.
+ * Servers that are over and whose addresses are kept, for shards that start later and come by their calls again. Of older
+ * ones only that they ran: the handles in such shards have no sockets.
  */
-export const ENDED_CALLS_MAX = 100
+export const ENDED_CALLS_MAX = 1_000
+
+/**
+ * Different failures of `createServer` that are kept for the same reason. What fails in a new way past it rejects with
+ * ERR_SHARDLOOP_START in shards that start later.
+ */
+export const CALL_FAILURES_MAX = 250
 
 /** Characters of a wrong value that an error message shows; the rest is cut. */
 export const VALUE_SHOWN_MAX_LENGTH = 80

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync } from 'node:fs'
 import { createServer, type Server, type ServerOptions, type ShardChange } from '../src/index.js'
-import { ENDED_CALLS_MAX } from '../src/limits.js'
 import type { Child } from './harness/child.js'
 import type { Client } from './harness/client.js'
 import { eventually, Observable } from './harness/deferred.js'
@@ -553,23 +552,29 @@ forEachEngine('the replacement of a program', (test) => {
     await Promise.all([slow.readToClose(), holds.readToClose()])
   })
 
-  test('comes by calls that are over, and knows of the latest how they ended, of the others whether they failed', async (t) => {
-    const forgotten = 30
-    const count = ENDED_CALLS_MAX + forgotten
+  test('comes by calls that are over, however many, and each ends as it did on the main thread', async (t) => {
+    const count = 250
     const child = t.start('servers/many-calls', [String(count)])
     const [, before, after] = (await child.line(/"ready":\[(\d+),(\d+)\]/)).map(Number)
-    const outcomes = async (from = 0): Promise<unknown[]> =>
+    const outcomes = async (from = 0): Promise<unknown> =>
       JSON.parse((await child.line(/^\{"in":0,"outcomes":(\[.*\])\}/, from))[1] as string)
-    const alternate = (ran: number, failed: string, calls: number): unknown[] =>
-      Array.from({ length: calls }, (_, nth) => (nth % 2 === 0 ? ran : failed))
-    assert.deepEqual(await outcomes(), alternate(1, 'EADDRNOTAVAIL', count))
+    const expected = Array.from({ length: count }, (_, nth) => (nth % 2 === 0 ? 1 : 'EADDRINUSE'))
+    assert.deepEqual(await outcomes(), expected)
     const printed = child.lines.length
     await kill(t, after as number, 0)
-    assert.deepEqual(await outcomes(printed), [
-      ...alternate(0, 'ERR_SHARDLOOP_START', forgotten),
-      ...alternate(1, 'EADDRNOTAVAIL', ENDED_CALLS_MAX),
-    ])
+    assert.deepEqual(await outcomes(printed), expected)
     for (const port of [before, after]) await clientOf(t, port as number, 0)
+    child.send('close')
+    assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
+  })
+
+  test('comes by a call that failed because its predecessor was stuck, and that fails there too', async (t) => {
+    const child = t.start('servers/failed-start')
+    const failure =
+      /"outcome":"(ERR_SHARDLOOP_START: shard 0 did not listen within startTimeoutMs \(300\).*)"\}$/
+    const [, onMain] = await child.line(new RegExp(`^{"in":null,${failure.source}`))
+    const [, inShard] = await child.line(new RegExp(`^{"in":0,${failure.source}`))
+    assert.equal(inShard, onMain)
     child.send('close')
     assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
   })

@@ -98,9 +98,13 @@ export interface ServerEvents {
  */
 export interface Server extends AsyncDisposable {
   readonly name: string
-  /** One listener per address, whatever the number of shards. Never empty. */
+  /**
+   * One listener per address, whatever the number of shards. Never empty, but for this: a shard that starts late runs the
+   * program from its beginning, and there the handles of servers that are over, and after which 1,000 others have ended,
+   * have neither sockets nor addresses.
+   */
   readonly sockets: readonly ListenerSocket[]
-  /** Where the server listens, or listened. Never empty. */
+  /** Where the server listens, or listened. Never empty where `sockets` is not. */
   readonly addresses: readonly SocketAddress[]
   /** The shards, by id; one for `shards: 0`. A snapshot. */
   readonly shards: readonly ShardInfo[]

@@ -22,7 +22,7 @@ export async function startLocal(source: ProtocolFactory | URL, settings: Server
   }
   const server = new SupervisorServer({
     name: settings.name ?? 'server',
-    place: { option: settings.name, nth: 1, key: 'local' },
+    place: null,
     server: 0,
     settings,
     module: source instanceof URL ? source.href : null,

@@ -22,8 +22,8 @@ import { startFailure } from './worker-shard.js'
 /** What a server is made of. */
 export interface ServerPlan {
   readonly name: string
-  /** Which call of createServer this is, as shards know it. */
-  readonly place: CallPlace
+  /** Which call of createServer this is, as shards know it; null for one that is this thread's own affair. */
+  readonly place: CallPlace | null
   readonly server: number
   readonly settings: ServerSettings
   /** URL of the module with the factory, or null. */
@@ -72,7 +72,7 @@ export class SupervisorServer implements Server, ShardUser {
   constructor(plan: ServerPlan) {
     this.#plan = plan
     this.name = plan.name
-    this.key = plan.place.key
+    this.key = plan.place?.key ?? 'local'
     this.server = plan.server
     this.startTimeoutMs = plan.settings.startTimeoutMs
     this.stallAfterMs = plan.settings.stallAfterMs
@@ -167,9 +167,9 @@ export class SupervisorServer implements Server, ShardUser {
   }
 
   endedCall(): EndedCall | null {
-    if (this.#phase !== 'draining') return null
     const { name, engine } = this
     const { place, listeners } = this.#plan
+    if (this.#phase !== 'draining' || place === null) return null
     return { place, name, sockets: listeners.sockets, engine, error: null }
   }
 
@@ -203,10 +203,10 @@ export class SupervisorServer implements Server, ShardUser {
   }
 
   orderFor(shard: number): ServeOrder {
-    const { server, place, name, module, listeners, settings } = this.#plan
+    const { server, name, module, listeners, settings } = this.#plan
     return {
       server,
-      key: place.key,
+      key: this.key,
       name,
       module,
       listeners: listeners.tokensFor(shard),

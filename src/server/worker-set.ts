@@ -153,9 +153,11 @@ export class WorkerSet implements ShardGroup {
   }
 
   #pastCalls(): PastCalls {
-    const { recent, outcomes } = this.#history.pack()
+    const past = this.#history.pack()
+    // A start that failed drains too, but is over already, and not as a server that ran.
     const draining = [...this.#users].map((user) => user.endedCall()).filter((call) => call !== null)
-    return { recent: [...recent, ...draining], outcomes }
+    const isOpen = ({ place }: EndedCall): boolean => this.#history.find(place) === undefined
+    return { ...past, servers: [...past.servers, ...draining.filter(isOpen)] }
   }
 
   #died(death: ShardDeath, after: AfterDeath): void {

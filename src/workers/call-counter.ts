@@ -1,7 +1,7 @@
 /** Which call of `createServer` one is, alike in the supervisor and in its shards. */
 export interface CallPlace {
   /** Its `options.name`. */
-  readonly option: string | undefined
+  readonly name: string | undefined
   /** 1 for the first of that name, or of those without one. */
   readonly nth: number
   /** Both in one, as it may be shown to people too. */
@@ -17,10 +17,13 @@ export class CallCounter {
   readonly #calls = new Map<string | undefined, number>()
 
   /** The place of the next call with that `options.name`. */
-  next(option: string | undefined): CallPlace {
-    const nth = (this.#calls.get(option) ?? 0) + 1
-    this.#calls.set(option, nth)
-    const key = option === undefined ? `unnamed call ${nth}` : `call ${nth} named ${JSON.stringify(option)}`
-    return { option, nth, key }
+  next(name: string | undefined): CallPlace {
+    const nth = (this.#calls.get(name) ?? 0) + 1
+    this.#calls.set(name, nth)
+    return {
+      name,
+      nth,
+      key: name === undefined ? `unnamed call ${nth}` : `call ${nth} named ${JSON.stringify(name)}`,
+    }
   }
 }

@@ -1,80 +1,109 @@
+import { inspect } from 'node:util'
 import { ShardloopError } from '../errors.js'
-import { ENDED_CALLS_MAX } from '../limits.js'
+import { CALL_FAILURES_MAX, ENDED_CALLS_MAX } from '../limits.js'
 import type { EndedCall } from '../server/messages.js'
 import type { CallPlace } from './call-counter.js'
-import { packError } from './error-transfer.js'
+import { packError, type TransferredError } from './error-transfer.js'
 
-/** How a call ended: `createServer` rejected, or its server ran. */
-const FAILED = 1
-const RAN = 2
+/** How a call ended: its server ran, or `createServer` rejected; then also FIRST_FAILURE and the failure's number. */
+const NOT_OVER = 0
+const RAN = 1
+const FAILED = 2
+const FIRST_FAILURE = 3
 
 /** A history as a message. */
 export interface PastCalls {
-  readonly recent: readonly EndedCall[]
-  readonly outcomes: ReadonlyMap<string | undefined, Uint8Array>
+  readonly servers: readonly EndedCall[]
+  readonly failures: readonly TransferredError[]
+  readonly outcomes: ReadonlyMap<string | undefined, readonly number[]>
 }
 
 /**
  * Calls of `createServer` that are over. They are kept because a shard that starts later runs the program from its
- * beginning and comes by them again: the latest `ENDED_CALLS_MAX` whole, of older ones a byte each, whether they failed.
+ * beginning and comes by them again, so that it must go the same way: of each call a number tells how it ended; beside
+ * these there are the latest servers with their addresses, and failures, each once however often it came.
  */
 export class CallHistory {
-  /** By key, the oldest first. */
-  readonly #recent = new Map<string, EndedCall>()
-  /** By `options.name`, in the order of the calls; 0 for one that is not over. */
-  readonly #outcomes = new Map<string | undefined, Uint8Array>()
-
-  /** Those that are kept whole, the oldest first. */
-  get recent(): readonly EndedCall[] {
-    return [...this.#recent.values()]
-  }
+  /** Servers that ran, by key; the one that ended first is the first. At most ENDED_CALLS_MAX. */
+  readonly #servers = new Map<string, EndedCall>()
+  /** At most CALL_FAILURES_MAX. */
+  readonly #failures: TransferredError[] = []
+  readonly #failureNumbers = new Map<string, number>()
+  /** By the calls' name, in their order. */
+  readonly #outcomes = new Map<string | undefined, number[]>()
 
   /** For a shard that starts. */
   pack(): PastCalls {
-    return { recent: this.recent, outcomes: this.#outcomes }
+    return { servers: [...this.#servers.values()], failures: this.#failures, outcomes: this.#outcomes }
   }
 
-  /** Takes over what another thread's history packed. */
-  unpack({ recent, outcomes }: PastCalls): void {
-    for (const [option, each] of outcomes) this.#outcomes.set(option, each)
-    for (const call of recent) this.add(call)
+  /** Takes over what another thread packed, into a history that is empty. */
+  unpack({ servers, failures, outcomes }: PastCalls): void {
+    for (const failure of failures) this.#numberOf(failure)
+    for (const [name, each] of outcomes) this.#outcomes.set(name, [...each])
+    for (const call of servers) this.add(call)
   }
 
   add(call: EndedCall): void {
     const { place, error } = call
-    this.#setOutcome(place, error === null ? RAN : FAILED)
-    this.#recent.set(place.key, call)
-    for (const oldest of this.#recent.keys()) {
-      if (this.#recent.size <= ENDED_CALLS_MAX) break
-      this.#recent.delete(oldest)
+    if (error !== null) {
+      this.#setOutcome(place, this.#numberOf(error))
+      return
+    }
+    this.#setOutcome(place, RAN)
+    this.#servers.delete(place.key) // told twice, it is as young as the second time
+    this.#servers.set(place.key, call)
+    for (const oldest of this.#servers.keys()) {
+      if (this.#servers.size <= ENDED_CALLS_MAX) break
+      this.#servers.delete(oldest)
     }
   }
 
   /** The call at that place; undefined when it is not over. */
   find(place: CallPlace): EndedCall | undefined {
-    const known = this.#recent.get(place.key)
-    if (known !== undefined) return known
-    const outcome = this.#outcomes.get(place.option)?.[place.nth - 1]
-    if (outcome !== RAN && outcome !== FAILED) return undefined
-    const error = outcome === FAILED ? packError(forgottenFailure(place)) : null
-    return { place, name: place.option ?? place.key, sockets: [], engine: 'mio', error }
+    const outcome = this.#outcomes.get(place.name)?.[place.nth - 1] ?? NOT_OVER
+    if (outcome === NOT_OVER) return undefined
+    const over: EndedCall = { place, name: place.name ?? place.key, sockets: [], engine: 'mio', error: null }
+    if (outcome === RAN) return this.#servers.get(place.key) ?? over
+    const failure = this.#failures[outcome - FIRST_FAILURE]
+    return { ...over, error: failure ?? packError(forgottenFailure(place)) }
   }
 
-  #setOutcome({ option, nth }: CallPlace, outcome: number): void {
-    let outcomes = this.#outcomes.get(option) ?? new Uint8Array(1)
-    if (nth > outcomes.length) {
-      const longer = new Uint8Array(2 * nth)
-      longer.set(outcomes)
-      outcomes = longer
+  #setOutcome({ name, nth }: CallPlace, outcome: number): void {
+    const outcomes = this.#outcomes.get(name)
+    if (outcomes === undefined && nth === 1) {
+      this.#outcomes.set(name, [outcome])
+      return
     }
-    outcomes[nth - 1] = outcome
-    this.#outcomes.set(option, outcomes)
+    const longer = outcomes ?? []
+    while (longer.length < nth) longer.push(NOT_OVER)
+    longer[nth - 1] = outcome
+    this.#outcomes.set(name, longer)
   }
+
+  /** The outcome of a call that failed like this. A program that tries again gets the same failure over and over. */
+  #numberOf(error: TransferredError): number {
+    const alike = describe(error)
+    const known = this.#failureNumbers.get(alike)
+    if (known !== undefined) return known
+    if (this.#failures.length === CALL_FAILURES_MAX) return FAILED
+    const outcome = FIRST_FAILURE + this.#failures.push(error) - 1
+    this.#failureNumbers.set(alike, outcome)
+    return outcome
+  }
+}
+
+/** Alike for failures that a program need not tell apart. */
+function describe(error: TransferredError): string {
+  if (error.kind === 'value') return inspect(error.value)
+  const cause = error.cause === null ? '' : `\n${describe(error.cause)}`
+  return `${error.name} ${inspect(error.properties)}: ${error.message}${cause}`
 }
 
 function forgottenFailure({ key }: CallPlace): ShardloopError {
   return new ShardloopError(
     'ERR_SHARDLOOP_START',
-    `createServer (${key}) failed on the main thread; why is not known any more, as ${ENDED_CALLS_MAX} later calls are over`,
+    `createServer (${key}) failed on the main thread; why is not known here, as more than ${CALL_FAILURES_MAX} calls ` +
+      'have failed, each in another way',
   )
 }

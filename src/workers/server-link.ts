@@ -40,23 +40,21 @@ export class ServerLink {
 
   /** Whether the supervisor waits for the shard's program to make this call. */
   get awaitsCall(): boolean {
-    return this.order !== null && this.order.module === null && !this.called && this.ended === null
+    return this.order !== null && this.order.module === null && !this.called
   }
 
   /** Whether the shard's program waits for the supervisor to make this call. */
   get awaitsOrder(): boolean {
-    return this.called && this.order === null && this.ended === null
+    return this.called && this.order === null
   }
 
   setShard(change: ToldShardChange): void {
-    if (this.ended !== null) return
     this.shards = this.shards.map((shard) => (shard.id === change.id ? change : shard))
     this.observer?.shardChanged(change)
   }
 
-  /** A replacement that starts while the server drains is told at its start, and then again. */
+  /** Once: the shard forgets the link then. */
   end(call: EndedCall): void {
-    if (this.ended !== null) return
     this.ended = call
     this.shards = this.shards.map(({ id, state, restarts }) => ({
       id,

@@ -75,7 +75,7 @@ export class Shard {
     const place = this.#calls.next(call.name)
     const link = this.#link(place.key)
     const past = this.#history.find(place)
-    if (past !== undefined) this.#end(link, past)
+    if (past !== undefined) this.#endLink(link, past)
     link.called = true
     if (call.source instanceof URL) link.module = call.source.href
     else link.registration ??= call.source
@@ -236,11 +236,11 @@ export class Shard {
   #ended(call: EndedCall): void {
     this.#history.add(call)
     const link = this.#links.get(call.place.key)
-    if (link !== undefined) this.#end(link, call)
+    if (link !== undefined) this.#endLink(link, call)
   }
 
   /** The program's handle keeps what it needs of the link. */
-  #end(link: ServerLink, call: EndedCall): void {
+  #endLink(link: ServerLink, call: EndedCall): void {
     this.#links.delete(link.key)
     link.end(call)
     link.served = null

@@ -1,0 +1,115 @@
+import assert from 'node:assert/strict'
+import { suite } from 'uvu'
+import { CALL_FAILURES_MAX, ENDED_CALLS_MAX } from '../src/limits.js'
+import type { EndedCall, ListenerDescription } from '../src/server/messages.js'
+import { CallCounter, type CallPlace } from '../src/workers/call-counter.js'
+import { CallHistory } from '../src/workers/call-history.js'
+import { packError, unpackError } from '../src/workers/error-transfer.js'
+
+const history = suite('calls that are over')
+
+function listener(port: number): ListenerDescription {
+  return { address: { family: 'IPv4', address: '127.0.0.1', port }, fd: port, options: {} }
+}
+
+function ran(place: CallPlace): EndedCall {
+  return { place, name: `server ${place.nth}`, sockets: [listener(place.nth)], engine: 'mio', error: null }
+}
+
+function failed(place: CallPlace, error: Error): EndedCall {
+  return { ...ran(place), sockets: [], error: packError(error) }
+}
+
+function takenPort(port: number): Error {
+  return Object.assign(new Error(`port ${port} is taken`), { code: 'EADDRINUSE', port })
+}
+
+/** What a shard knows that starts now. */
+function inShard(past: CallHistory): CallHistory {
+  const its = new CallHistory()
+  its.unpack(structuredClone(past.pack()))
+  return its
+}
+
+/** How a call went: its first port, 'no sockets', the code that it failed with, or undefined while it is not over. */
+function outcome(of: CallHistory, place: CallPlace): unknown {
+  const call = of.find(place)
+  if (call === undefined) return undefined
+  assert.equal(call.place.key, place.key)
+  if (call.error !== null) return (unpackError(call.error) as NodeJS.ErrnoException).code
+  return call.sockets[0]?.fd ?? 'no sockets'
+}
+
+history('are known by name and place, in whatever order they ended', () => {
+  const past = new CallHistory()
+  const counter = new CallCounter()
+  const names = [undefined, undefined, 'a', undefined, 'b', 'a', 'a']
+  const places = names.map((name) => counter.next(name))
+  const order = [6, 1, 4, 3]
+  for (const at of order) past.add(ran(places[at] as CallPlace))
+  for (const each of [past, inShard(past)]) {
+    assert.deepEqual(
+      places.map((place) => outcome(each, place)),
+      names.map((_, at) => (order.includes(at) ? places[at]?.nth : undefined)),
+    )
+  }
+})
+
+history(
+  `of servers, the latest ${ENDED_CALLS_MAX} keep their addresses; of the others it is known that they ran`,
+  () => {
+    const past = new CallHistory()
+    const counter = new CallCounter()
+    const places = Array.from({ length: ENDED_CALLS_MAX + 10 }, () => counter.next(undefined))
+    const [first, ...others] = places as [CallPlace, ...CallPlace[]]
+    for (const place of others) past.add(ran(place))
+    past.add(ran(first)) // the last to end
+    for (const each of [past, inShard(past)]) {
+      assert.deepEqual(
+        places.map((place) => outcome(each, place)),
+        places.map(({ nth }) => (nth >= 2 && nth <= 11 ? 'no sockets' : nth)),
+      )
+    }
+  },
+)
+
+history('told twice, a server is as young as the second time', () => {
+  const past = new CallHistory()
+  const counter = new CallCounter()
+  const places = Array.from({ length: ENDED_CALLS_MAX + 1 }, () => counter.next(undefined))
+  const [first, second] = places as [CallPlace, CallPlace]
+  for (const place of places.slice(0, -1)) past.add(ran(place))
+  past.add(ran(first))
+  past.add(ran(places.at(-1) as CallPlace))
+  assert.equal(outcome(past, first), 1)
+  assert.equal(outcome(past, second), 'no sockets')
+})
+
+history('that failed keep why, once for all that failed alike', () => {
+  const past = new CallHistory()
+  const counter = new CallCounter()
+  const places = Array.from({ length: 5_000 }, () => counter.next('again'))
+  for (const place of places) past.add(failed(place, takenPort(80 + (place.nth % 2))))
+  assert.equal(past.pack().failures.length, 2)
+  for (const each of [past, inShard(past)]) {
+    for (const place of places) {
+      const error = unpackError(each.find(place)?.error as NonNullable<EndedCall['error']>)
+      assert.deepEqual(error, takenPort(80 + (place.nth % 2)))
+    }
+  }
+})
+
+history(`past ${CALL_FAILURES_MAX} different failures it is known that they failed`, () => {
+  const past = new CallHistory()
+  const counter = new CallCounter()
+  const places = Array.from({ length: CALL_FAILURES_MAX + 3 }, () => counter.next(undefined))
+  for (const place of places) past.add(failed(place, takenPort(place.nth)))
+  for (const each of [past, inShard(past)]) {
+    assert.deepEqual(
+      places.map((place) => outcome(each, place)),
+      places.map(({ nth }) => (nth <= CALL_FAILURES_MAX ? 'EADDRINUSE' : 'ERR_SHARDLOOP_START')),
+    )
+  }
+})
+
+history.run()
