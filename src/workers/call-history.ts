@@ -22,6 +22,7 @@ export interface PastCalls {
  * Calls of `createServer` that are over. They are kept because a shard that starts later runs the program from its
  * beginning and comes by them again, so that it must go the same way: of each call a number tells how it ended; beside
  * these there are the latest servers with their addresses, and failures, each once however often it came.
+ * A call costs eight bytes for good, and a new name its entry.
  */
 export class CallHistory {
   /** Servers that ran, by key; the one that ended first is the first. At most ENDED_CALLS_MAX. */
