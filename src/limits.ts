@@ -97,8 +97,9 @@ export const ERROR_CAUSES_MAX = 8
 export const ENDED_CALLS_MAX = 1_000
 
 /**
- * Different failures of `createServer` that are kept for the same reason. What fails in a new way past it rejects with
- * ERR_SHARDLOOP_START in shards that start later.
+ * Different failures of `createServer` that are kept for the same reason, half of them for those that share class and
+ * `code` with an earlier one. Past it a call rejects in shards that start later with such an earlier one, or with
+ * ERR_SHARDLOOP_START when there is none.
  */
 export const CALL_FAILURES_MAX = 250
 

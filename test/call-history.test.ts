@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { inspect } from 'node:util'
 import { suite } from 'uvu'
 import { CALL_FAILURES_MAX, ENDED_CALLS_MAX } from '../src/limits.js'
 import type { EndedCall, ListenerDescription } from '../src/server/messages.js'
@@ -29,6 +30,13 @@ function inShard(past: CallHistory): CallHistory {
   const its = new CallHistory()
   its.unpack(structuredClone(past.pack()))
   return its
+}
+
+/** What a call that is over rejected with. */
+function thrown(of: CallHistory, place: CallPlace): unknown {
+  const error = of.find(place)?.error
+  assert.ok(error)
+  return unpackError(error)
 }
 
 /** How a call went: its first port, 'no sockets', the code that it failed with, or undefined while it is not over. */
@@ -93,21 +101,60 @@ history('that failed keep why, once for all that failed alike', () => {
   assert.equal(past.pack().failures.length, 2)
   for (const each of [past, inShard(past)]) {
     for (const place of places) {
-      const error = unpackError(each.find(place)?.error as NonNullable<EndedCall['error']>)
+      const error = thrown(each, place)
       assert.deepEqual(error, takenPort(80 + (place.nth % 2)))
     }
   }
 })
 
-history(`past ${CALL_FAILURES_MAX} different failures it is known that they failed`, () => {
+history('that failed differently are told apart, however alike they look', () => {
+  const deep = (at: string): object => ({ one: { two: { three: { four: at } } } })
+  const withDetails = (details: object): Error => Object.assign(new Error('bad'), { code: 'EBAD', details })
+  const failures = [
+    withDetails(deep('here')),
+    withDetails(deep('there')),
+    new AggregateError([takenPort(1)], 'all'),
+    new AggregateError([takenPort(2)], 'all'),
+    new Error('outer', { cause: takenPort(1) }),
+    new Error('outer', { cause: takenPort(2) }),
+    takenPort(1),
+  ]
   const past = new CallHistory()
   const counter = new CallCounter()
-  const places = Array.from({ length: CALL_FAILURES_MAX + 3 }, () => counter.next(undefined))
-  for (const place of places) past.add(failed(place, takenPort(place.nth)))
-  for (const each of [past, inShard(past)]) {
+  const places = failures.map(() => counter.next(undefined))
+  for (const [at, place] of places.entries()) past.add(failed(place, failures[at] as Error))
+  // A program may change how values are shown, on its thread.
+  const { depth } = inspect.defaultOptions
+  inspect.defaultOptions.depth = 0
+  const its = inShard(past)
+  inspect.defaultOptions.depth = depth as number
+  for (const each of [past, its]) {
     assert.deepEqual(
-      places.map((place) => outcome(each, place)),
-      places.map(({ nth }) => (nth <= CALL_FAILURES_MAX ? 'EADDRINUSE' : 'ERR_SHARDLOOP_START')),
+      places.map((place) => thrown(each, place)),
+      failures,
+    )
+  }
+})
+
+history(`past ${CALL_FAILURES_MAX} different failures, a call fails like an earlier one of its kind`, () => {
+  const past = new CallHistory()
+  const counter = new CallCounter()
+  const fail = (code: string, nth: number): CallPlace => {
+    const place = counter.next(undefined)
+    past.add(failed(place, Object.assign(new Error(`${code} ${nth}`), { code })))
+    return place
+  }
+  const many = Array.from({ length: 2 * CALL_FAILURES_MAX }, (_, nth) => fail('EMANY', nth))
+  const kinds = Array.from({ length: CALL_FAILURES_MAX }, (_, nth) => fail(`E${nth}`, 0))
+  const half = CALL_FAILURES_MAX / 2
+  assert.equal(past.pack().failures.length, CALL_FAILURES_MAX)
+  for (const each of [past, inShard(past)]) {
+    assert.deepEqual([...new Set(many.map((place) => outcome(each, place)))], ['EMANY'])
+    const messages = many.map((place) => (thrown(each, place) as Error).message)
+    assert.equal(new Set(messages).size, half)
+    assert.deepEqual(
+      kinds.map((place) => outcome(each, place)),
+      kinds.map((_, nth) => (nth < half ? `E${nth}` : 'ERR_SHARDLOOP_START')),
     )
   }
 })

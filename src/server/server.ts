@@ -101,7 +101,7 @@ export interface Server extends AsyncDisposable {
   /**
    * One listener per address, whatever the number of shards. Never empty, but for this: a shard that starts late runs the
    * program from its beginning, and there the handles of servers that are over, and after which 1,000 others have ended,
-   * have neither sockets nor addresses.
+   * have neither sockets nor addresses, and are named after their call.
    */
   readonly sockets: readonly ListenerSocket[]
   /** Where the server listens, or listened. Never empty where `sockets` is not. */

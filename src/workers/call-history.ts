@@ -40,7 +40,7 @@ export class CallHistory {
 
   /** Takes over what another thread packed, into a history that is empty. */
   unpack({ servers, failures, outcomes }: PastCalls): void {
-    for (const failure of failures) this.#numberOf(failure)
+    for (const failure of failures) this.#keep(failure) // at its place, which outcomes tell
     for (const [name, each] of outcomes) this.#outcomes.set(name, [...each])
     for (const call of servers) this.add(call)
   }
@@ -82,29 +82,56 @@ export class CallHistory {
     this.#outcomes.set(name, longer)
   }
 
-  /** The outcome of a call that failed like this. A program that tries again gets the same failure over and over. */
+  /**
+   * The outcome of a call that failed like this. A program that tries again gets the same failure over and over; should it
+   * be another each time, those of a kind leave half of the places to other kinds.
+   */
   #numberOf(error: TransferredError): number {
-    const alike = describe(error)
-    const known = this.#failureNumbers.get(alike)
+    const known = this.#failureNumbers.get(describe(error))
     if (known !== undefined) return known
-    if (this.#failures.length === CALL_FAILURES_MAX) return FAILED
-    const outcome = FIRST_FAILURE + this.#failures.push(error) - 1
-    this.#failureNumbers.set(alike, outcome)
-    return outcome
+    const ofKind = this.#failureNumbers.get(kindOf(error))
+    const places = ofKind === undefined ? CALL_FAILURES_MAX : CALL_FAILURES_MAX / 2
+    return this.#failures.length < places ? this.#keep(error) : (ofKind ?? FAILED)
+  }
+
+  #keep(error: TransferredError): number {
+    const number = FIRST_FAILURE + this.#failures.push(error) - 1
+    for (const key of [describe(error), kindOf(error)]) {
+      if (!this.#failureNumbers.has(key)) this.#failureNumbers.set(key, number)
+    }
+    return number
   }
 }
 
-/** Alike for failures that a program need not tell apart. */
+/** The same for failures that differ in their stacks only. */
 function describe(error: TransferredError): string {
-  if (error.kind === 'value') return inspect(error.value)
-  const cause = error.cause === null ? '' : `\n${describe(error.cause)}`
-  return `${error.name} ${inspect(error.properties)}: ${error.message}${cause}`
+  return inspect(withoutStack(error), {
+    depth: null,
+    maxArrayLength: null,
+    maxStringLength: null,
+    customInspect: false,
+  })
+}
+
+function withoutStack(error: TransferredError): object {
+  if (error.kind === 'value') return error
+  const { stack: _, cause, errors, ...rest } = error
+  return {
+    ...rest,
+    cause: cause === null ? null : withoutStack(cause),
+    errors: errors?.map(withoutStack) ?? null,
+  }
+}
+
+/** What programs tell failures apart by. */
+function kindOf(error: TransferredError): string {
+  return error.kind === 'value' ? 'value' : `${error.name} ${String(error.properties['code'])}`
 }
 
 function forgottenFailure({ key }: CallPlace): ShardloopError {
   return new ShardloopError(
     'ERR_SHARDLOOP_START',
-    `createServer (${key}) failed on the main thread; why is not known here, as more than ${CALL_FAILURES_MAX} calls ` +
-      'have failed, each in another way',
+    `createServer (${key}) failed on the main thread; why is not known here, as calls have failed in more than ` +
+      `${CALL_FAILURES_MAX} ways`,
   )
 }
