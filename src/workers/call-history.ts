@@ -71,15 +71,10 @@ export class CallHistory {
   }
 
   #setOutcome({ name, nth }: CallPlace, outcome: number): void {
-    const outcomes = this.#outcomes.get(name)
-    if (outcomes === undefined && nth === 1) {
-      this.#outcomes.set(name, [outcome])
-      return
-    }
-    const longer = outcomes ?? []
-    while (longer.length < nth) longer.push(NOT_OVER)
-    longer[nth - 1] = outcome
-    this.#outcomes.set(name, longer)
+    const outcomes = this.#outcomes.get(name) ?? [NOT_OVER]
+    while (outcomes.length < nth) outcomes.push(NOT_OVER)
+    outcomes[nth - 1] = outcome
+    this.#outcomes.set(name, outcomes)
   }
 
   /**

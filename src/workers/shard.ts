@@ -33,7 +33,7 @@ export class Shard {
   readonly #port: MessagePort
   readonly #program: Program
   readonly #calls = new CallCounter()
-  /** Calls that are over for the supervisor. */
+  /** Calls that are over for the supervisor, and that the program may come by. */
   readonly #history = new CallHistory()
   /** Those that are not, by key. */
   readonly #links = new Map<string, ServerLink>()
@@ -234,9 +234,9 @@ export class Shard {
   }
 
   #ended(call: EndedCall): void {
-    this.#history.add(call)
     const link = this.#links.get(call.place.key)
     if (link !== undefined) this.#endLink(link, call)
+    if (!link?.called) this.#history.add(call) // the program may still come by it
   }
 
   /** The program's handle keeps what it needs of the link. */

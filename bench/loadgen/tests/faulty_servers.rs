@@ -164,6 +164,20 @@ fn a_rate_is_kept() {
 }
 
 #[test]
+fn what_falls_due_while_the_window_closes_is_counted() {
+    // Many more are due than can be sent: each look finds thousands, the last one too.
+    let rate = 2_000_000.0;
+    let (_, json) = load(EchoOptions {
+        rate_per_sec: Some(rate),
+        window: Duration::from_millis(100),
+        ..options(serve(Fault::None))
+    });
+    let count = json["latencyUs"]["count"].as_f64().unwrap();
+    let due = rate * json["secs"].as_f64().unwrap();
+    assert!((count - due).abs() <= 2.0, "{due} messages were due: {json}");
+}
+
+#[test]
 fn a_stall_delays_every_message_behind_it_when_a_rate_is_set() {
     // Answers stop for good after a few messages: in a closed loop nobody would notice how long the others waited.
     let (_, json) = load(EchoOptions {
