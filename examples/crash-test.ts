@@ -10,6 +10,7 @@
 import { parseArgs } from 'node:util'
 import { threadId } from 'node:worker_threads'
 import { createServer, isSupervisor, type Protocol, type Server, shardId, type Transport } from 'shardloop'
+import { failure, number } from './lib/program.js'
 
 /** Longest command, in characters; of a longer one the end is taken. */
 const COMMAND_MAX_LENGTH = 100
@@ -83,8 +84,8 @@ async function main(): Promise<void> {
   const limits = { resourceLimits: { maxOldGenerationSizeMb: HEAP_MAX_MB } }
   server = await createServer(() => new CrashTest(), {
     host: '127.0.0.1',
-    port: Number(values.port),
-    shards: Number(values.shards),
+    port: number(values.port),
+    shards: number(values.shards),
     ...limits,
   })
   if (!isSupervisor) return
@@ -94,7 +95,4 @@ async function main(): Promise<void> {
   console.log(`waiting for nc ${address?.address} ${address?.port} (shards ${server.shards.length})`)
 }
 
-main().catch((error: Error) => {
-  console.error(`crash-test: ${error.message.split('\n', 1)[0]}`)
-  process.exitCode = 1
-})
+main().catch(failure('crash-test'))

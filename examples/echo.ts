@@ -1,6 +1,7 @@
 // Sends back what it receives. Run: npm run -s example -- echo --port 7000, then: nc 127.0.0.1 7000
 import { parseArgs } from 'node:util'
 import { createServer, isSupervisor, type Protocol, type ServerOptions, type Transport } from 'shardloop'
+import { failure, number } from './lib/program.js'
 
 class Echo implements Protocol {
   protected transport!: Transport
@@ -26,10 +27,7 @@ class BorrowedEcho extends Echo {
   }
 }
 
-main().catch((error: Error & { code?: string }) => {
-  console.error(`echo: ${error.message.split('\n', 1)[0]}`)
-  process.exitCode = /^ERR_(PARSE_ARGS|SHARDLOOP_OPTION)/.test(error.code ?? '') ? 2 : 1
-})
+main().catch(failure('echo'))
 
 async function main(): Promise<void> {
   const { mode, ...options } = readArguments()
@@ -59,9 +57,4 @@ function readArguments(): ServerOptions & { mode: string } {
   }
   const { host, mode, port, shards, engine } = values
   return { host, mode, port: number(port), shards: number(shards), engine: engine as 'auto' }
-}
-
-/** What is no number stays as it is, for createServer to refuse by name. */
-function number(text: string): number {
-  return /^\d+$/.test(text) ? Number(text) : (text as unknown as number)
 }

@@ -3,6 +3,7 @@
 // With --shards 2 there are two rooms, and the kernel decides who comes into which: shards share nothing.
 import { parseArgs } from 'node:util'
 import { createServer, isSupervisor, type Protocol, shardId, type Transport } from 'shardloop'
+import { failure, number } from './lib/program.js'
 
 /** Longest line, in bytes without its end. Whoever sends a longer one is told and disconnected. */
 const LINE_MAX_BYTES = 1024
@@ -95,8 +96,8 @@ async function main(): Promise<void> {
   })
   const server = await createServer(() => new Chatter(), {
     host: values.host,
-    port: Number(values.port),
-    shards: Number(values.shards),
+    port: number(values.port),
+    shards: number(values.shards),
     writeHighBytes: UNREAD_MAX_BYTES,
   })
   if (!isSupervisor) return
@@ -104,7 +105,4 @@ async function main(): Promise<void> {
   console.log(`chatting on ${address?.address} port ${address?.port} (shards ${server.shards.length})`)
 }
 
-main().catch((error: Error) => {
-  console.error(`line-chat: ${error.message.split('\n', 1)[0]}`)
-  process.exitCode = 1
-})
+main().catch(failure('line-chat'))

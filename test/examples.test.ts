@@ -175,3 +175,16 @@ async function clientOf(t: TestContext, port: number, shard: number): Promise<Cl
     await client.destroy()
   }
 }
+
+forEachEngine('every example', (test) => {
+  for (const name of ['echo', 'line-chat', 'crash-test']) {
+    test(`${name}: refuses a flag that is no number, by name and as it was given`, async (t) => {
+      const child = t.spawn([fileURLToPath(new URL(`dist/examples/${name}.js`, ROOT)), '--shards', 'minus'])
+      assert.deepEqual(await child.untilExit(), { code: 2, signal: null }, child.describe())
+      assert.equal(
+        child.stderr,
+        `${name}: option shards: expected 'auto' or an integer from 0 to 256, given 'minus'\n`,
+      )
+    })
+  }
+})
