@@ -6,7 +6,6 @@ use crate::limits::CONNECTIONS_MAX;
 use crate::timer::Tick;
 use crate::write_queue::WriteQueue;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 
 /// Slot (20 bits) and generation (12 bits) of a connection. A command travels at most one batch, and a slot is freed
 /// only once JavaScript has seen its end, so 4,096 generations are far more than can be in flight.
@@ -118,9 +117,9 @@ pub const NO_RECORD: u32 = u32::MAX;
 
 /// One connection. Kept small: an idle one has no buffer and no queue.
 #[derive(Debug)]
-pub struct Connection {
-    /// The descriptor, closed once, by being dropped.
-    pub fd: Option<OwnedFd>,
+pub struct Connection<K> {
+    /// The socket, closed once, by being dropped.
+    pub socket: Option<K>,
     /// Switches.
     pub flags: Flags,
     /// The server that accepted it.
@@ -151,7 +150,7 @@ pub struct Connection {
     pub peer: SocketAddr,
 }
 
-impl Connection {
+impl<K> Connection<K> {
     /// When it counts as idle. One tick more than asked: the present one has run in part, and none may come early.
     pub fn idle_at(&self) -> Tick {
         self.active_at + self.idle_ticks + 1
@@ -163,29 +162,35 @@ impl Connection {
     }
 }
 
-#[derive(Debug, Default)]
-struct Slot {
+#[derive(Debug)]
+struct Slot<K> {
     generation: u16,
-    connection: Option<Connection>,
+    connection: Option<Connection<K>>,
 }
 
 /// The table.
-#[derive(Debug, Default)]
-pub struct ConnectionTable {
-    slots: Vec<Slot>,
+#[derive(Debug)]
+pub struct ConnectionTable<K> {
+    slots: Vec<Slot<K>>,
     free: Vec<u32>,
     count: usize,
 }
 
-impl ConnectionTable {
+impl<K> Default for ConnectionTable<K> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), count: 0 }
+    }
+}
+
+impl<K> ConnectionTable<K> {
     /// Enters a connection; gives it back when the table is full.
     #[allow(clippy::result_large_err, reason = "the connection goes back to the caller, who closes it")]
-    pub fn insert(&mut self, connection: Connection) -> Result<Handle, Connection> {
+    pub fn insert(&mut self, connection: Connection<K>) -> Result<Handle, Connection<K>> {
         let slot = match self.free.pop() {
             Some(slot) => slot as usize,
             None if self.slots.len() >= CONNECTIONS_MAX => return Err(connection),
             None => {
-                self.slots.push(Slot::default());
+                self.slots.push(Slot { generation: 0, connection: None });
                 self.slots.len() - 1
             }
         };
@@ -198,20 +203,20 @@ impl ConnectionTable {
 
     /// The connection of a handle; `None` when it is gone, whoever has its slot now.
     #[inline]
-    pub fn get(&self, handle: Handle) -> Option<&Connection> {
+    pub fn get(&self, handle: Handle) -> Option<&Connection<K>> {
         let slot = self.slots.get(handle.slot())?;
         if slot.generation == handle.generation() { slot.connection.as_ref() } else { None }
     }
 
     /// As [`Self::get`], to change it.
     #[inline]
-    pub fn get_mut(&mut self, handle: Handle) -> Option<&mut Connection> {
+    pub fn get_mut(&mut self, handle: Handle) -> Option<&mut Connection<K>> {
         let slot = self.slots.get_mut(handle.slot())?;
         if slot.generation == handle.generation() { slot.connection.as_mut() } else { None }
     }
 
     /// Takes a connection out; its handle is dead from now on.
-    pub fn remove(&mut self, handle: Handle) -> Option<Connection> {
+    pub fn remove(&mut self, handle: Handle) -> Option<Connection<K>> {
         let slot = self.slots.get_mut(handle.slot())?;
         if slot.generation != handle.generation() {
             return None;
@@ -224,20 +229,20 @@ impl ConnectionTable {
     }
 
     /// All of them, with their handles.
-    pub fn iter(&self) -> impl Iterator<Item = (Handle, &Connection)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Handle, &Connection<K>)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
             slot.connection.as_ref().map(|connection| (Handle::new(index, slot.generation), connection))
         })
     }
 
     /// All of them.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection<K>> {
         self.slots.iter_mut().filter_map(|slot| slot.connection.as_mut())
     }
 
-    /// Connections whose descriptor is open.
+    /// Connections whose socket is open.
     pub fn open_count(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.connection.as_ref().is_some_and(|c| c.fd.is_some())).count()
+        self.slots.iter().filter(|slot| slot.connection.as_ref().is_some_and(|c| c.socket.is_some())).count()
     }
 
     /// Connections in the table.
@@ -254,10 +259,11 @@ impl ConnectionTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::OwnedFd;
 
-    pub fn connection() -> Connection {
+    pub fn connection() -> Connection<OwnedFd> {
         Connection {
-            fd: None,
+            socket: None,
             flags: Flags::default(),
             server: 0,
             reason: 0,
@@ -303,6 +309,6 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Slot>() <= 120, "{} bytes", size_of::<Slot>());
+        assert!(size_of::<Slot<OwnedFd>>() <= 120, "{} bytes", size_of::<Slot<OwnedFd>>());
     }
 }

@@ -9,7 +9,7 @@
 
 use crate::abi;
 use crate::connection::Handle;
-use crate::engine::Engine;
+use crate::engine::SocketEngine;
 use crate::guardian;
 use crate::limits::{BATCHES_PER_WAKE, WAKE_BUDGET_US};
 use crate::link::ShardLink;
@@ -60,7 +60,7 @@ pub struct Host {
     metrics: Arc<Metrics>,
     /// How other threads know this shard, when a supervisor has it.
     link: Option<Arc<ShardLink>>,
-    engine: RefCell<Option<Box<dyn Engine>>>,
+    engine: RefCell<Option<Box<dyn SocketEngine>>>,
     memory: RefCell<SharedMemory>,
     released_pins: RefCell<Vec<Pin>>,
     handles: Handles,
@@ -101,7 +101,7 @@ impl Host {
     /// `uv_loop` must be the loop of the calling thread, and outlive the host's handles (libuv waits for them).
     pub unsafe fn new(
         uv_loop: NonNull<uv::Loop>,
-        engine: Box<dyn Engine>,
+        engine: Box<dyn SocketEngine>,
         memory: SharedMemory,
         javascript: Rc<dyn JavaScript>,
         metrics: Arc<Metrics>,
@@ -173,7 +173,7 @@ impl Host {
     }
 
     /// Works on the engine, then brings libuv's handles in line. `None` once the shard is closing.
-    pub fn with_engine<T>(&self, work: impl FnOnce(&mut dyn Engine) -> T) -> Option<T> {
+    pub fn with_engine<T>(&self, work: impl FnOnce(&mut dyn SocketEngine) -> T) -> Option<T> {
         if self.closing.get() {
             return None;
         }
@@ -184,7 +184,7 @@ impl Host {
     }
 
     /// Looks at the engine.
-    pub fn inspect<T>(&self, look: impl FnOnce(&dyn Engine) -> T) -> Option<T> {
+    pub fn inspect<T>(&self, look: impl FnOnce(&dyn SocketEngine) -> T) -> Option<T> {
         self.engine.borrow().as_deref().map(look)
     }
 
@@ -237,7 +237,7 @@ impl Host {
 
     /// Bytes of a connection that are not sent yet, those of waiting commands included.
     pub fn buffered_bytes(&self, handle: Handle) -> usize {
-        let queued = self.inspect(|engine| engine.queued_bytes(handle)).unwrap_or(0);
+        let queued = self.with_engine(|engine| engine.queued_bytes(handle)).unwrap_or(0);
         queued + self.memory.borrow().waiting_bytes(handle.word())
     }
 
@@ -304,7 +304,7 @@ impl Host {
     }
 
     /// The others know this shard no more. It dies with its connections; those that can still be served are theirs.
-    fn leave(&self, engine: Option<Box<dyn Engine>>) {
+    fn leave(&self, engine: Option<Box<dyn SocketEngine>>) {
         let Some(link) = &self.link else { return };
         let unserved = engine.map_or_else(Vec::new, |mut engine| engine.abandon());
         if !self.left.replace(true) {

@@ -11,29 +11,29 @@ use std::sync::{Arc, OnceLock};
 
 /// A connection that nobody serves yet.
 #[derive(Debug)]
-pub struct Unserved {
+pub struct Unserved<F = OwnedFd> {
     /// The server that it came to, by its number in the process.
     pub server: u32,
     /// Non-blocking; nothing was read from it or written to it.
-    pub fd: OwnedFd,
+    pub fd: F,
     /// The other end.
     pub peer: SocketAddr,
 }
 
 /// One item.
 #[derive(Debug)]
-pub enum Delivery {
+pub enum Delivery<F = OwnedFd, L = Arc<Listener>> {
     /// Serve this connection.
-    Connection(Unserved),
+    Connection(Unserved<F>),
     /// Accept from this listener, too.
     Adopt {
         /// The server's number in the process.
         server: u32,
         /// Its listener.
-        listener: Arc<Listener>,
+        listener: L,
     },
     /// Accept from it no more: its own shard does.
-    Release(Arc<Listener>),
+    Release(L),
 }
 
 /// One shard's. A lock rather than a lock-free queue: it is touched when a shard is in trouble, never on the path of

@@ -22,6 +22,7 @@ pub mod pulse;
 pub mod ring;
 pub mod shard;
 pub mod slice;
+pub mod system;
 pub mod timer;
 pub mod uv;
 pub mod write_queue;

@@ -8,6 +8,8 @@ use crate::metrics::Metrics;
 use crate::pulse::Pulse;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -96,6 +98,18 @@ impl ShardLink {
             _ => Ok(()),
         }
     }
+}
+
+/// As [`ShardLink::relieve`], for a shard that may have no link.
+pub fn relieve<K: Into<OwnedFd> + From<OwnedFd>>(
+    link: Option<&ShardLink>,
+    server: u32,
+    socket: K,
+    peer: SocketAddr,
+) -> Result<(), (K, u64)> {
+    let Some(link) = link else { return Err((socket, RELIEF_LOOK_MAX)) };
+    let relieved = link.relieve(Unserved { server, fd: socket.into(), peer });
+    relieved.map_err(|(Unserved { fd, .. }, ask_again_in)| (fd.into(), ask_again_in))
 }
 
 /// How many connections a shard has at least to give some away to one that has `fewest`.

@@ -5,7 +5,7 @@
 
 use crate::abi;
 use crate::limits::{CHUNK_SLABS, READ_MAX_BYTES, READ_MIN_BYTES};
-use crate::shard::{Event, Sink};
+use crate::shard::{Commands, Event, Sink};
 use std::mem::MaybeUninit;
 
 /// Number of read slabs: the borrowed one, then those for chunks.
@@ -104,7 +104,7 @@ impl SharedMemory {
     }
 
     /// The commands that wait, and resets the ring: JavaScript writes the next from its start once native returns.
-    pub fn commands<'a>(&'a self, attached: &dyn Attached) -> Commands<'a> {
+    pub fn commands<'a>(&'a self, attached: &dyn Attached) -> SlabCommands<'a> {
         let words =
             usize::try_from(self.control(abi::CONTROL_COMMANDS)).unwrap_or(0).min(self.commands.length);
         self.discard_commands();
@@ -125,7 +125,7 @@ impl SharedMemory {
                 }
             }
         }
-        Commands { records, write_slab, slabs }
+        SlabCommands { records, write_slab, slabs }
     }
 
     /// Empties the commands ring unread.
@@ -149,33 +149,25 @@ impl SharedMemory {
 /// Commands in order, with the bytes that they refer to. Offsets and lengths come from our own JavaScript, and are
 /// checked all the same: a defect there must not read beyond a slab.
 #[derive(Debug)]
-pub struct Commands<'a> {
+pub struct SlabCommands<'a> {
     records: &'a [i32],
     write_slab: &'a [u8],
     slabs: [&'a [u8]; SLABS],
 }
 
-impl<'a> Commands<'a> {
-    /// How many.
-    pub fn len(&self) -> usize {
+impl Commands for SlabCommands<'_> {
+    fn len(&self) -> usize {
         self.records.len() / WORDS
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
-    }
-
-    /// Operation, handle, a and b of one.
     #[inline]
-    pub fn record(&self, index: usize) -> [i32; 4] {
+    fn record(&self, index: usize) -> [i32; 4] {
         let at = index * WORDS;
         [self.records[at], self.records[at + 1], self.records[at + 2], self.records[at + 3]]
     }
 
-    /// The bytes of a write; `None` when their slab was detached.
     #[inline]
-    pub fn bytes(&self, index: usize) -> Option<&'a [u8]> {
+    fn bytes(&self, index: usize) -> Option<&[u8]> {
         let [operation, _, offset, length] = self.record(index);
         let source = if operation & abi::KIND_MASK == abi::COMMAND_WRITE {
             self.write_slab

@@ -1,7 +1,8 @@
 //! What all engines share: connections, their write queues, watermarks, timeouts, listeners and lists of pending work.
 //!
-//! It runs on the thread that does the I/O and holds nothing of JavaScript's. An engine tells it what is ready and
-//! passes commands in; events and bytes leave by a [`Sink`].
+//! It runs on the thread that does the I/O and holds nothing of JavaScript's. Its [`System`] does the I/O and tells it
+//! what is ready; commands come in by [`Commands`], events and bytes leave by a [`Sink`]. A turn ([`Shard::turn`]) is the
+//! same on every engine.
 #![forbid(unsafe_code)]
 
 mod accepting;
@@ -13,18 +14,15 @@ mod writing;
 use crate::abi;
 use crate::connection::{Connection, ConnectionTable, Flags, Handle, NO_RECORD};
 use crate::error::errno;
-use crate::limits::{ACCEPTS_PER_BATCH, READS_PER_BATCH, RELIEF_MIN, TIMER_TICK_MS};
-use crate::link::ShardLink;
+use crate::limits::{ACCEPTS_PER_BATCH, READS_PER_BATCH, RELIEF_MIN, TIMER_TICK_MS, UNPOLLED_BATCHES};
 use crate::metrics::Metrics;
-use crate::net::listen::Listener;
-use crate::net::tcp;
+use crate::system::{Readiness, Ready, Socket, Source, System};
 use crate::timer::{Tick, TimerWheel};
 use crate::write_queue::{Pin, PinnedMemory};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,42 +52,24 @@ pub trait Sink {
     fn read_buffer(&mut self, borrows: bool, hint: usize) -> Option<(usize, &mut [MaybeUninit<u8>])>;
     /// The first `length` bytes of the last read buffer are a connection's data; there must be room for the event.
     fn received(&mut self, handle: i32, slab: usize, length: usize);
+    /// Takes the event of a new connection; there must be room.
+    fn opened(&mut self, handle: i32, server: u16, _peer: SocketAddr) {
+        self.event(Event { kind: abi::EVENT_OPEN, handle, a: server.into(), b: 0 });
+    }
 }
 
-/// What a poll watches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// A connection.
-    Connection(Handle),
-    /// A listener, by its place in the shard.
-    Listener(u32),
-    /// A closed connection whose last bytes are on their way.
-    Lingering(u32),
-    /// What other threads hand over.
-    Inbox,
-}
-
-/// What a poll reported.
-#[derive(Debug, Clone, Copy)]
-pub struct Readiness {
-    /// There is something to read, an end or an error included.
-    pub readable: bool,
-    /// The peer's end, or an error, is among it.
-    pub read_closed: bool,
-    /// There is room to write, or writing fails at once.
-    pub writable: bool,
-    /// The socket has failed.
-    pub failed: bool,
-}
-
-/// Puts descriptors under watch. Closing a descriptor ends its watch.
-pub trait Registrar {
-    /// Begins to watch.
-    fn register(&self, fd: BorrowedFd<'_>, source: Source) -> io::Result<()>;
-    /// Watches a registered descriptor under another name.
-    fn reregister(&self, fd: BorrowedFd<'_>, source: Source) -> io::Result<()>;
-    /// Ends the watch of a descriptor that stays open.
-    fn deregister(&self, fd: BorrowedFd<'_>) -> io::Result<()>;
+/// What JavaScript wants done, in order. The bytes are valid for the length of a call.
+pub trait Commands {
+    /// How many.
+    fn len(&self) -> usize;
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Operation, handle, a and b of one.
+    fn record(&self, index: usize) -> [i32; 4];
+    /// The bytes of a write; `None` when the memory that they were in is gone.
+    fn bytes(&self, index: usize) -> Option<&[u8]>;
 }
 
 /// How a server's connections start.
@@ -125,9 +105,9 @@ impl Server {
 }
 
 #[derive(Debug)]
-struct Listening {
+struct Listening<L> {
     server: u16,
-    listener: Arc<Listener>,
+    listener: L,
     /// The kernel said that connections wait, and accepting has not yet found the end of them.
     readable: bool,
     /// Out of descriptors: tried again at `accept_retry_at`.
@@ -137,11 +117,13 @@ struct Listening {
 }
 
 /// See the module.
-#[derive(Debug)]
-pub struct Shard {
-    connections: ConnectionTable,
+pub struct Shard<S: System> {
+    system: S,
+    connections: ConnectionTable<S::Socket>,
     servers: Servers,
-    listeners: Vec<Option<Listening>>,
+    listeners: Vec<Option<Listening<S::Listener>>>,
+    /// No connection is accepted for now, whatever waits.
+    accepting_rests: bool,
     /// Connections to read from without a further word from the kernel.
     ready: Vec<Handle>,
     /// Of this batch: connections that used up their reads. They go behind those that had none.
@@ -160,14 +142,12 @@ pub struct Shard {
     released_pins: Vec<Pin>,
     flushed_pins: Vec<Pin>,
     accept_retry_at: Option<Instant>,
-    /// How other threads know this shard, and it them.
-    link: Option<Arc<ShardLink>>,
     /// Connections to accept until it sees whether another shard has far fewer.
     relief_in: u64,
     /// Listeners to accept from that could not be watched yet, with the number of their server.
-    adoptions: Vec<(u32, Arc<Listener>)>,
+    adoptions: Vec<(u32, S::Listener)>,
     descriptor_freed: bool,
-    lingering: HashMap<u32, OwnedFd>,
+    lingering: HashMap<u32, S::Socket>,
     lingering_until: VecDeque<(Instant, u32)>,
     lingering_next: u32,
     /// Those with input left to discard, which the kernel will not announce again.
@@ -175,14 +155,21 @@ pub struct Shard {
     timers: TimerWheel<Handle>,
     due: Vec<(Handle, Tick)>,
     began: Instant,
+    now: Instant,
     tick: Tick,
+    /// What the last poll told.
+    polled: Ready,
+    /// Turns since the last poll.
+    unpolled_turns: u32,
     metrics: Arc<Metrics>,
 }
 
-impl Shard {
-    /// An empty shard. With a link, it may be handed connections by others, and hand them some.
-    pub fn new(metrics: Arc<Metrics>, link: Option<Arc<ShardLink>>) -> Self {
+impl<S: System> Shard<S> {
+    /// An empty shard.
+    pub fn new(system: S, metrics: Arc<Metrics>, now: Instant) -> Self {
         Self {
+            system,
+            accepting_rests: false,
             connections: ConnectionTable::default(),
             servers: HashMap::new(),
             listeners: Vec::new(),
@@ -197,7 +184,6 @@ impl Shard {
             released_pins: Vec::new(),
             flushed_pins: Vec::new(),
             accept_retry_at: None,
-            link,
             relief_in: RELIEF_MIN,
             adoptions: Vec::new(),
             descriptor_freed: false,
@@ -207,8 +193,11 @@ impl Shard {
             lingering_ready: Vec::new(),
             timers: TimerWheel::default(),
             due: Vec::new(),
-            began: Instant::now(),
+            began: now,
+            now,
             tick: 0,
+            polled: Vec::new(),
+            unpolled_turns: 0,
             metrics,
         }
     }
@@ -220,7 +209,7 @@ impl Shard {
             || !self.signals.is_empty()
             || !self.accept_errors.is_empty()
             || (self.descriptor_freed && self.accept_retry_at.is_some())
-            || self.listeners.iter().flatten().any(|l| l.readable && !l.paused)
+            || (!self.accepting_rests && self.listeners.iter().flatten().any(|l| l.readable && !l.paused))
     }
 
     /// When time alone makes something to do.
@@ -246,8 +235,45 @@ impl Shard {
     }
 
     /// A connection's socket.
-    pub fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>> {
-        Some(self.connections.get(handle)?.fd.as_ref()?.as_fd())
+    pub fn socket(&self, handle: Handle) -> Option<&S::Socket> {
+        self.connections.get(handle)?.socket.as_ref()
+    }
+
+    /// The system.
+    pub fn system(&self) -> &S {
+        &self.system
+    }
+
+    /// The system, to change it.
+    pub fn system_mut(&mut self) -> &mut S {
+        &mut self.system
+    }
+
+    /// One turn: what is left of the last one, then what has become ready. What the sink cannot take is kept.
+    pub fn turn(&mut self, now: Instant, sink: &mut dyn Sink, memory: &dyn PinnedMemory) {
+        self.begin(now);
+        self.deliver_signals(sink);
+        // What is left from the last poll goes first. While the sink cannot take all of it, a poll would only lengthen
+        // the list; but ends, room to write and new connections must be learnt in between.
+        let served = self.serve_backlog(sink);
+        self.unpolled_turns += 1;
+        if served || self.unpolled_turns > UNPOLLED_BATCHES {
+            self.unpolled_turns = 0;
+            self.metrics.add(abi::METRIC_POLLS, 1);
+            let mut polled = mem::take(&mut self.polled);
+            self.system.poll(&mut polled);
+            for (source, readiness) in polled.drain(..) {
+                self.on_ready(source, readiness, sink, memory);
+            }
+            self.polled = polled;
+        }
+        self.finish();
+        self.deliver_signals(sink);
+    }
+
+    /// Leaves new connections in their queues, or takes them again.
+    pub fn rest_accepting(&mut self, rests: bool) {
+        self.accepting_rests = rests;
     }
 
     /// A connection's peer.
@@ -261,7 +287,7 @@ impl Shard {
     }
 
     /// Time passes: timeouts, lingering ends, another try at accepting.
-    pub fn begin(&mut self, now: Instant, registrar: &dyn Registrar) {
+    fn begin(&mut self, now: Instant) {
         self.set_time(now);
         let mut due = mem::take(&mut self.due);
         self.timers.advance(self.tick, &mut due);
@@ -279,18 +305,19 @@ impl Shard {
             for listening in self.listeners.iter_mut().flatten().filter(|l| l.paused) {
                 listening.readable = true;
             }
-            self.retry_adoptions(registrar);
+            self.retry_adoptions();
         }
         self.descriptor_freed = false;
     }
 
     fn set_time(&mut self, now: Instant) {
+        self.now = now;
         let elapsed = now.saturating_duration_since(self.began).as_millis() as u64;
         self.tick = (elapsed / TIMER_TICK_MS) as Tick;
     }
 
     /// Delivers events without bytes.
-    pub fn deliver_signals(&mut self, sink: &mut dyn Sink) {
+    fn deliver_signals(&mut self, sink: &mut dyn Sink) {
         while sink.room() > SIGNALS_MAX {
             let Some((server, errno, pauses)) = self.accept_errors.pop_front() else { break };
             let event =
@@ -302,11 +329,11 @@ impl Shard {
             let Some(connection) = self.connections.get_mut(handle) else { continue };
             let flags = &mut connection.flags;
             flags.clear(Flags::LISTED_SIGNAL);
-            let mut event = |kind, a| sink.event(Event { kind, handle: handle.word(), a, b: 0 });
             if flags.has(Flags::UNANNOUNCED) {
                 flags.clear(Flags::UNANNOUNCED);
-                event(abi::EVENT_OPEN, connection.server.into());
+                sink.opened(handle.word(), connection.server, connection.peer);
             }
+            let mut event = |kind, a| sink.event(Event { kind, handle: handle.word(), a, b: 0 });
             if connection.owned_flushed > 0 {
                 event(abi::EVENT_OWNED_FLUSHED, mem::take(&mut connection.owned_flushed) as i32);
             }
@@ -333,7 +360,7 @@ impl Shard {
             if flags.has(Flags::ANSWERED) {
                 flags.clear(Flags::ANSWERED);
                 // What came in the meantime is read first (once reading is not paused), and answered.
-                let unread = connection.fd.as_ref().is_some_and(|fd| tcp::unread_bytes(fd.as_fd()) > 0);
+                let unread = connection.socket.as_ref().is_some_and(Socket::has_unread);
                 if !flags.has(Flags::UNANSWERED) && !unread {
                     event(abi::EVENT_ANSWERED, 0);
                 }
@@ -341,21 +368,33 @@ impl Shard {
         }
     }
 
-    /// The batch is handled: its ended connections make room.
-    pub fn end_batch(&mut self) {
+    /// What was delivered is handled: ended connections make room.
+    pub fn free_ended(&mut self) {
         for handle in self.ended.drain(..) {
             self.connections.remove(handle);
         }
     }
 
+    /// The end of one connection is handled: it makes room.
+    pub fn free(&mut self, handle: Handle) {
+        debug_assert!(
+            self.connections.get(handle).is_none_or(|connection| connection.flags.has(Flags::LOST)),
+            "a connection is freed before its end"
+        );
+        self.connections.remove(handle);
+    }
+
     /// Serves what was left over. False when something still is.
-    pub fn serve_backlog(&mut self, sink: &mut dyn Sink, registrar: &dyn Registrar) -> bool {
+    fn serve_backlog(&mut self, sink: &mut dyn Sink) -> bool {
         self.accept_from = self.accept_from.wrapping_add(1);
         for turn in 0..self.listeners.len() {
             let index = (self.accept_from + turn) % self.listeners.len();
             let Some(listening) = &self.listeners[index] else { continue };
-            if listening.readable && (!listening.paused || self.accept_retry_at.is_none()) {
-                self.accept(index, ACCEPTS_PER_BATCH, registrar);
+            if listening.readable
+                && !self.accepting_rests
+                && (!listening.paused || self.accept_retry_at.is_none())
+            {
+                self.accept(index, ACCEPTS_PER_BATCH);
             }
         }
         for id in mem::take(&mut self.lingering_ready) {
@@ -380,7 +419,7 @@ impl Shard {
     }
 
     /// The batch is collected: who used up their reads in it come after who waited.
-    pub fn finish(&mut self) {
+    fn finish(&mut self) {
         self.ready.append(&mut self.exhausted);
         debug_assert!(
             !self
@@ -393,19 +432,18 @@ impl Shard {
     }
 
     /// Something became ready.
-    pub fn on_ready(
+    fn on_ready(
         &mut self,
         source: Source,
         readiness: Readiness,
         sink: &mut dyn Sink,
-        memory: &dyn PinnedMemory,
-        registrar: &dyn Registrar,
+        memory: &dyn PinnedMemory
     ) {
         match source {
             Source::Connection(handle) => {
                 let Some(connection) = self.connections.get_mut(handle) else { return };
                 if readiness.writable && connection.queue.is_some() {
-                    self.send_queue(handle, memory, registrar);
+                    self.send_queue(handle, memory);
                 }
                 if !readiness.readable {
                     return;
@@ -413,7 +451,7 @@ impl Shard {
                 let Some(connection) = self.connections.get_mut(handle) else { return };
                 if readiness.failed && connection.flags.has(Flags::EOF) {
                     // Nothing is left to read that would tell of it: the peer's reset came behind its end.
-                    let failure = connection.fd.as_ref().and_then(|fd| tcp::take_error(fd.as_fd()));
+                    let failure = connection.socket.as_ref().and_then(Socket::take_error);
                     if let Some(error) = failure {
                         self.lose(handle, errno(&error));
                     }
@@ -431,12 +469,12 @@ impl Shard {
             Source::Listener(index) => {
                 let Some(Some(listening)) = self.listeners.get_mut(index as usize) else { return };
                 listening.readable = true;
-                if !listening.paused {
-                    self.accept(index as usize, ACCEPTS_PER_BATCH, registrar);
+                if !listening.paused && !self.accepting_rests {
+                    self.accept(index as usize, ACCEPTS_PER_BATCH);
                 }
             }
             Source::Lingering(id) => self.drain_lingering(id),
-            Source::Inbox => self.take_deliveries(registrar),
+            Source::Inbox => self.take_deliveries(),
         }
     }
 
@@ -466,7 +504,7 @@ impl Shard {
         if !flags.has(Flags::READABLE) || !flags.has(Flags::STARTED) || flags.has(BARRED) {
             return true;
         }
-        let Some(fd) = connection.fd.as_ref() else { return true };
+        let Some(socket) = connection.socket.as_ref() else { return true };
         for _ in 0..READS_PER_BATCH {
             if sink.room() <= SIGNALS_MAX {
                 self.list_ready(handle);
@@ -480,7 +518,7 @@ impl Shard {
             };
             let room = buffer.len();
             self.metrics.add(abi::METRIC_READS, 1);
-            match tcp::receive(fd.as_fd(), buffer) {
+            match socket.receive(buffer) {
                 Ok(0) => {
                     connection.flags.clear(Flags::READABLE);
                     connection.flags.set(Flags::EOF);
@@ -516,7 +554,7 @@ impl Shard {
     }
 }
 
-impl Drop for Shard {
+impl<S: System> Drop for Shard<S> {
     /// A shard that ends takes its connections along: the counters outlive it, and say so.
     fn drop(&mut self) {
         let open = self.connections.open_count();

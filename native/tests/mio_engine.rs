@@ -5,7 +5,7 @@
 
 use shardloop_native::abi;
 use shardloop_native::connection::Handle;
-use shardloop_native::engine::{Engine, mio::MioEngine};
+use shardloop_native::engine::{Engine, SocketEngine, mio::MioEngine};
 use shardloop_native::limits;
 use shardloop_native::metrics::Metrics;
 use shardloop_native::net::listen::{ListenOptions, Listener, bind};
@@ -65,7 +65,7 @@ impl Bench {
             unsafe { Region::new(memory.as_mut_ptr(), memory.len()) }
         }
         let metrics = Arc::<Metrics>::default();
-        let mut engine = MioEngine::new(metrics.clone(), None).unwrap();
+        let mut engine = MioEngine::open(metrics.clone(), None).unwrap();
         let mut control = vec![0; abi::CONTROL_WORDS as usize];
         let mut events = vec![0; abi::EVENT_RING_RECORDS as usize * WORDS];
         let mut commands = vec![0; abi::COMMAND_RING_RECORDS as usize * WORDS];

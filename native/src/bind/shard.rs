@@ -4,7 +4,7 @@ use super::hot_calls::HotCalls;
 use super::javascript::{Bindings, View, element, property, uv_loop};
 use super::{NativeAddress, POLL_CONTROL, SystemFailure};
 use crate::connection::Handle;
-use crate::engine::Engine;
+use crate::engine::SocketEngine;
 use crate::engine::mio::MioEngine;
 use crate::guardian;
 use crate::host::Host;
@@ -18,7 +18,7 @@ use napi_derive::napi;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 /// How a server's connections start.
@@ -211,14 +211,14 @@ impl NativeShard {
     /// A socket option, as a number.
     #[napi(catch_unwind)]
     pub fn get_option(&self, handle: i32, name: String) -> Either<u32, SystemFailure> {
-        let result = self.with_socket(handle, |fd| options::read(fd.as_fd(), &name));
+        let result = self.with_socket(handle, move |fd| options::read(fd.as_fd(), &name));
         result.map_or_else(|error| Either::B(SystemFailure::new("getsockopt", &error)), Either::A)
     }
 
     /// Sets a socket option; null when it is set.
     #[napi(catch_unwind)]
     pub fn set_option(&self, handle: i32, name: String, value: u32) -> Option<SystemFailure> {
-        let result = self.with_socket(handle, |fd| options::write(fd.as_fd(), &name, value));
+        let result = self.with_socket(handle, move |fd| options::write(fd.as_fd(), &name, value));
         result.err().map(|error| SystemFailure::new("setsockopt", &error))
     }
 
@@ -245,13 +245,16 @@ impl NativeShard {
         self.host.with_engine(|_| panic!("a test asked for it"));
     }
 
-    fn with_socket<T>(
+    fn with_socket<T: Send + 'static>(
         &self,
         handle: i32,
-        look: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+        look: impl FnOnce(BorrowedFd<'_>) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let result = self.host.inspect(|engine| engine.socket(Handle::from_word(handle)).map(look));
-        result.flatten().unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::EBADF)))
+        let (sender, result) = mpsc::channel();
+        let look = Box::new(move |fd: BorrowedFd<'_>| _ = sender.send(look(fd)));
+        self.host.with_engine(|engine| engine.with_socket(Handle::from_word(handle), look));
+        // Nothing was sent when there is no such socket.
+        result.try_recv().unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::EBADF)))
     }
 }
 
@@ -259,10 +262,10 @@ fn make_engine(
     name: &str,
     metrics: &Arc<metrics::Metrics>,
     link: Option<Arc<ShardLink>>,
-) -> Result<Box<dyn Engine>> {
+) -> Result<Box<dyn SocketEngine>> {
     match name {
-        "mio" => MioEngine::new(metrics.clone(), link)
-            .map(|engine| Box::new(engine) as Box<dyn Engine>)
+        "mio" => MioEngine::open(metrics.clone(), link)
+            .map(|engine| Box::new(engine) as Box<dyn SocketEngine>)
             .map_err(|error| Error::new(Status::GenericFailure, format!("cannot open a poll: {error}"))),
         _ => Err(Error::new(Status::InvalidArg, format!("there is no engine {name:?}; available: mio"))),
     }

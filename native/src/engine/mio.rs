@@ -1,53 +1,56 @@
-//! Readiness on the shard's own thread, by mio: epoll on Linux, kqueue on macOS. Bytes are read straight into
-//! JavaScript's slabs and written straight from them.
+//! Readiness on the shard's own thread, by mio: epoll on Linux, kqueue on macOS.
 #![forbid(unsafe_code)]
 
-use super::Engine;
-use crate::abi;
+use super::local::Local;
+use super::{Look, SocketEngine};
 use crate::connection::Handle;
-use crate::inbox::Unserved;
-use crate::limits::{POLL_EVENTS, UNPOLLED_BATCHES};
-use crate::link::ShardLink;
+use crate::inbox::Delivery;
+use crate::limits::POLL_EVENTS;
+use crate::link::{self, ShardLink};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
-use crate::ring::Commands;
-use crate::shard::{Readiness, Registrar, ServerLimits, Shard, Sink, Source};
-use crate::write_queue::{Pin, PinnedMemory};
+use crate::net::tcp;
+use crate::system::{Readiness, Ready, Source, System};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Events, Interest, Poll, Token, Waker};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The engine.
-#[derive(Debug)]
-pub struct MioEngine {
-    poll: Poll,
-    events: Events,
-    shard: Shard,
-    metrics: Arc<Metrics>,
-    /// Batches since the last poll.
-    unpolled_batches: u32,
-}
+pub type MioEngine = Local<MioSystem>;
 
 impl MioEngine {
     /// Opens a poll. With a link, other threads may hand it connections.
-    pub fn new(metrics: Arc<Metrics>, link: Option<Arc<ShardLink>>) -> io::Result<Self> {
+    pub fn open(metrics: Arc<Metrics>, link: Option<Arc<ShardLink>>) -> io::Result<Self> {
+        Ok(Self::new(MioSystem::new(link)?, metrics))
+    }
+}
+
+/// The kernel's sockets, watched by a poll.
+#[derive(Debug)]
+pub struct MioSystem {
+    poll: Poll,
+    events: Events,
+    link: Option<Arc<ShardLink>>,
+}
+
+impl MioSystem {
+    fn new(link: Option<Arc<ShardLink>>) -> io::Result<Self> {
         let poll = Poll::new()?;
         if let Some(link) = &link {
             let waker = Waker::new(poll.registry(), token(Source::Inbox))?;
             // It cannot fail: a full counter of the eventfd is a wake-up that is pending.
             link.inbox.on_delivery(move || _ = waker.wake());
         }
-        Ok(Self {
-            poll,
-            events: Events::with_capacity(POLL_EVENTS),
-            shard: Shard::new(metrics.clone(), link),
-            metrics,
-            unpolled_batches: 0,
-        })
+        Ok(Self { poll, events: Events::with_capacity(POLL_EVENTS), link })
+    }
+
+    fn deregister(&self, fd: BorrowedFd<'_>) {
+        // It fails only when the descriptor is not under watch, which is what is wanted.
+        _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
     }
 }
 
@@ -74,131 +77,83 @@ fn source(token: Token) -> Source {
     }
 }
 
-impl Registrar for Registry {
+impl System for MioSystem {
+    type Socket = OwnedFd;
+    type Free = OwnedFd;
+    type Listener = Arc<Listener>;
+
+    fn poll(&mut self, ready: &mut Ready) {
+        // EINTR: the descriptor stays readable, and libuv calls again. Nothing else can fail here: the descriptor and
+        // the buffer are ours.
+        if self.poll.poll(&mut self.events, Some(Duration::ZERO)).is_ok() {
+            ready.extend(self.events.iter().map(|event| {
+                let readiness = Readiness {
+                    readable: event.is_readable() || event.is_read_closed() || event.is_error(),
+                    read_closed: event.is_read_closed() || event.is_error(),
+                    writable: event.is_writable() || event.is_write_closed() || event.is_error(),
+                    failed: event.is_error(),
+                };
+                (source(event.token()), readiness)
+            }));
+        }
+    }
+
     /// Both interests once and edge-triggered: no system call when a queue fills or drains.
-    fn register(&self, fd: BorrowedFd<'_>, source: Source) -> io::Result<()> {
-        let interest = match source {
-            Source::Connection(_) => Interest::READABLE | Interest::WRITABLE,
-            Source::Listener(_) | Source::Lingering(_) | Source::Inbox => Interest::READABLE,
-        };
-        Registry::register(self, &mut SourceFd(&fd.as_raw_fd()), token(source), interest)
+    fn watch(&mut self, socket: &mut OwnedFd, source: Source) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token(source), interest)
     }
 
-    fn reregister(&self, fd: BorrowedFd<'_>, source: Source) -> io::Result<()> {
-        Registry::reregister(self, &mut SourceFd(&fd.as_raw_fd()), token(source), Interest::READABLE)
+    fn rename(&mut self, socket: &mut OwnedFd, source: Source) -> io::Result<()> {
+        self.poll.registry().reregister(
+            &mut SourceFd(&socket.as_raw_fd()),
+            token(source),
+            Interest::READABLE,
+        )
     }
 
-    fn deregister(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        Registry::deregister(self, &mut SourceFd(&fd.as_raw_fd()))
+    /// The next edge tells.
+    #[inline]
+    fn await_room(&mut self, _socket: &OwnedFd) {}
+
+    fn watch_listener(&mut self, listener: &Arc<Listener>, place: u32) -> io::Result<()> {
+        let fd = listener.as_fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&fd), token(Source::Listener(place)), Interest::READABLE)
+    }
+
+    fn unwatch_listener(&mut self, listener: &Arc<Listener>, _place: u32) {
+        self.deregister(listener.as_fd());
+    }
+
+    fn accept(&mut self, listener: &Arc<Listener>) -> io::Result<(OwnedFd, SocketAddr)> {
+        tcp::accept(listener.as_fd())
+    }
+
+    fn release(&mut self, socket: OwnedFd) -> OwnedFd {
+        self.deregister(socket.as_fd());
+        socket
+    }
+
+    fn delivery(&mut self) -> Option<Delivery> {
+        self.link.as_ref()?.inbox.pop()
+    }
+
+    fn relieve(&mut self, server: u32, socket: OwnedFd, peer: SocketAddr) -> Result<(), (OwnedFd, u64)> {
+        link::relieve(self.link.as_deref(), server, socket, peer)
+    }
+
+    fn adopt(&mut self, socket: OwnedFd) -> OwnedFd {
+        socket
     }
 }
 
-impl Engine for MioEngine {
+impl SocketEngine for MioEngine {
     fn pollable(&self) -> RawFd {
-        self.poll.as_raw_fd()
+        self.shard().system().poll.as_raw_fd()
     }
 
-    fn add_server(&mut self, server: u16, number: u32, limits: ServerLimits) {
-        self.shard.add_server(server, number, limits);
-    }
-
-    fn listen(&mut self, server: u16, listener: Arc<Listener>) -> io::Result<()> {
-        self.shard.listen(server, listener, self.poll.registry())
-    }
-
-    fn unlisten(&mut self, now: Instant, server: u16) -> u64 {
-        self.shard.unlisten(now, server, self.poll.registry())
-    }
-
-    fn remove_server(&mut self, server: u16) {
-        self.shard.remove_server(server);
-    }
-
-    fn retire(&mut self) -> Vec<Unserved> {
-        self.shard.retire(self.poll.registry())
-    }
-
-    fn abandon(&mut self) -> Vec<Unserved> {
-        self.shard.abandon()
-    }
-
-    fn collect(&mut self, now: Instant, sink: &mut dyn Sink, memory: &dyn PinnedMemory) {
-        self.shard.begin(now, self.poll.registry());
-        self.shard.deliver_signals(sink);
-        // What is left from the last poll goes first. While the sink cannot take all of it, a poll would only lengthen
-        // the list; but ends, room to write and new connections must be learnt in between.
-        let served = self.shard.serve_backlog(sink, self.poll.registry());
-        self.unpolled_batches += 1;
-        if served || self.unpolled_batches > UNPOLLED_BATCHES {
-            self.unpolled_batches = 0;
-            self.metrics.add(abi::METRIC_POLLS, 1);
-            // EINTR: the descriptor stays readable, and libuv calls again. Nothing else can fail here: the
-            // descriptor and the buffer are ours.
-            if self.poll.poll(&mut self.events, Some(Duration::ZERO)).is_ok() {
-                for event in &self.events {
-                    let readiness = Readiness {
-                        readable: event.is_readable() || event.is_read_closed() || event.is_error(),
-                        read_closed: event.is_read_closed() || event.is_error(),
-                        writable: event.is_writable() || event.is_write_closed() || event.is_error(),
-                        failed: event.is_error(),
-                    };
-                    self.shard.on_ready(source(event.token()), readiness, sink, memory, self.poll.registry());
-                }
-            }
-        }
-        self.shard.finish();
-        self.shard.deliver_signals(sink);
-    }
-
-    fn end_batch(&mut self) {
-        self.shard.end_batch();
-    }
-
-    fn submit(&mut self, now: Instant, commands: &Commands<'_>) {
-        self.shard.submit(now, commands, self.poll.registry());
-    }
-
-    fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8]) {
-        self.shard.write(now, handle, bytes, self.poll.registry());
-    }
-
-    fn write_pinned(
-        &mut self,
-        now: Instant,
-        handle: Handle,
-        pin: Pin,
-        length: usize,
-        memory: &dyn PinnedMemory,
-    ) -> bool {
-        self.shard.write_pinned(now, handle, pin, length, memory, self.poll.registry())
-    }
-
-    fn take_released_pins(&mut self, released: &mut Vec<Pin>) {
-        self.shard.take_released_pins(released);
-    }
-
-    fn has_backlog(&self) -> bool {
-        self.shard.has_backlog()
-    }
-
-    fn next_wake(&self) -> Option<Instant> {
-        self.shard.next_wake()
-    }
-
-    fn is_alive(&self) -> bool {
-        self.shard.is_alive()
-    }
-
-    fn queued_bytes(&self, handle: Handle) -> usize {
-        self.shard.queued_bytes(handle)
-    }
-
-    fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>> {
-        self.shard.socket(handle)
-    }
-
-    fn peer(&self, handle: Handle) -> Option<SocketAddr> {
-        self.shard.peer(handle)
+    fn with_socket(&mut self, handle: Handle, look: Look) -> bool {
+        self.shard().socket(handle).map(|socket| look(socket.as_fd())).is_some()
     }
 }
 

@@ -1,45 +1,52 @@
-//! What moves bytes: *commands in, events out*. One trait, one file per engine.
+//! What moves bytes: *commands in, events out*. One trait; [`local`] and [`remote`] are the two ways to run the shard layer
+//! ([`crate::shard`]), and one file per engine holds only what differs: how its [`crate::system::System`] learns what is ready.
 //!
-//! What an engine owes:
+//! | engine | the shard layer runs | system |
+//! |---|---|---|
+//! | `mio` | on the shard's own thread ([`local`]) | [`mio`]: epoll, kqueue |
+//! | `tokio` | on a thread of its own ([`remote`]) | [`tokio`]: tokio's reactor |
+//! | the simulation of the tests | on either side of the rings, in one thread | a made-up network |
+//!
+//! What an engine owes to the host, which calls it on the shard's JavaScript thread only:
 //! - [`Engine::collect`] never blocks and never calls JavaScript. It delivers what happened, in the order of each
 //!   connection, until the sink is full; what is left over is kept, and [`Engine::has_backlog`] says so.
 //! - [`Engine::submit`] applies commands in order; several writes to one connection become one system call. It never
-//!   calls JavaScript: the events that it causes come with the next `collect`.
+//!   calls JavaScript: the events that it causes come with a later `collect`.
 //! - The bytes behind a command or a direct write are valid during the call only.
 //! - A handle that is not (or no longer) a connection's is ignored.
 //! - Every connection that was announced by an open event ends with exactly one closed event; its handle is reused only
 //!   after [`Engine::end_batch`] of the batch that delivered it.
 //! - Listeners are shared by reference and never closed by an engine.
-//! - Dropping an engine closes every descriptor of its own, and nothing else.
+//! - Dropping an engine closes every descriptor of its own, ends its thread if it has one, and leaves nothing behind.
 //!
-//! All methods are called on the shard's JavaScript thread. An engine that does its I/O on another thread keeps the
-//! `shard` layer there and speaks to it by queues; so nothing here hands out a reference into a connection. An engine
-//! that is told of completions fits too: a sink takes bytes from wherever they are (`read_buffer` is where it is best
-//! that they are).
+//! Nothing here hands out a reference into a connection, since that may live on another thread.
 
+pub mod local;
 pub mod mio;
 
 use crate::connection::Handle;
 use crate::inbox::Unserved;
 use crate::net::listen::Listener;
-use crate::ring::Commands;
-use crate::shard::{ServerLimits, Sink};
+use crate::shard::{Commands, ServerLimits, Sink};
 use crate::write_queue::{Pin, PinnedMemory};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// See the module.
 pub trait Engine {
-    /// Becomes readable when `collect` has something to deliver that `has_backlog` did not announce.
-    fn pollable(&self) -> RawFd;
+    /// What it accepts from.
+    type Listener;
+    /// A socket that it leaves to others.
+    type Free;
+
     /// Makes a server known; its connections start with these limits. `number` is its number in the process, by which
     /// other threads hand over connections of it; 0 for none.
     fn add_server(&mut self, server: u16, number: u32, limits: ServerLimits);
     /// Accepts from a listener on behalf of a server.
-    fn listen(&mut self, server: u16, listener: Arc<Listener>) -> io::Result<()>;
+    fn listen(&mut self, server: u16, listener: Self::Listener) -> io::Result<()>;
     /// Accepts what waits in the server's queues, then lets go of its listeners. How many connections the server had in
     /// all; each of them is or will be announced.
     fn unlisten(&mut self, now: Instant, server: u16) -> u64;
@@ -47,19 +54,19 @@ pub trait Engine {
     fn remove_server(&mut self, server: u16);
     /// JavaScript ends: lets go of the listeners of servers that other shards serve, too, and of the connections of
     /// those that JavaScript has not seen and never will, and takes none any more. The other connections stay until [`Engine::abandon`].
-    fn retire(&mut self) -> Vec<Unserved>;
+    fn retire(&mut self) -> Vec<Unserved<Self::Free>>;
     /// The shard dies: closes every connection by a reset, but for those that JavaScript has not seen yet.
-    fn abandon(&mut self) -> Vec<Unserved>;
+    fn abandon(&mut self) -> Vec<Unserved<Self::Free>>;
     /// Delivers events.
     fn collect(&mut self, now: Instant, sink: &mut dyn Sink, memory: &dyn PinnedMemory);
     /// The batch is handled: handles whose closed event was in it are free.
     fn end_batch(&mut self);
     /// Applies commands.
-    fn submit(&mut self, now: Instant, commands: &Commands<'_>);
+    fn submit(&mut self, now: Instant, commands: &dyn Commands);
     /// Sends at once and queues a copy of what the kernel does not take.
     fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8]);
-    /// Sends at once and queues a reference to the rest. False when there is no such connection (any more); the pin is
-    /// released either way by [`Engine::take_released_pins`] once it is not needed.
+    /// Sends at once and queues a reference to the rest, or a copy. False when there is no such connection (any more);
+    /// the pin is released either way by [`Engine::take_released_pins`] once it is not needed.
     fn write_pinned(
         &mut self,
         now: Instant,
@@ -70,7 +77,8 @@ pub trait Engine {
     ) -> bool;
     /// Pins that are not referred to any more.
     fn take_released_pins(&mut self, released: &mut Vec<Pin>);
-    /// Whether events wait that no readiness of `pollable` will announce.
+    /// Whether events wait that no readiness of [`SocketEngine::pollable`] will announce. After a "no" the next event
+    /// announces itself: so it is asked last, before the loop waits.
     fn has_backlog(&self) -> bool;
     /// When `collect` must be called though nothing became ready.
     fn next_wake(&self) -> Option<Instant>;
@@ -78,9 +86,18 @@ pub trait Engine {
     /// bytes are on their way: the loop must not end.
     fn is_alive(&self) -> bool;
     /// Bytes in a connection's write queue.
-    fn queued_bytes(&self, handle: Handle) -> usize;
-    /// A connection's socket, to inspect and tune; `None` once closed.
-    fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>>;
+    fn queued_bytes(&mut self, handle: Handle) -> usize;
     /// A connection's peer, also after it is lost, until its slot is freed.
     fn peer(&self, handle: Handle) -> Option<SocketAddr>;
+}
+
+/// What is to be done with a connection's socket.
+pub type Look = Box<dyn FnOnce(BorrowedFd<'_>) + Send>;
+
+/// An engine on the kernel's sockets.
+pub trait SocketEngine: Engine<Listener = Arc<Listener>, Free = OwnedFd> {
+    /// Becomes readable when `collect` has something to deliver that `has_backlog` did not announce.
+    fn pollable(&self) -> RawFd;
+    /// Inspects or tunes a connection's socket, on the thread that owns it, before this returns. False once it is closed.
+    fn with_socket(&mut self, handle: Handle, look: Look) -> bool;
 }

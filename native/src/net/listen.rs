@@ -25,6 +25,13 @@ impl AsFd for Listener {
     }
 }
 
+/// A listener is the same as itself only.
+impl PartialEq for Listener {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
 impl Listener {
     /// Its name in every thread; 0 while it is not registered.
     pub fn token(&self) -> u32 {

@@ -1,22 +1,17 @@
 //! Listeners, and connections coming in by them.
 #![forbid(unsafe_code)]
 
-use super::{
-    Connection, Flags, Listening, NO_RECORD, Registrar, Server, ServerLimits, Servers, Shard, Source,
-};
+use super::{Connection, Flags, Listening, NO_RECORD, Server, ServerLimits, Servers, Shard, Source, System};
 use crate::abi;
 use crate::error::errno;
 use crate::limits::{ACCEPT_RETRY_MS, ACCEPTS_AT_STOP};
-use crate::net::listen::Listener;
 use crate::net::tcp::{self, AcceptFailure};
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-impl Shard {
+impl<S: System> Shard<S> {
     /// Makes a server known; `number` is its number in the process, 0 for one that is this thread's own affair.
     pub fn add_server(&mut self, server: u16, number: u32, limits: ServerLimits) {
         self.servers.insert(server, Server { number, limits, accepted: 0 });
@@ -36,11 +31,10 @@ impl Shard {
     pub fn listen(
         &mut self,
         server: u16,
-        listener: Arc<Listener>,
-        registrar: &dyn Registrar,
+        listener: S::Listener
     ) -> io::Result<()> {
         let index = self.listeners.iter().position(Option::is_none).unwrap_or(self.listeners.len());
-        registrar.register(listener.as_fd(), Source::Listener(index as u32))?;
+        self.system.watch_listener(&listener, index as u32)?;
         // What was queued before we watched is announced by an edge on epoll, but need not be elsewhere: look.
         let entry = Some(Listening { server, listener, readable: true, paused: false, told: false });
         match self.listeners.get_mut(index) {
@@ -52,31 +46,29 @@ impl Shard {
 
     /// Takes what waits in a server's queues, then lets go of its listeners. How many connections the server had in all:
     /// each of them is or will be announced.
-    pub fn unlisten(&mut self, now: Instant, server: u16, registrar: &dyn Registrar) -> u64 {
+    pub fn unlisten(&mut self, now: Instant, server: u16) -> u64 {
         self.set_time(now);
-        self.take_deliveries(registrar);
+        self.take_deliveries();
         if let Some(number) = self.servers.get(&server).map(|server| server.number) {
             self.adoptions.retain(|&(of, _)| of != number);
         }
         for index in 0..self.listeners.len() {
             if self.listeners[index].as_ref().is_some_and(|l| l.server == server) {
-                self.accept(index, ACCEPTS_AT_STOP, registrar);
+                self.accept(index, ACCEPTS_AT_STOP);
             }
         }
-        self.let_go(registrar, |listening, _| listening.server == server);
+        self.let_go(|listening, _| listening.server == server);
         self.servers.get(&server).map_or(0, |server| server.accepted)
     }
 
     /// Accepts no more from the listeners that are meant.
     pub(super) fn let_go(
         &mut self,
-        registrar: &dyn Registrar,
-        is_meant: impl Fn(&Listening, &Servers) -> bool,
+        is_meant: impl Fn(&Listening<S::Listener>, &Servers) -> bool,
     ) {
-        for place in &mut self.listeners {
+        for (index, place) in self.listeners.iter_mut().enumerate() {
             if let Some(listening) = place.take_if(|listening| is_meant(listening, &self.servers)) {
-                // It fails only when the descriptor is not under watch, which is what is wanted.
-                _ = registrar.deregister(listening.listener.as_fd());
+                self.system.unwatch_listener(&listening.listener, index as u32);
             }
         }
         // Nothing is to be tried again any more, unless something is.
@@ -85,17 +77,17 @@ impl Shard {
         }
     }
 
-    pub(super) fn accept(&mut self, index: usize, limit: usize, registrar: &dyn Registrar) {
+    pub(super) fn accept(&mut self, index: usize, limit: usize) {
         for _ in 0..limit {
             let Some(listening) = &mut self.listeners[index] else { return };
             let server = listening.server;
-            let error = match tcp::accept(listening.listener.as_fd()) {
-                Ok((fd, peer)) => {
+            let error = match self.system.accept(&listening.listener) {
+                Ok((socket, peer)) => {
                     listening.paused = false;
                     self.relief_in = self.relief_in.saturating_sub(1);
-                    let fd = if self.relief_in == 0 { self.relieve(fd, peer, server) } else { Some(fd) };
-                    if let Some(fd) = fd {
-                        self.open(fd, peer, server, registrar);
+                    let kept = if self.relief_in == 0 { self.relieve(socket, peer, server) } else { Some(socket) };
+                    if let Some(socket) = kept {
+                        self.open(socket, peer, server);
                     }
                     continue;
                 }
@@ -119,7 +111,7 @@ impl Shard {
                     if !told {
                         self.accept_errors.push_back((server, errno(&error), true));
                     }
-                    self.accept_retry_at = Some(Instant::now() + Duration::from_millis(ACCEPT_RETRY_MS));
+                    self.accept_retry_at = Some(self.now + Duration::from_millis(ACCEPT_RETRY_MS));
                     return;
                 }
             }
@@ -131,14 +123,14 @@ impl Shard {
         self.metrics.add(accept_error_metric(errno), 1);
     }
 
-    pub(super) fn open(&mut self, fd: OwnedFd, peer: SocketAddr, server: u16, registrar: &dyn Registrar) {
+    pub(super) fn open(&mut self, socket: S::Socket, peer: SocketAddr, server: u16) {
         let Some(limits) = self.servers.get(&server).map(|server| server.limits) else {
             debug_assert!(false, "a listener's server is not known");
             return;
         };
         self.metrics.add(abi::METRIC_CONNECTIONS_ACCEPTED, 1);
         let inserted = self.connections.insert(Connection {
-            fd: Some(fd),
+            socket: Some(socket),
             flags: Flags::UNANNOUNCED,
             server,
             reason: 0,
@@ -160,10 +152,8 @@ impl Shard {
             self.accept_errors.push_back((server, libc::ENFILE, false));
             return;
         };
-        let result = match &self.connections.get(handle).and_then(|c| c.fd.as_ref()) {
-            Some(fd) => registrar.register(fd.as_fd(), Source::Connection(handle)),
-            None => Ok(()),
-        };
+        let socket = self.connections.get_mut(handle).and_then(|connection| connection.socket.as_mut());
+        let result = socket.map_or(Ok(()), |socket| self.system.watch(socket, Source::Connection(handle)));
         if let Err(error) = result {
             // Out of watches or memory: the connection ends before anybody heard of it.
             self.connections.remove(handle);

@@ -1,51 +1,49 @@
 //! Ends of connections: lost, reset, or closed without destroying what is on its way.
 #![forbid(unsafe_code)]
 
-use super::{Flags, Handle, Registrar, Shard, Source};
+use super::{Flags, Handle, Shard, Socket, Source, System};
 use crate::abi;
 use crate::limits::{LINGER_MS, LINGERING_MAX, READS_PER_BATCH};
-use crate::net::tcp;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-impl Shard {
+impl<S: System> Shard<S> {
     /// The connection is gone for this reason; its descriptor closes now.
     pub(super) fn lose(&mut self, handle: Handle, reason: i32) {
-        self.take_descriptor(handle, reason);
+        self.take_socket(handle, reason);
     }
 
     /// Ends a connection by a reset.
     pub(super) fn reset(&mut self, handle: Handle, reason: i32) {
-        if let Some(fd) = self.connections.get(handle).and_then(|connection| connection.fd.as_ref()) {
-            tcp::reset_on_close(fd.as_fd());
+        if let Some(socket) = self.connections.get(handle).and_then(|connection| connection.socket.as_ref()) {
+            socket.reset_on_close();
         }
-        self.take_descriptor(handle, reason);
+        self.take_socket(handle, reason);
     }
 
     /// Ends a connection after its queue is empty, without destroying what the peer has not received yet.
-    pub(super) fn close(&mut self, handle: Handle, registrar: &dyn Registrar) {
+    pub(super) fn close(&mut self, handle: Handle) {
         let heard_end =
             self.connections.get(handle).is_some_and(|connection| connection.flags.has(Flags::EOF));
-        let Some(fd) = self.take_descriptor(handle, 0) else { return };
-        if heard_end || self.lingering.len() >= LINGERING_MAX || !tcp::close_may_lose_bytes(fd.as_fd()) {
+        let Some(mut socket) = self.take_socket(handle, 0) else { return };
+        if heard_end || self.lingering.len() >= LINGERING_MAX || !socket.close_may_lose_bytes() {
             return;
         }
         let id = self.lingering_next;
-        if tcp::shutdown_write(fd.as_fd()).is_ok()
-            && registrar.reregister(fd.as_fd(), Source::Lingering(id)).is_ok()
+        if socket.shutdown_write().is_ok()
+            && self.system.rename(&mut socket, Source::Lingering(id)).is_ok()
         {
             self.lingering_next = self.lingering_next.wrapping_add(1);
-            self.lingering.insert(id, fd);
-            self.lingering_until.push_back((Instant::now() + Duration::from_millis(LINGER_MS), id));
+            self.lingering.insert(id, socket);
+            self.lingering_until.push_back((self.now + Duration::from_millis(LINGER_MS), id));
             self.drain_lingering(id);
         }
     }
 
-    pub(super) fn take_descriptor(&mut self, handle: Handle, reason: i32) -> Option<OwnedFd> {
+    pub(super) fn take_socket(&mut self, handle: Handle, reason: i32) -> Option<S::Socket> {
         let connection = self.connections.get_mut(handle)?;
-        let fd = connection.fd.take()?;
+        let socket = connection.socket.take()?;
         connection.flags.set(Flags::LOST);
         connection.reason = reason;
         if let Some(mut queue) = connection.queue.take() {
@@ -57,15 +55,15 @@ impl Shard {
         }
         self.descriptor_freed = true;
         self.signal(handle);
-        Some(fd)
+        Some(socket)
     }
 
     /// Discards what a closed connection still receives, until its end.
     pub(super) fn drain_lingering(&mut self, id: u32) {
-        let Some(fd) = self.lingering.get(&id) else { return };
+        let Some(socket) = self.lingering.get(&id) else { return };
         let mut discarded = [MaybeUninit::uninit(); 16 * 1024];
         for _ in 0..READS_PER_BATCH {
-            match tcp::receive(fd.as_fd(), &mut discarded) {
+            match socket.receive(&mut discarded) {
                 Ok(1..) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Ok(0) | Err(_) => {

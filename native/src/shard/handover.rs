@@ -1,58 +1,55 @@
 //! Connections and listeners that come from other shards, and those that a dying shard leaves to them.
 #![forbid(unsafe_code)]
 
-use super::{Flags, Registrar, Server, Shard};
+use super::{Flags, Server, Shard, Socket, System};
 use crate::abi;
 use crate::connection::{Connection, Handle};
 use crate::inbox::{Delivery, Unserved};
+use crate::system::Left;
 use crate::limits::ACCEPT_RETRY_MS;
-use crate::net::listen::Listener;
-use crate::net::tcp;
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-impl Shard {
+impl<S: System> Shard<S> {
     /// Takes what other threads handed over.
-    pub(super) fn take_deliveries(&mut self, registrar: &dyn Registrar) {
-        let Some(link) = self.link.clone() else { return };
-        while let Some(delivery) = link.inbox.pop() {
+    pub(super) fn take_deliveries(&mut self) {
+        while let Some(delivery) = self.system.delivery() {
             match delivery {
                 Delivery::Connection(Unserved { server, fd, peer }) => {
                     if let Some(server) = self.local_number(server) {
                         self.metrics.add(abi::METRIC_TAKEN_OVER, 1);
-                        self.open(fd, peer, server, registrar);
+                        let socket = self.system.adopt(fd);
+                        self.open(socket, peer, server);
                     } else {
                         debug_assert!(false, "a connection was handed over for a server that is not served");
                     }
                 }
-                Delivery::Adopt { server, listener } => self.adopt(server, listener, registrar),
-                Delivery::Release(listener) => self.release(&listener, registrar),
+                Delivery::Adopt { server, listener } => self.adopt(server, listener),
+                Delivery::Release(listener) => self.release(&listener),
             }
         }
     }
 
-    fn adopt(&mut self, number: u32, listener: Arc<Listener>, registrar: &dyn Registrar) {
+    fn adopt(&mut self, number: u32, listener: S::Listener) {
         let Some(server) = self.local_number(number) else { return };
-        if self.listen(server, listener.clone(), registrar).is_err() {
+        if self.listen(server, listener.clone()).is_err() {
             // Out of watches or memory. Nobody else accepts from it, so it is tried again.
             self.adoptions.push((number, listener));
-            self.accept_retry_at = Some(Instant::now() + Duration::from_millis(ACCEPT_RETRY_MS));
+            self.accept_retry_at = Some(self.now + Duration::from_millis(ACCEPT_RETRY_MS));
         }
     }
 
     /// Tries again to watch listeners that could not be watched.
-    pub(super) fn retry_adoptions(&mut self, registrar: &dyn Registrar) {
+    pub(super) fn retry_adoptions(&mut self) {
         for (server, listener) in mem::take(&mut self.adoptions) {
-            self.adopt(server, listener, registrar);
+            self.adopt(server, listener);
         }
     }
 
-    fn release(&mut self, listener: &Arc<Listener>, registrar: &dyn Registrar) {
-        self.adoptions.retain(|(_, adopted)| !Arc::ptr_eq(adopted, listener));
-        self.let_go(registrar, |listening, _| Arc::ptr_eq(&listening.listener, listener));
+    fn release(&mut self, listener: &S::Listener) {
+        self.adoptions.retain(|(_, adopted)| adopted != listener);
+        self.let_go(|listening, _| listening.listener == *listener);
     }
 
     fn local_number(&self, number: u32) -> Option<u16> {
@@ -60,66 +57,60 @@ impl Shard {
     }
 
     /// Gives a new connection to a shard that has far fewer; gives it back when there is none.
-    pub(super) fn relieve(&mut self, fd: OwnedFd, peer: SocketAddr, server: u16) -> Option<OwnedFd> {
-        let (Some(link), Some(server)) = (&self.link, self.servers.get(&server)) else { return Some(fd) };
-        match link.relieve(Unserved { server: server.number, fd, peer }) {
+    pub(super) fn relieve(&mut self, socket: S::Socket, peer: SocketAddr, server: u16) -> Option<S::Socket> {
+        let Some(server) = self.servers.get(&server) else { return Some(socket) };
+        match self.system.relieve(server.number, socket, peer) {
             Ok(()) => None,
-            Err((Unserved { fd, .. }, ask_again_in)) => {
+            Err((socket, ask_again_in)) => {
                 self.relief_in = ask_again_in;
-                Some(fd)
+                Some(socket)
             }
         }
     }
 
     /// JavaScript ends, so what is new is for other shards: listeners, and connections that it has not seen. Should it go on
     /// for a moment, nothing of them is announced to it.
-    pub fn retire(&mut self, registrar: &dyn Registrar) -> Vec<Unserved> {
+    pub fn retire(&mut self) -> Left<S> {
         self.adoptions.clear();
-        self.let_go(registrar, |listening, servers| {
-            servers.get(&listening.server).is_some_and(Server::is_shared)
-        });
-        let unserved = self.take_unserved();
-        for connection in &unserved {
-            // It fails only when the descriptor is not under watch, which is what is wanted.
-            _ = registrar.deregister(connection.fd.as_fd());
-        }
-        unserved
+        self.let_go(|listening, servers| servers.get(&listening.server).is_some_and(Server::is_shared));
+        self.take_unserved(|_, _| true)
     }
 
     /// The shard dies with its connections. Those that JavaScript has not seen yet can be served by another; the others end
     /// by a reset, so that their peers can tell it from an orderly end.
-    pub fn abandon(&mut self) -> Vec<Unserved> {
-        let unserved = self.take_unserved();
-        for fd in self.connections.iter_mut().filter_map(|connection| connection.fd.take()) {
+    pub fn abandon(&mut self) -> Left<S> {
+        let unserved = self.take_unserved(|_, _| true);
+        for socket in self.connections.iter_mut().filter_map(|connection| connection.socket.take()) {
             self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
             self.metrics.add(abi::METRIC_RESETS_SHARD_DEATH, 1);
-            tcp::reset_on_close(fd.as_fd());
+            socket.reset_on_close();
         }
         unserved
     }
 
-    /// Takes out what JavaScript has not seen yet, of which nothing was read, as if it had never been here; but for
-    /// connections of a server that is this thread's own affair.
-    fn take_unserved(&mut self) -> Vec<Unserved> {
-        let is_unserved = |connection: &Connection| {
-            connection.fd.is_some()
+    /// Takes out what JavaScript has not seen yet, of which nothing was read, as if it had never been here: those for which
+    /// `may` says so, by handle and the server's number in the process. Never connections of a server that is this thread's
+    /// own affair.
+    pub fn take_unserved(&mut self, mut may: impl FnMut(Handle, u32) -> bool) -> Left<S> {
+        let mut taken: Vec<Handle> = Vec::new();
+        for (handle, connection) in self.connections.iter() {
+            let shared = self.servers.get(&connection.server).filter(|server| server.is_shared());
+            if connection.socket.is_some()
                 && !connection.flags.has(Flags::STARTED)
-                && self.servers.get(&connection.server).is_some_and(Server::is_shared)
-        };
-        let taken: Vec<Handle> = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| is_unserved(connection))
-            .map(|(handle, _)| handle)
-            .collect();
+                && shared.is_some_and(|server| may(handle, server.number))
+            {
+                taken.push(handle);
+            }
+        }
         let mut unserved = Vec::with_capacity(taken.len());
         for handle in taken {
-            let Some(Connection { fd: Some(fd), peer, server, .. }) = self.connections.remove(handle) else {
+            let Some(Connection { socket: Some(socket), peer, server, .. }) = self.connections.remove(handle)
+            else {
                 continue;
             };
             let Some(server) = self.servers.get_mut(&server) else { continue };
             server.accepted -= 1; // neither announced nor to be announced any more
-            unserved.push(Unserved { server: server.number, fd, peer });
+            unserved.push(Unserved { server: server.number, fd: self.system.release(socket), peer });
         }
         self.metrics.add(abi::METRIC_CONNECTIONS_HANDED_OVER, unserved.len() as u64);
         unserved

@@ -1,11 +1,11 @@
 //! Idle timeouts.
 #![forbid(unsafe_code)]
 
-use super::{Flags, Handle, Shard};
+use super::{Flags, Handle, Shard, System};
 use crate::limits::{TIMER_SLOTS, TIMER_TICK_MS};
 use crate::timer::Tick;
 
-impl Shard {
+impl<S: System> Shard<S> {
     pub(super) fn set_idle_timeout(&mut self, handle: Handle, milliseconds: u32) {
         let Some(connection) = self.connections.get_mut(handle) else { return };
         connection.idle_ticks = u64::from(milliseconds).div_ceil(TIMER_TICK_MS) as Tick;

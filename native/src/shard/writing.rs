@@ -1,22 +1,19 @@
 //! Commands in: writes and switches of connections.
 #![forbid(unsafe_code)]
 
-use super::{Flags, Handle, NO_RECORD, Registrar, Shard};
+use super::{Commands, Flags, Handle, NO_RECORD, Shard, Socket, System};
 use crate::abi;
 use crate::error::errno;
 use crate::limits::WRITEV_PIECES;
-use crate::net::tcp;
-use crate::ring::Commands;
 use crate::write_queue::{Detached, Pin, PinnedMemory, WriteQueue};
 use arrayvec::ArrayVec;
 use std::io::{self, IoSlice};
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-impl Shard {
+impl<S: System> Shard<S> {
     /// Applies commands; writes to one connection leave together.
-    pub fn submit(&mut self, now: Instant, commands: &Commands<'_>, registrar: &dyn Registrar) {
+    pub fn submit(&mut self, now: Instant, commands: &dyn Commands) {
         self.set_time(now);
         self.chain.clear();
         self.chain.resize(commands.len(), NO_RECORD);
@@ -79,7 +76,7 @@ impl Shard {
         }
         let mut dirty = mem::take(&mut self.dirty);
         for handle in dirty.drain(..) {
-            self.send_chain(handle, commands, registrar);
+            self.send_chain(handle, commands);
         }
         self.dirty = dirty;
     }
@@ -101,7 +98,7 @@ impl Shard {
     }
 
     /// Sends this flush's writes of a connection, then does what waited for them.
-    pub(super) fn send_chain(&mut self, handle: Handle, commands: &Commands<'_>, registrar: &dyn Registrar) {
+    pub(super) fn send_chain(&mut self, handle: Handle, commands: &dyn Commands) {
         let Some(connection) = self.connections.get_mut(handle) else { return };
         let mut next = mem::replace(&mut connection.chain_first, NO_RECORD);
         connection.chain_last = NO_RECORD;
@@ -117,17 +114,17 @@ impl Shard {
             }
             self.send_or_queue(handle, &mut pieces);
         }
-        self.after_write(handle, registrar);
+        self.after_write(handle);
     }
 
     /// Sends at once.
-    pub fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8], registrar: &dyn Registrar) {
+    pub fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8]) {
         self.set_time(now);
         if let Some(connection) = self.connections.get_mut(handle) {
             connection.flags.clear(Flags::UNANSWERED);
         }
         self.send_or_queue(handle, &mut [IoSlice::new(bytes)]);
-        self.after_write(handle, registrar);
+        self.after_write(handle);
     }
 
     /// Sends at once; the rest stays where it is.
@@ -137,8 +134,7 @@ impl Shard {
         handle: Handle,
         pin: Pin,
         length: usize,
-        memory: &dyn PinnedMemory,
-        registrar: &dyn Registrar,
+        memory: &dyn PinnedMemory
     ) -> bool {
         self.set_time(now);
         let write_max = self.write_max(handle);
@@ -152,7 +148,7 @@ impl Shard {
         let idle = queue.is_empty();
         queue.push_pinned(pin, 0, length);
         if idle {
-            self.send_queue(handle, memory, registrar);
+            self.send_queue(handle, memory);
         }
         if self.queued_bytes(handle) > write_max {
             self.reset(handle, abi::CLOSE_WRITE_OVERFLOW);
@@ -172,11 +168,11 @@ impl Shard {
         if connection.flags.has(Flags::LOST) {
             return;
         }
-        let Some(fd) = connection.fd.as_ref() else { return };
+        let Some(socket) = connection.socket.as_ref() else { return };
         let mut rest = pieces;
         if connection.queue.is_none() {
             self.metrics.add(abi::METRIC_WRITES, 1);
-            match tcp::send(fd.as_fd(), rest) {
+            match socket.send(rest) {
                 Ok(sent) => {
                     connection.active_at = self.tick;
                     self.metrics.add(abi::METRIC_BYTES_WRITTEN, sent as u64);
@@ -198,6 +194,9 @@ impl Shard {
             return;
         }
         let Some(connection) = self.connections.get_mut(handle) else { return };
+        if let (Some(socket), None) = (&connection.socket, &connection.queue) {
+            self.system.await_room(socket);
+        }
         let queue = connection.queue.get_or_insert_with(|| Box::new(WriteQueue::default()));
         for piece in rest.iter() {
             queue.push(piece);
@@ -208,13 +207,12 @@ impl Shard {
     pub(super) fn send_queue(
         &mut self,
         handle: Handle,
-        memory: &dyn PinnedMemory,
-        registrar: &dyn Registrar,
+        memory: &dyn PinnedMemory
     ) {
         loop {
             let Some(connection) = self.connections.get_mut(handle) else { return };
-            let (Some(fd), Some(queue)) = (connection.fd.as_ref(), connection.queue.as_mut()) else { return };
-            let (length, result) = match send_first(fd.as_fd(), queue, memory) {
+            let (Some(socket), Some(queue)) = (connection.socket.as_ref(), connection.queue.as_mut()) else { return };
+            let (length, result) = match send_first(socket, queue, memory) {
                 Ok(outcome) => outcome,
                 Err(Detached) => {
                     self.reset(handle, abi::CLOSE_DETACHED);
@@ -224,12 +222,18 @@ impl Shard {
             self.metrics.add(abi::METRIC_WRITES, u64::from(length > 0));
             let sent = match result {
                 Ok(sent) => sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.system.await_room(socket);
+                    break;
+                }
                 Err(error) => {
                     self.lose(handle, errno(&error));
                     return;
                 }
             };
+            if sent < length {
+                self.system.await_room(socket);
+            }
             connection.active_at = self.tick;
             self.metrics.add(abi::METRIC_BYTES_WRITTEN, sent as u64);
             queue.advance(sent, &mut self.flushed_pins);
@@ -247,10 +251,10 @@ impl Shard {
                 break;
             }
         }
-        self.after_write(handle, registrar);
+        self.after_write(handle);
     }
 
-    pub(super) fn after_write(&mut self, handle: Handle, registrar: &dyn Registrar) {
+    pub(super) fn after_write(&mut self, handle: Handle) {
         self.update_watermarks(handle);
         let Some(connection) = self.connections.get_mut(handle) else { return };
         let flags = connection.flags;
@@ -265,10 +269,10 @@ impl Shard {
             return;
         }
         if connection.flags.has(Flags::CLOSING) {
-            self.close(handle, registrar);
+            self.close(handle);
         } else if connection.flags.has(Flags::WRITE_EOF) && !connection.flags.has(Flags::WRITE_CLOSED) {
             connection.flags.set(Flags::WRITE_CLOSED);
-            let result = connection.fd.as_ref().map_or(Ok(()), |fd| tcp::shutdown_write(fd.as_fd()));
+            let result = connection.socket.as_ref().map_or(Ok(()), Socket::shutdown_write);
             if let Err(error) = result {
                 self.lose(handle, errno(&error));
             }
@@ -299,13 +303,13 @@ impl Shard {
 }
 
 /// Offers the kernel the first pieces of a queue: how many bytes, and how many of them it took.
-fn send_first(
-    fd: BorrowedFd<'_>,
+fn send_first<K: Socket>(
+    socket: &K,
     queue: &WriteQueue,
     memory: &dyn PinnedMemory,
 ) -> Result<(usize, io::Result<usize>), Detached> {
     let mut pieces: ArrayVec<IoSlice<'_>, WRITEV_PIECES> = ArrayVec::new();
     queue.slices(memory, &mut pieces)?;
     let length = pieces.iter().map(|piece| piece.len()).sum();
-    Ok((length, if length == 0 { Ok(0) } else { tcp::send(fd, &pieces) }))
+    Ok((length, if length == 0 { Ok(0) } else { socket.send(&pieces) }))
 }

@@ -1,0 +1,111 @@
+//! The shard layer on the shard's own thread: bytes are read straight into JavaScript's slabs and written straight from
+//! them.
+#![forbid(unsafe_code)]
+
+use super::Engine;
+use crate::connection::Handle;
+use crate::metrics::Metrics;
+use crate::shard::{Commands, ServerLimits, Shard, Sink};
+use crate::system::{Left, System};
+use crate::write_queue::{Pin, PinnedMemory};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// See the module.
+pub struct Local<S: System> {
+    shard: Shard<S>,
+}
+
+impl<S: System> Local<S> {
+    /// On this system.
+    pub fn new(system: S, metrics: Arc<Metrics>) -> Self {
+        Self { shard: Shard::new(system, metrics, Instant::now()) }
+    }
+
+    /// The shard layer.
+    pub fn shard(&self) -> &Shard<S> {
+        &self.shard
+    }
+}
+
+impl<S: System> Engine for Local<S> {
+    type Listener = S::Listener;
+    type Free = S::Free;
+
+    fn add_server(&mut self, server: u16, number: u32, limits: ServerLimits) {
+        self.shard.add_server(server, number, limits);
+    }
+
+    fn listen(&mut self, server: u16, listener: S::Listener) -> io::Result<()> {
+        self.shard.listen(server, listener)
+    }
+
+    fn unlisten(&mut self, now: Instant, server: u16) -> u64 {
+        self.shard.unlisten(now, server)
+    }
+
+    fn remove_server(&mut self, server: u16) {
+        self.shard.remove_server(server);
+    }
+
+    fn retire(&mut self) -> Left<S> {
+        self.shard.retire()
+    }
+
+    fn abandon(&mut self) -> Left<S> {
+        self.shard.abandon()
+    }
+
+    fn collect(&mut self, now: Instant, sink: &mut dyn Sink, memory: &dyn PinnedMemory) {
+        self.shard.turn(now, sink, memory);
+    }
+
+    fn end_batch(&mut self) {
+        self.shard.free_ended();
+    }
+
+    fn submit(&mut self, now: Instant, commands: &dyn Commands) {
+        self.shard.submit(now, commands);
+    }
+
+    fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8]) {
+        self.shard.write(now, handle, bytes);
+    }
+
+    fn write_pinned(
+        &mut self,
+        now: Instant,
+        handle: Handle,
+        pin: Pin,
+        length: usize,
+        memory: &dyn PinnedMemory,
+    ) -> bool {
+        self.shard.write_pinned(now, handle, pin, length, memory)
+    }
+
+    fn take_released_pins(&mut self, released: &mut Vec<Pin>) {
+        self.shard.take_released_pins(released);
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.shard.has_backlog()
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        self.shard.next_wake()
+    }
+
+    fn is_alive(&self) -> bool {
+        self.shard.is_alive()
+    }
+
+    fn queued_bytes(&mut self, handle: Handle) -> usize {
+        self.shard.queued_bytes(handle)
+    }
+
+    fn peer(&self, handle: Handle) -> Option<SocketAddr> {
+        self.shard.peer(handle)
+    }
+}

@@ -1,0 +1,134 @@
+//! What lies outside of a shard: sockets, word of what is ready, and other shards. The shard layer asks nothing else of
+//! the world, so a network that is made up (the simulation of the tests) fits in its place.
+//!
+//! Two things differ between systems: how they learn what is ready ([`System::poll`]), and what a watched socket is. The
+//! calls on sockets are those of [`crate::net::tcp`] for everything that has a descriptor. A system that is told of
+//! completions (io_uring) says "readable" when the kernel has filled one of its buffers, and [`Socket::receive`] takes
+//! from that; what it is given to send it takes into buffers of its own, and says "writable" when there is room again.
+#![forbid(unsafe_code)]
+
+use crate::connection::Handle;
+use crate::inbox::{Delivery, Unserved};
+use crate::net::tcp;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+/// What a system tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A connection.
+    Connection(Handle),
+    /// A listener, by its place in the shard.
+    Listener(u32),
+    /// A closed connection whose last bytes are on their way.
+    Lingering(u32),
+    /// What other threads hand over.
+    Inbox,
+}
+
+/// What it tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Readiness {
+    /// There is something to read, an end or an error included.
+    pub readable: bool,
+    /// The peer's end, or an error, is among it.
+    pub read_closed: bool,
+    /// There is room to write, or writing fails at once.
+    pub writable: bool,
+    /// The socket may have failed.
+    pub failed: bool,
+}
+
+/// Edges of one poll: said once, and again only when something has changed since.
+pub type Ready = Vec<(Source, Readiness)>;
+
+/// A connection's end of a network. No call waits.
+pub trait Socket {
+    /// Receives into `buffer`; 0 is the peer's end.
+    fn receive(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize>;
+    /// Sends what the system takes of the pieces.
+    fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Ends our sending half.
+    fn shutdown_write(&self) -> io::Result<()>;
+    /// Makes the close a reset.
+    fn reset_on_close(&self);
+    /// Whether a close now could destroy sent bytes that the peer has not acknowledged.
+    fn close_may_lose_bytes(&self) -> bool;
+    /// Whether something was received that nobody has read yet.
+    fn has_unread(&self) -> bool;
+    /// The error that it has run into, which is cleared by asking.
+    fn take_error(&self) -> Option<io::Error>;
+}
+
+impl<T: AsFd> Socket for T {
+    #[inline]
+    fn receive(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+        tcp::receive(self.as_fd(), buffer)
+    }
+
+    #[inline]
+    fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        tcp::send(self.as_fd(), pieces)
+    }
+
+    fn shutdown_write(&self) -> io::Result<()> {
+        tcp::shutdown_write(self.as_fd())
+    }
+
+    fn reset_on_close(&self) {
+        tcp::reset_on_close(self.as_fd());
+    }
+
+    fn close_may_lose_bytes(&self) -> bool {
+        tcp::close_may_lose_bytes(self.as_fd())
+    }
+
+    fn has_unread(&self) -> bool {
+        tcp::unread_bytes(self.as_fd()) > 0
+    }
+
+    fn take_error(&self) -> Option<io::Error> {
+        tcp::take_error(self.as_fd())
+    }
+}
+
+/// See the module. Called by the thread that does the I/O.
+pub trait System {
+    /// An end of a connection; closed by being dropped, which ends its watch, too.
+    type Socket: Socket;
+    /// A socket that belongs to no shard, on its way to one.
+    type Free: Send;
+    /// A listener, held by reference: dropping it does not close it.
+    type Listener: Clone + PartialEq + Send;
+
+    /// Appends what has become ready. Never waits.
+    fn poll(&mut self, ready: &mut Ready);
+
+    /// Begins to watch a connection, for both directions.
+    fn watch(&mut self, socket: &mut Self::Socket, source: Source) -> io::Result<()>;
+    /// Watches one that is watched under another name, for what comes in.
+    fn rename(&mut self, socket: &mut Self::Socket, source: Source) -> io::Result<()>;
+    /// The system took less than it was offered: to be told when there is room. Asked after every such call.
+    fn await_room(&mut self, socket: &Self::Socket);
+    /// Begins to watch a listener.
+    fn watch_listener(&mut self, listener: &Self::Listener, place: u32) -> io::Result<()>;
+    /// Ends that.
+    fn unwatch_listener(&mut self, listener: &Self::Listener, place: u32);
+    /// Accepts a connection, which is not watched yet.
+    fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Socket, SocketAddr)>;
+
+    /// Ends the watch of a socket, which is for another shard.
+    fn release(&mut self, socket: Self::Socket) -> Self::Free;
+    /// The next item that others hand over to this shard.
+    fn delivery(&mut self) -> Option<Delivery<Self::Free, Self::Listener>>;
+    /// A new connection for this shard, by the server's number in the process. Comes back when it is to be served here,
+    /// with the number of accepted connections after which to ask again.
+    fn relieve(&mut self, server: u32, socket: Self::Socket, peer: SocketAddr) -> Result<(), (Self::Socket, u64)>;
+    /// Serves a socket that came from elsewhere.
+    fn adopt(&mut self, socket: Self::Free) -> Self::Socket;
+}
+
+/// Connections that a shard leaves to others.
+pub type Left<S> = Vec<Unserved<<S as System>::Free>>;
