@@ -437,7 +437,7 @@ impl<S: System> Shard<S> {
         source: Source,
         readiness: Readiness,
         sink: &mut dyn Sink,
-        memory: &dyn PinnedMemory
+        memory: &dyn PinnedMemory,
     ) {
         match source {
             Source::Connection(handle) => {

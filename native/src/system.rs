@@ -125,7 +125,12 @@ pub trait System {
     fn delivery(&mut self) -> Option<Delivery<Self::Free, Self::Listener>>;
     /// A new connection for this shard, by the server's number in the process. Comes back when it is to be served here,
     /// with the number of accepted connections after which to ask again.
-    fn relieve(&mut self, server: u32, socket: Self::Socket, peer: SocketAddr) -> Result<(), (Self::Socket, u64)>;
+    fn relieve(
+        &mut self,
+        server: u32,
+        socket: Self::Socket,
+        peer: SocketAddr,
+    ) -> Result<(), (Self::Socket, u64)>;
     /// Serves a socket that came from elsewhere.
     fn adopt(&mut self, socket: Self::Free) -> Self::Socket;
 }

@@ -105,11 +105,7 @@ impl System for MioSystem {
     }
 
     fn rename(&mut self, socket: &mut OwnedFd, source: Source) -> io::Result<()> {
-        self.poll.registry().reregister(
-            &mut SourceFd(&socket.as_raw_fd()),
-            token(source),
-            Interest::READABLE,
-        )
+        self.poll.registry().reregister(&mut SourceFd(&socket.as_raw_fd()), token(source), Interest::READABLE)
     }
 
     /// The next edge tells.

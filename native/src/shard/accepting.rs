@@ -28,11 +28,7 @@ impl<S: System> Shard<S> {
     }
 
     /// Accepts from a listener.
-    pub fn listen(
-        &mut self,
-        server: u16,
-        listener: S::Listener
-    ) -> io::Result<()> {
+    pub fn listen(&mut self, server: u16, listener: S::Listener) -> io::Result<()> {
         let index = self.listeners.iter().position(Option::is_none).unwrap_or(self.listeners.len());
         self.system.watch_listener(&listener, index as u32)?;
         // What was queued before we watched is announced by an edge on epoll, but need not be elsewhere: look.
@@ -62,10 +58,7 @@ impl<S: System> Shard<S> {
     }
 
     /// Accepts no more from the listeners that are meant.
-    pub(super) fn let_go(
-        &mut self,
-        is_meant: impl Fn(&Listening<S::Listener>, &Servers) -> bool,
-    ) {
+    pub(super) fn let_go(&mut self, is_meant: impl Fn(&Listening<S::Listener>, &Servers) -> bool) {
         for (index, place) in self.listeners.iter_mut().enumerate() {
             if let Some(listening) = place.take_if(|listening| is_meant(listening, &self.servers)) {
                 self.system.unwatch_listener(&listening.listener, index as u32);
@@ -85,7 +78,8 @@ impl<S: System> Shard<S> {
                 Ok((socket, peer)) => {
                     listening.paused = false;
                     self.relief_in = self.relief_in.saturating_sub(1);
-                    let kept = if self.relief_in == 0 { self.relieve(socket, peer, server) } else { Some(socket) };
+                    let kept =
+                        if self.relief_in == 0 { self.relieve(socket, peer, server) } else { Some(socket) };
                     if let Some(socket) = kept {
                         self.open(socket, peer, server);
                     }

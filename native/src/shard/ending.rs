@@ -31,9 +31,7 @@ impl<S: System> Shard<S> {
             return;
         }
         let id = self.lingering_next;
-        if socket.shutdown_write().is_ok()
-            && self.system.rename(&mut socket, Source::Lingering(id)).is_ok()
-        {
+        if socket.shutdown_write().is_ok() && self.system.rename(&mut socket, Source::Lingering(id)).is_ok() {
             self.lingering_next = self.lingering_next.wrapping_add(1);
             self.lingering.insert(id, socket);
             self.lingering_until.push_back((self.now + Duration::from_millis(LINGER_MS), id));

@@ -134,7 +134,7 @@ impl<S: System> Shard<S> {
         handle: Handle,
         pin: Pin,
         length: usize,
-        memory: &dyn PinnedMemory
+        memory: &dyn PinnedMemory,
     ) -> bool {
         self.set_time(now);
         let write_max = self.write_max(handle);
@@ -204,14 +204,12 @@ impl<S: System> Shard<S> {
     }
 
     /// Sends what is queued until the kernel takes no more.
-    pub(super) fn send_queue(
-        &mut self,
-        handle: Handle,
-        memory: &dyn PinnedMemory
-    ) {
+    pub(super) fn send_queue(&mut self, handle: Handle, memory: &dyn PinnedMemory) {
         loop {
             let Some(connection) = self.connections.get_mut(handle) else { return };
-            let (Some(socket), Some(queue)) = (connection.socket.as_ref(), connection.queue.as_mut()) else { return };
+            let (Some(socket), Some(queue)) = (connection.socket.as_ref(), connection.queue.as_mut()) else {
+                return;
+            };
             let (length, result) = match send_first(socket, queue, memory) {
                 Ok(outcome) => outcome,
                 Err(Detached) => {

@@ -1,0 +1,82 @@
+//! What the cross-thread rings are built of. The model checker of the tests (`tests/rings.rs`) puts its own versions in the
+//! place of this module, which follow every access.
+
+pub use std::sync::Arc;
+pub use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+
+use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// One value that two threads hand to and fro.
+#[derive(Debug, Default)]
+pub struct Cell<T>(UnsafeCell<T>);
+
+// SAFETY: every access is `unsafe`, with the promise that it races with none.
+unsafe impl<T: Send> Sync for Cell<T> {}
+
+impl<T: Copy> Cell<T> {
+    /// Reads it.
+    ///
+    /// # Safety
+    /// Nobody writes it meanwhile, and whoever wrote it last happened before.
+    #[inline]
+    pub unsafe fn get(&self) -> T {
+        // SAFETY: by the caller.
+        unsafe { *self.0.get() }
+    }
+
+    /// Writes it.
+    ///
+    /// # Safety
+    /// Nobody reads or writes it meanwhile, and whoever did last happened before.
+    #[inline]
+    pub unsafe fn set(&self, value: T) {
+        // SAFETY: by the caller.
+        unsafe { *self.0.get() = value }
+    }
+}
+
+/// Bytes of which two threads have different ranges at any time.
+#[derive(Debug)]
+pub struct Memory(Box<[UnsafeCell<MaybeUninit<u8>>]>);
+
+// SAFETY: as `Cell`.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// So many bytes, untouched: the system gives pages to what is used.
+    pub fn new(length: usize) -> Self {
+        let memory = Box::new_uninit_slice(length);
+        // SAFETY: a cell of something that may be uninitialised needs no initialisation.
+        Self(unsafe { memory.assume_init() })
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// A range to read.
+    ///
+    /// # Safety
+    /// It was written before, by one who happened before, and nobody writes it while the slice lives.
+    #[inline]
+    pub unsafe fn read(&self, range: Range<usize>) -> &[u8] {
+        let cells = &self.0[range];
+        // SAFETY: in bounds (indexed), initialised and not written (by the caller).
+        unsafe { std::slice::from_raw_parts(cells.as_ptr().cast(), cells.len()) }
+    }
+
+    /// A range to write.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes it while the slice lives, and whoever did last happened before.
+    #[inline]
+    #[allow(clippy::mut_from_ref, reason = "that it is the only one is the caller's promise")]
+    pub unsafe fn write(&self, range: Range<usize>) -> &mut [MaybeUninit<u8>] {
+        let cells = &self.0[range];
+        // SAFETY: in bounds (indexed) and nobody else's (by the caller); what is in a cell may be changed.
+        unsafe { std::slice::from_raw_parts_mut(cells.as_ptr().cast_mut().cast(), cells.len()) }
+    }
+}

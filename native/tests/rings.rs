@@ -1,0 +1,174 @@
+//! The rings between two threads under loom, which tries every order in which they may run and every value that a read may
+//! see: models are small, but nothing is left to luck. The code is the library's own (`src/pipe.rs`); what it is built of is
+//! loom's.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(dead_code, reason = "the models use parts of it")]
+
+mod sync {
+    pub use loom::sync::Arc;
+    pub use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+
+    use loom::cell::UnsafeCell;
+    use std::mem::MaybeUninit;
+    use std::ops::Range;
+
+    #[derive(Debug, Default)]
+    pub struct Cell<T>(UnsafeCell<T>);
+
+    // SAFETY: loom checks every access.
+    unsafe impl<T: Send> Sync for Cell<T> {}
+
+    impl<T: Copy> Cell<T> {
+        pub unsafe fn get(&self) -> T {
+            // SAFETY: loom fails the test when this access races with another.
+            self.0.with(|value| unsafe { *value })
+        }
+
+        pub unsafe fn set(&self, new: T) {
+            // SAFETY: as above.
+            self.0.with_mut(|value| unsafe { *value = new });
+        }
+    }
+
+    /// Bytes, and a cell of loom's for each block of them, which stands for it: slices cannot be followed.
+    #[derive(Debug)]
+    pub struct Memory {
+        bytes: std::cell::UnsafeCell<Box<[MaybeUninit<u8>]>>,
+        blocks: Vec<UnsafeCell<()>>,
+    }
+
+    const BLOCK: usize = 64;
+
+    // SAFETY: loom checks every access.
+    unsafe impl Sync for Memory {}
+
+    impl Memory {
+        pub fn new(length: usize) -> Self {
+            let blocks = (0..length.div_ceil(BLOCK)).map(|_| UnsafeCell::new(())).collect();
+            Self { bytes: std::cell::UnsafeCell::new(Box::new_uninit_slice(length)), blocks }
+        }
+
+        pub fn len(&self) -> usize {
+            self.blocks.len() * BLOCK
+        }
+
+        fn of(&self, range: &Range<usize>) -> &[UnsafeCell<()>] {
+            &self.blocks[range.start / BLOCK..range.end.div_ceil(BLOCK).max(range.start / BLOCK)]
+        }
+
+        pub unsafe fn read(&self, range: Range<usize>) -> &[u8] {
+            self.of(&range).iter().for_each(|block| block.with(|_| ()));
+            // SAFETY: as in `Cell::get`.
+            unsafe {
+                let start = (*self.bytes.get()).as_ptr().add(range.start);
+                std::slice::from_raw_parts(start.cast(), range.len())
+            }
+        }
+
+        #[allow(clippy::mut_from_ref, reason = "as in the library")]
+        pub unsafe fn write(&self, range: Range<usize>) -> &mut [MaybeUninit<u8>] {
+            self.of(&range).iter().for_each(|block| block.with_mut(|_| ()));
+            // SAFETY: as in `Cell::get`.
+            unsafe {
+                let start = (*self.bytes.get()).as_mut_ptr().add(range.start);
+                std::slice::from_raw_parts_mut(start, range.len())
+            }
+        }
+    }
+}
+
+#[path = "../src/pipe.rs"]
+mod pipe;
+
+use loom::thread;
+use pipe::{Reader, Sleep, Writer, pipe};
+use sync::Arc;
+
+fn put(writer: &mut Writer, byte: u8) -> bool {
+    if writer.room() == 0 {
+        return false;
+    }
+    let Some(space) = writer.space(64, 64) else { return false };
+    space[0].write(byte);
+    writer.push([i32::from(byte), 0, 0, 0], 1);
+    true
+}
+
+/// Takes what waits; the numbers must go on from `from`.
+fn take(reader: &mut Reader, from: u8) -> u8 {
+    let count = reader.len();
+    for index in 0..count {
+        let expected = from + index as u8;
+        let (words, bytes) = reader.get(index);
+        assert_eq!((words[0], bytes), (i32::from(expected), &[expected][..]));
+    }
+    reader.advance(count);
+    reader.release();
+    from + count as u8
+}
+
+#[test]
+fn entries_and_bytes_arrive_whole_and_in_order_and_no_place_is_used_while_it_is_read() {
+    loom::model(|| {
+        // Two entries and two blocks: the third write waits for the reader, and wraps.
+        let (mut writer, mut reader) = pipe(2, 128);
+        let writing = thread::spawn(move || {
+            let mut next = 0;
+            while next < 3 {
+                if put(&mut writer, next) {
+                    next += 1;
+                }
+                writer.publish();
+                if next < 3 {
+                    thread::yield_now();
+                }
+            }
+        });
+        let mut next = 0;
+        while next < 3 {
+            next = take(&mut reader, next);
+            if next < 3 {
+                thread::yield_now();
+            }
+        }
+        writing.join().unwrap();
+    });
+}
+
+#[test]
+fn several_entries_of_one_store_are_all_there() {
+    loom::model(|| {
+        let (mut writer, mut reader) = pipe(4, 256);
+        let writing = thread::spawn(move || {
+            assert!(put(&mut writer, 0) && put(&mut writer, 1));
+            writer.publish();
+        });
+        let seen = take(&mut reader, 0);
+        assert!(seen == 0 || seen == 2, "half of what was published is there");
+        writing.join().unwrap();
+        assert_eq!(take(&mut reader, seen), 2);
+    });
+}
+
+#[test]
+fn a_sleeper_is_woken_or_sees_the_work_itself_and_is_woken_by_one() {
+    loom::model(|| {
+        let (mut writer, reader) = pipe(4, 256);
+        let sleep = Arc::new(Sleep::default());
+        let waker = sleep.clone();
+        let waking = thread::spawn(move || {
+            let mut wakes = 0;
+            for byte in 0..2 {
+                assert!(put(&mut writer, byte));
+                writer.publish();
+                wakes += usize::from(waker.needs_waking());
+            }
+            wakes
+        });
+        let sleeps = sleep.fall_asleep(|| !reader.is_empty());
+        let wakes = waking.join().unwrap();
+        assert!(!sleeps || wakes == 1, "it sleeps, and was woken {wakes} times");
+        assert!(wakes <= 1);
+    });
+}
