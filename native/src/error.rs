@@ -1,6 +1,7 @@
 //! Errors of the native core.
 #![forbid(unsafe_code)]
 
+use std::any::Any;
 use std::io;
 
 /// A system call that failed, with its name, so that JavaScript can build Node's own error shape.
@@ -35,4 +36,13 @@ impl<T> During<T> for io::Result<T> {
 /// The number of a system error; EIO for an error that has none.
 pub fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// What a caught panic said.
+pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
 }

@@ -188,6 +188,26 @@ pub fn retire(link: &ShardLink, unserved: Vec<Unserved>) -> usize {
     lost
 }
 
+/// A shard whose JavaScript is stuck has accepted connections that it has not seen. `take` is called with whether others
+/// serve a server, and returns those that they shall have. How many are reset all the same. From any thread.
+pub fn take_back(link: &ShardLink, take: impl FnOnce(&dyn Fn(u32) -> bool) -> Vec<Unserved>) -> usize {
+    let mut state = STATE.lock();
+    // Under the lock from the question to the keeping: nobody stops to serve in between.
+    let taken = take(&|server| {
+        let others = state.servers.get(&server).map_or(&[][..], |guarded| &guarded.members);
+        state.serves(link, server)
+            && state.members(others).any(|other| other.token != link.token && other.is_live())
+    });
+    if taken.is_empty() {
+        return 0;
+    }
+    let lost = taken.into_iter().map(|connection| state.keep(connection)).filter(|&kept| !kept).count();
+    state.hand_out(false);
+    drop(state);
+    wake();
+    lost
+}
+
 /// A shard is gone; as [`retire`]. Called on its thread, once.
 pub fn leave(link: &Arc<ShardLink>, unserved: Vec<Unserved>) -> usize {
     link.pulse.close();

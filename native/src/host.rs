@@ -10,6 +10,7 @@
 use crate::abi;
 use crate::connection::Handle;
 use crate::engine::SocketEngine;
+use crate::error::panic_text;
 use crate::guardian;
 use crate::limits::{BATCHES_PER_WAKE, WAKE_BUDGET_US};
 use crate::link::ShardLink;
@@ -18,7 +19,6 @@ use crate::ring::{Attached, Region, SharedMemory};
 use crate::slice::{self, ServingSlice};
 use crate::uv::{self, HandleType, RawHandle, Uv};
 use crate::write_queue::{Pin, PinnedMemory};
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -497,14 +497,6 @@ impl Handles {
     fn each(&self, work: impl FnMut(NonNull<RawHandle>)) {
         [self.poll, self.prepare, self.check, self.idle, self.timer].into_iter().for_each(work);
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
 }
 
 /// The host of a handle, held for the length of a callback.

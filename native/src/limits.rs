@@ -3,6 +3,15 @@
 
 /// Records of the events ring. Full: collecting stops and what is ready stays on the ready list.
 pub const EVENT_RING_RECORDS: usize = 4096;
+/// Entries of each pipe between a shard's thread and its I/O thread (`tokio`). Events: full, the I/O thread reads no more
+/// until JavaScript has taken some. Commands: full, the shard's thread waits until the I/O thread has taken them.
+pub const PIPE_RECORDS: usize = 4096;
+/// Bytes that the I/O thread has received and JavaScript has not taken yet. Past it, as with entries.
+pub const PIPE_EVENT_BYTES: usize = 512 * 1024;
+/// New connections that the I/O thread has accepted and JavaScript has not taken yet. Past it, as with entries.
+pub const OFFERS_MAX: usize = 1024;
+/// Turns of the I/O thread until tokio looks at its descriptors again.
+pub const TURNS_PER_POLL: usize = 4;
 /// Records of the commands ring. Full: JavaScript flushes by a native call.
 pub const COMMAND_RING_RECORDS: usize = 4096;
 /// Bytes of copied writes between two flushes. Full: JavaScript flushes by a native call.
@@ -23,6 +32,8 @@ pub const BORROWED_SLAB_BYTES: usize = 256 * 1024 + 4096;
 pub const READ_MIN_BYTES: usize = 2048;
 /// Most bytes of one read.
 pub const READ_MAX_BYTES: usize = 64 * 1024;
+/// A guess at the next read that is larger does not make a slab or a pipe count as full.
+pub const READ_HINT_MAX_BYTES: usize = 16 * 1024;
 /// Reads of one connection in one batch. Past it the connection waits on the ready list.
 pub const READS_PER_BATCH: usize = 4;
 /// Connections accepted from one listener in one batch. Past it the listener waits on the ready list.

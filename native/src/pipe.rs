@@ -94,7 +94,8 @@ impl Writer {
         self.released() == self.tail
     }
 
-    fn released(&self) -> usize {
+    /// Entries that the reader has given back, ever.
+    pub fn released(&self) -> usize {
         // What the reader did with the entries (and bytes) that it gives back happened before.
         let head = self.shared.head.0.load(Ordering::Acquire);
         self.head.set(head);
@@ -234,6 +235,14 @@ impl Reader {
         self.shared.head.0.store(self.head, Ordering::Release);
         true
     }
+}
+
+/// Copies bytes into memory that may hold none yet, of the same length.
+#[inline]
+pub fn write_copy(into: &mut [MaybeUninit<u8>], bytes: &[u8]) {
+    assert_eq!(into.len(), bytes.len(), "a copy of another length than its place");
+    // SAFETY: both are valid for this length, and a mutable borrow overlaps with no other.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), into.as_mut_ptr().cast(), bytes.len()) };
 }
 
 /// Whether one side sleeps until the other wakes it. Whoever makes work and then finds the sleeper awake may be sure that

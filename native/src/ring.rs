@@ -4,15 +4,13 @@
 //! thread, while JavaScript does not run.
 
 use crate::abi;
-use crate::limits::{CHUNK_SLABS, READ_MAX_BYTES, READ_MIN_BYTES};
+use crate::limits::{CHUNK_SLABS, READ_HINT_MAX_BYTES, READ_MAX_BYTES, READ_MIN_BYTES};
 use crate::shard::{Commands, Event, Sink};
 use std::mem::MaybeUninit;
 
 /// Number of read slabs: the borrowed one, then those for chunks.
 pub const SLABS: usize = CHUNK_SLABS + 1;
 const WORDS: usize = abi::RECORD_WORDS as usize;
-/// A larger guess at the next read does not make a slab count as full.
-const HINT_MAX_BYTES: usize = 16 * 1024;
 
 /// A range of JavaScript's memory.
 #[derive(Debug, Clone, Copy)]
@@ -243,7 +241,7 @@ impl Sink for Batch<'_> {
     #[inline]
     fn read_buffer(&mut self, borrows: bool, hint: usize) -> Option<(usize, &mut [MaybeUninit<u8>])> {
         // One byte more than expected: a read that fills its buffer says nothing about what is left.
-        let needed = (hint.min(HINT_MAX_BYTES) + 1).max(READ_MIN_BYTES);
+        let needed = (hint.min(READ_HINT_MAX_BYTES) + 1).max(READ_MIN_BYTES);
         let index = if borrows || self.copy_chunks {
             self.has_room(0, needed).then_some(0)?
         } else {

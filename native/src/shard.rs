@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Most signals (events without bytes) that one connection has to deliver at once.
-const SIGNALS_MAX: usize = 6;
+pub const SIGNALS_MAX: usize = 6;
 
 /// One record for JavaScript; see `abi` for its fields.
 #[derive(Debug, Clone, Copy)]
@@ -375,6 +375,11 @@ impl<S: System> Shard<S> {
         }
     }
 
+    /// Ends were delivered, and are freed one by one.
+    pub fn forget_ended(&mut self) {
+        self.ended.clear();
+    }
+
     /// The end of one connection is handled: it makes room.
     pub fn free(&mut self, handle: Handle) {
         debug_assert!(
@@ -442,6 +447,8 @@ impl<S: System> Shard<S> {
         match source {
             Source::Connection(handle) => {
                 let Some(connection) = self.connections.get_mut(handle) else { return };
+                let Some(socket) = connection.socket.as_ref() else { return };
+                let readiness = self.system.look(socket, readiness);
                 if readiness.writable && connection.queue.is_some() {
                     self.send_queue(handle, memory);
                 }
@@ -473,7 +480,12 @@ impl<S: System> Shard<S> {
                     self.accept(index as usize, ACCEPTS_PER_BATCH);
                 }
             }
-            Source::Lingering(id) => self.drain_lingering(id),
+            Source::Lingering(id) => {
+                if let Some(socket) = self.lingering.get(&id) {
+                    self.system.look(socket, readiness);
+                    self.drain_lingering(id);
+                }
+            }
             Source::Inbox => self.take_deliveries(),
         }
     }

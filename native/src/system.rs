@@ -99,17 +99,20 @@ pub trait System {
     /// An end of a connection; closed by being dropped, which ends its watch, too.
     type Socket: Socket;
     /// A socket that belongs to no shard, on its way to one.
-    type Free: Send;
+    type Free: Send + 'static;
     /// A listener, held by reference: dropping it does not close it.
-    type Listener: Clone + PartialEq + Send;
+    type Listener: Clone + PartialEq + Send + 'static;
 
     /// Appends what has become ready. Never waits.
     fn poll(&mut self, ready: &mut Ready);
 
-    /// Begins to watch a connection, for both directions.
-    fn watch(&mut self, socket: &mut Self::Socket, source: Source) -> io::Result<()>;
-    /// Watches one that is watched under another name, for what comes in.
-    fn rename(&mut self, socket: &mut Self::Socket, source: Source) -> io::Result<()>;
+    /// What a socket is ready for, when [`System::poll`] told of it: takes what it told, or looks closer.
+    #[inline]
+    fn look(&mut self, _socket: &Self::Socket, told: Readiness) -> Readiness {
+        told
+    }
+    /// Begins to watch a connection under this name, or goes on under another one. One that cannot be watched is closed.
+    fn watch(&mut self, socket: Self::Socket, source: Source) -> io::Result<Self::Socket>;
     /// The system took less than it was offered: to be told when there is room. Asked after every such call.
     fn await_room(&mut self, socket: &Self::Socket);
     /// Begins to watch a listener.

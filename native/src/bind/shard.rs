@@ -6,6 +6,7 @@ use super::{NativeAddress, POLL_CONTROL, SystemFailure};
 use crate::connection::Handle;
 use crate::engine::SocketEngine;
 use crate::engine::mio::MioEngine;
+use crate::engine::tokio::TokioEngine;
 use crate::guardian;
 use crate::host::Host;
 use crate::link::ShardLink;
@@ -267,6 +268,13 @@ fn make_engine(
         "mio" => MioEngine::open(metrics.clone(), link)
             .map(|engine| Box::new(engine) as Box<dyn SocketEngine>)
             .map_err(|error| Error::new(Status::GenericFailure, format!("cannot open a poll: {error}"))),
-        _ => Err(Error::new(Status::InvalidArg, format!("there is no engine {name:?}; available: mio"))),
+        "tokio" => TokioEngine::open(metrics.clone(), link)
+            .map(|engine| Box::new(engine) as Box<dyn SocketEngine>)
+            .map_err(|error| {
+                Error::new(Status::GenericFailure, format!("cannot start a tokio runtime: {error}"))
+            }),
+        _ => {
+            Err(Error::new(Status::InvalidArg, format!("there is no engine {name:?}; available: mio, tokio")))
+        }
     }
 }

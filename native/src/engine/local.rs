@@ -51,7 +51,7 @@ impl<S: System> Engine for Local<S> {
     }
 
     fn retire(&mut self) -> Left<S> {
-        self.shard.retire()
+        self.shard.retire(|_| {}) // announced is handed on
     }
 
     fn abandon(&mut self) -> Left<S> {

@@ -99,13 +99,20 @@ impl System for MioSystem {
     }
 
     /// Both interests once and edge-triggered: no system call when a queue fills or drains.
-    fn watch(&mut self, socket: &mut OwnedFd, source: Source) -> io::Result<()> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token(source), interest)
-    }
-
-    fn rename(&mut self, socket: &mut OwnedFd, source: Source) -> io::Result<()> {
-        self.poll.registry().reregister(&mut SourceFd(&socket.as_raw_fd()), token(source), Interest::READABLE)
+    fn watch(&mut self, socket: OwnedFd, source: Source) -> io::Result<OwnedFd> {
+        let registry = self.poll.registry();
+        let fd = socket.as_raw_fd();
+        match source {
+            Source::Lingering(_) => {
+                registry.reregister(&mut SourceFd(&fd), token(source), Interest::READABLE)?
+            }
+            _ => registry.register(
+                &mut SourceFd(&fd),
+                token(source),
+                Interest::READABLE | Interest::WRITABLE,
+            )?,
+        }
+        Ok(socket)
     }
 
     /// The next edge tells.

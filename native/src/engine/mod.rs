@@ -21,8 +21,11 @@
 //!
 //! Nothing here hands out a reference into a connection, since that may live on another thread.
 
+pub mod bell;
 pub mod local;
 pub mod mio;
+pub mod remote;
+pub mod tokio;
 
 use crate::connection::Handle;
 use crate::inbox::Unserved;

@@ -124,7 +124,7 @@ impl<S: System> Shard<S> {
         };
         self.metrics.add(abi::METRIC_CONNECTIONS_ACCEPTED, 1);
         let inserted = self.connections.insert(Connection {
-            socket: Some(socket),
+            socket: None,
             flags: Flags::UNANNOUNCED,
             server,
             reason: 0,
@@ -141,26 +141,34 @@ impl<S: System> Shard<S> {
             peer,
         });
         let Ok(handle) = inserted else {
-            self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
-            self.count_accept_error(libc::ENFILE);
-            self.accept_errors.push_back((server, libc::ENFILE, false));
+            self.refused(server, libc::ENFILE);
             return;
         };
-        let socket = self.connections.get_mut(handle).and_then(|connection| connection.socket.as_mut());
-        let result = socket.map_or(Ok(()), |socket| self.system.watch(socket, Source::Connection(handle)));
-        if let Err(error) = result {
-            // Out of watches or memory: the connection ends before anybody heard of it.
-            self.connections.remove(handle);
-            self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
-            self.count_accept_error(errno(&error));
-            self.accept_errors.push_back((server, errno(&error), false));
-            return;
+        match self.system.watch(socket, Source::Connection(handle)) {
+            Ok(socket) => {
+                if let Some(connection) = self.connections.get_mut(handle) {
+                    connection.socket = Some(socket);
+                }
+            }
+            Err(error) => {
+                // Out of watches or memory: the connection ends before anybody heard of it.
+                self.connections.remove(handle);
+                self.refused(server, errno(&error));
+                return;
+            }
         }
         if let Some(server) = self.servers.get_mut(&server) {
             server.accepted += 1;
         }
         self.signal(handle);
         self.set_idle_timeout(handle, limits.idle_timeout_ms);
+    }
+
+    /// An accepted connection could not be kept.
+    fn refused(&mut self, server: u16, errno: i32) {
+        self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
+        self.count_accept_error(errno);
+        self.accept_errors.push_back((server, errno, false));
     }
 }
 

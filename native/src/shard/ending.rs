@@ -26,12 +26,14 @@ impl<S: System> Shard<S> {
     pub(super) fn close(&mut self, handle: Handle) {
         let heard_end =
             self.connections.get(handle).is_some_and(|connection| connection.flags.has(Flags::EOF));
-        let Some(mut socket) = self.take_socket(handle, 0) else { return };
+        let Some(socket) = self.take_socket(handle, 0) else { return };
         if heard_end || self.lingering.len() >= LINGERING_MAX || !socket.close_may_lose_bytes() {
             return;
         }
         let id = self.lingering_next;
-        if socket.shutdown_write().is_ok() && self.system.rename(&mut socket, Source::Lingering(id)).is_ok() {
+        if socket.shutdown_write().is_ok()
+            && let Ok(socket) = self.system.watch(socket, Source::Lingering(id))
+        {
             self.lingering_next = self.lingering_next.wrapping_add(1);
             self.lingering.insert(id, socket);
             self.lingering_until.push_back((self.now + Duration::from_millis(LINGER_MS), id));

@@ -69,17 +69,23 @@ impl<S: System> Shard<S> {
     }
 
     /// JavaScript ends, so what is new is for other shards: listeners, and connections that it has not seen. Should it go on
-    /// for a moment, nothing of them is announced to it.
-    pub fn retire(&mut self) -> Left<S> {
+    /// for a moment, nothing of them is announced to it; `withdraw` is called with those that were, which it may not have
+    /// come by yet.
+    pub fn retire(&mut self, mut withdraw: impl FnMut(Handle)) -> Left<S> {
         self.adoptions.clear();
         self.let_go(|listening, servers| servers.get(&listening.server).is_some_and(Server::is_shared));
-        self.take_unserved(|_, _| true)
+        self.take_unserved(|handle, _, announced| {
+            if announced {
+                withdraw(handle);
+            }
+            true
+        })
     }
 
     /// The shard dies with its connections. Those that JavaScript has not seen yet can be served by another; the others end
     /// by a reset, so that their peers can tell it from an orderly end.
     pub fn abandon(&mut self) -> Left<S> {
-        let unserved = self.take_unserved(|_, _| true);
+        let unserved = self.take_unserved(|_, _, _| true);
         for socket in self.connections.iter_mut().filter_map(|connection| connection.socket.take()) {
             self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
             self.metrics.add(abi::METRIC_RESETS_SHARD_DEATH, 1);
@@ -89,15 +95,17 @@ impl<S: System> Shard<S> {
     }
 
     /// Takes out what JavaScript has not seen yet, of which nothing was read, as if it had never been here: those for which
-    /// `may` says so, by handle and the server's number in the process. Never connections of a server that is this thread's
+    /// `may` says so, by handle, the server's number in the process, and whether it was announced. Never connections of a server that is this thread's
     /// own affair.
-    pub fn take_unserved(&mut self, mut may: impl FnMut(Handle, u32) -> bool) -> Left<S> {
+    pub fn take_unserved(&mut self, mut may: impl FnMut(Handle, u32, bool) -> bool) -> Left<S> {
         let mut taken: Vec<Handle> = Vec::new();
         for (handle, connection) in self.connections.iter() {
             let shared = self.servers.get(&connection.server).filter(|server| server.is_shared());
             if connection.socket.is_some()
                 && !connection.flags.has(Flags::STARTED)
-                && shared.is_some_and(|server| may(handle, server.number))
+                && shared.is_some_and(|server| {
+                    may(handle, server.number, !connection.flags.has(Flags::UNANNOUNCED))
+                })
             {
                 taken.push(handle);
             }

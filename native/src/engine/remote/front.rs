@@ -1,0 +1,369 @@
+//! The half on the shard's thread: it copies events and bytes into JavaScript's memory, and commands and bytes out of it.
+#![forbid(unsafe_code)]
+
+use super::{Back, COMMAND_FREE, COMMAND_OWNED, Driver, Shared};
+use crate::abi;
+use crate::connection::Handle;
+use crate::engine::Engine;
+use crate::limits::READ_MAX_BYTES;
+use crate::pipe::{Reader, Words, Writer, write_copy};
+use crate::shard::{Commands, Event, ServerLimits, Sink};
+use crate::system::{Left, System};
+use crate::write_queue::{Pin, PinnedMemory};
+use std::cell::Cell;
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+/// See the module.
+pub struct Front<S: System, D: Driver> {
+    shared: Arc<Shared<S>>,
+    events: Reader,
+    commands: Writer,
+    /// Dropped behind the pipes, which the back may use until then.
+    driver: D,
+    /// Bytes of the first event that are handed on already.
+    handed_on: usize,
+    /// By slot.
+    connections: Vec<Known>,
+    /// Offers that were come by.
+    offers: usize,
+    /// Of this batch: connections whose end is in it.
+    ended: Vec<i32>,
+    released_pins: Vec<Pin>,
+    /// It was found that there is nothing to do, so the back may have rung since.
+    slept: Cell<bool>,
+}
+
+/// What is known here of a connection.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    handle: i32,
+    /// Bytes were handed on since JavaScript wrote last.
+    unanswered: bool,
+    peer: SocketAddr,
+}
+
+impl<S: System, D: Driver> Front<S, D> {
+    pub(super) fn new(shared: Arc<Shared<S>>, events: Reader, commands: Writer, driver: D) -> Self {
+        Self {
+            shared,
+            events,
+            commands,
+            driver,
+            handed_on: 0,
+            connections: Vec::new(),
+            offers: 0,
+            ended: Vec::new(),
+            released_pins: Vec::new(),
+            slept: Cell::new(false),
+        }
+    }
+
+    /// What runs the back.
+    pub fn driver(&self) -> &D {
+        &self.driver
+    }
+
+    /// What runs the back, to change it.
+    pub fn driver_mut(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
+    /// Has the back do something, after all commands before it, and waits for what it answers.
+    pub fn call<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Back<S>) -> T + Send + 'static) -> T {
+        let (sender, receiver) = mpsc::channel();
+        self.commands.publish();
+        self.shared.calls.lock().push(Box::new(move |back| {
+            let result = work(back);
+            // Whoever is told the result may ask whether the loop must go on.
+            back.tell_alive();
+            _ = sender.send(result);
+        }));
+        let mut answer = None;
+        self.wait(|_| {
+            answer = answer.take().or_else(|| receiver.try_recv().ok());
+            answer.is_some()
+        });
+        answer.expect("it was waited for")
+    }
+
+    /// Lets the back work until something is done.
+    fn wait(&mut self, mut is_done: impl FnMut(&mut Self) -> bool) {
+        let shared = self.shared.clone();
+        loop {
+            self.send();
+            let mut done = false;
+            let waits = shared.front_waits.fall_asleep(|| {
+                done = is_done(self);
+                done || shared.failure.get().is_some()
+            });
+            if done {
+                return;
+            }
+            self.panic_if_failed();
+            if waits {
+                self.driver.wait();
+                shared.front_waits.wake_up();
+            }
+        }
+    }
+
+    fn panic_if_failed(&self) {
+        if let Some(failure) = self.shared.failure.get() {
+            panic!("{failure}");
+        }
+    }
+
+    /// Shows the back what was put into the pipe.
+    fn send(&mut self) {
+        self.commands.publish();
+        if self.shared.back.needs_waking() {
+            self.driver.wake();
+        }
+    }
+
+    /// Puts a command into the pipe. A full one is emptied by the back first.
+    fn put(&mut self, words: Words, bytes: &[u8]) {
+        if self.commands.room() == 0 {
+            self.wait(|front| front.commands.room() > 0);
+        }
+        if !bytes.is_empty() {
+            if self.commands.space(bytes.len(), bytes.len()).is_none() {
+                self.wait(|front| front.commands.space(bytes.len(), bytes.len()).is_some());
+            }
+            let space = self.commands.space(bytes.len(), bytes.len()).expect("there is space");
+            write_copy(space, bytes);
+        }
+        self.commands.push(words, bytes.len());
+    }
+
+    fn put_write(&mut self, handle: i32, bytes: &[u8]) {
+        self.set_unanswered(handle, false);
+        for piece in bytes.chunks(READ_MAX_BYTES) {
+            self.put([abi::COMMAND_WRITE, handle, 0, 0], piece);
+        }
+    }
+
+    fn put_detached(&mut self, handle: i32) {
+        self.put([abi::COMMAND_ABORT, handle, abi::CLOSE_DETACHED, 0], &[]);
+    }
+
+    fn known(&self, handle: i32) -> Option<&Known> {
+        self.connections.get(slot(handle)).filter(|known| known.handle == handle)
+    }
+
+    fn set_unanswered(&mut self, handle: i32, unanswered: bool) {
+        if let Some(known) = self.connections.get_mut(slot(handle)).filter(|known| known.handle == handle) {
+            known.unanswered = unanswered;
+        }
+    }
+
+    /// Hands the first event on. False when the sink cannot take (all of) it now.
+    fn hand_on(&mut self, sink: &mut dyn Sink) -> bool {
+        let ([word, handle, a, b], bytes) = self.events.get(0);
+        match word & abi::KIND_MASK {
+            abi::EVENT_DATA => {
+                let borrows = word >> abi::SLAB_SHIFT != 0;
+                while self.handed_on < bytes.len() {
+                    let rest = &bytes[self.handed_on..];
+                    if sink.room() == 0 {
+                        return false;
+                    }
+                    // One byte more than the hint is asked for.
+                    let Some((slab, buffer)) = sink.read_buffer(borrows, rest.len() - 1) else {
+                        return false;
+                    };
+                    let count = rest.len().min(buffer.len());
+                    write_copy(&mut buffer[..count], &rest[..count]);
+                    sink.received(handle, slab, count);
+                    self.handed_on += count;
+                }
+                self.handed_on = 0;
+                self.set_unanswered(handle, true);
+            }
+            abi::EVENT_OPEN => {
+                let peer = self.shared.offers.take(self.offers);
+                self.offers += 1;
+                if let Some(peer) = peer {
+                    self.know(Known { handle, unanswered: false, peer });
+                    sink.opened(handle, a as u16, peer);
+                }
+            }
+            // What was received behind the last answer is answered first; that is looked at again with the answer.
+            abi::EVENT_ANSWERED if self.known(handle).is_some_and(|known| known.unanswered) => {}
+            kind => {
+                if kind == abi::EVENT_CLOSED {
+                    self.ended.push(handle);
+                }
+                sink.event(Event { kind: word, handle, a, b });
+            }
+        }
+        true
+    }
+
+    fn know(&mut self, known: Known) {
+        let slot = slot(known.handle);
+        if slot >= self.connections.len() {
+            self.connections.resize(slot + 1, known);
+        }
+        self.connections[slot] = known;
+    }
+}
+
+fn slot(handle: i32) -> usize {
+    (handle & abi::HANDLE_SLOT_MASK) as usize
+}
+
+impl<S: System, D: Driver> Engine for Front<S, D> {
+    type Listener = S::Listener;
+    type Free = S::Free;
+
+    fn add_server(&mut self, server: u16, number: u32, limits: ServerLimits) {
+        self.call(move |back| back.shard_mut().add_server(server, number, limits));
+    }
+
+    fn listen(&mut self, server: u16, listener: S::Listener) -> io::Result<()> {
+        self.call(move |back| back.shard_mut().listen(server, listener))
+    }
+
+    fn unlisten(&mut self, now: Instant, server: u16) -> u64 {
+        self.call(move |back| back.shard_mut().unlisten(now, server))
+    }
+
+    fn remove_server(&mut self, server: u16) {
+        self.call(move |back| back.shard_mut().remove_server(server));
+    }
+
+    fn retire(&mut self) -> Left<S> {
+        self.call(|back| back.retire())
+    }
+
+    fn abandon(&mut self) -> Left<S> {
+        if self.shared.failure.get().is_some() {
+            return mem::take(&mut *self.shared.left.lock());
+        }
+        self.call(|back| back.shard_mut().abandon())
+    }
+
+    fn collect(&mut self, _now: Instant, sink: &mut dyn Sink, _memory: &dyn PinnedMemory) {
+        if self.slept.replace(false) {
+            self.driver.silence();
+            self.shared.front.wake_up();
+        }
+        let mut waiting = self.events.len();
+        while waiting > 0 && sink.room() > 0 && self.hand_on(sink) {
+            self.events.advance(1);
+            waiting -= 1;
+        }
+        let released = self.events.release();
+        if self.shared.accepting_rests.load(Ordering::Relaxed) {
+            self.shared.accepting_rests.store(false, Ordering::Relaxed);
+            self.send();
+        } else if released {
+            // What was given back comes before the look, as the back's wish comes before its look.
+            fence(Ordering::SeqCst);
+            if self.shared.back_wants_room.load(Ordering::Relaxed) {
+                self.shared.back_wants_room.store(false, Ordering::Relaxed);
+                self.send();
+            }
+        }
+        if waiting == 0 {
+            self.panic_if_failed();
+        }
+    }
+
+    fn end_batch(&mut self) {
+        if self.ended.is_empty() {
+            return;
+        }
+        for handle in mem::take(&mut self.ended) {
+            self.put([COMMAND_FREE, handle, 0, 0], &[]);
+        }
+        self.send();
+    }
+
+    fn submit(&mut self, _now: Instant, commands: &dyn Commands) {
+        for index in 0..commands.len() {
+            let [operation, handle, a, b] = commands.record(index);
+            match operation & abi::KIND_MASK {
+                abi::COMMAND_WRITE | abi::COMMAND_WRITE_SLAB => match commands.bytes(index) {
+                    Some(bytes) => self.put_write(handle, bytes),
+                    None => self.put_detached(handle),
+                },
+                kind => {
+                    match kind {
+                        abi::COMMAND_UNANSWERED => self.set_unanswered(handle, true),
+                        abi::COMMAND_WRITE_EOF => self.set_unanswered(handle, false),
+                        _ => {}
+                    }
+                    self.put([operation, handle, a, b], &[]);
+                }
+            }
+        }
+        self.send();
+    }
+
+    fn write(&mut self, _now: Instant, handle: Handle, bytes: &[u8]) {
+        self.put_write(handle.word(), bytes);
+        self.send();
+    }
+
+    /// The connection may be gone without this half knowing; then its end will say what became of the bytes.
+    fn write_pinned(
+        &mut self,
+        _now: Instant,
+        handle: Handle,
+        pin: Pin,
+        length: usize,
+        memory: &dyn PinnedMemory,
+    ) -> bool {
+        self.released_pins.push(pin);
+        match memory.bytes(pin, 0, length) {
+            Some(bytes) => {
+                self.put_write(handle.word(), bytes);
+                self.put([COMMAND_OWNED, handle.word(), 0, 0], &[]);
+            }
+            None => self.put_detached(handle.word()),
+        }
+        self.send();
+        self.known(handle.word()).is_some()
+    }
+
+    fn take_released_pins(&mut self, released: &mut Vec<Pin>) {
+        released.append(&mut self.released_pins);
+    }
+
+    fn has_backlog(&self) -> bool {
+        let sleeps = self.shared.front.fall_asleep(|| {
+            !self.events.is_empty()
+                || self.shared.accepting_rests.load(Ordering::Relaxed)
+                || self.shared.failure.get().is_some()
+        });
+        if sleeps {
+            self.slept.set(true);
+        }
+        !sleeps
+    }
+
+    /// The back has the clock.
+    fn next_wake(&self) -> Option<Instant> {
+        None
+    }
+
+    fn is_alive(&self) -> bool {
+        // In this order: the back tells of events before it says that nothing is left that could make some.
+        !self.commands.is_drained() || self.shared.alive.load(Ordering::Acquire) || !self.events.is_empty()
+    }
+
+    fn queued_bytes(&mut self, handle: Handle) -> usize {
+        self.call(move |back| back.shard_mut().queued_bytes(handle))
+    }
+
+    fn peer(&self, handle: Handle) -> Option<SocketAddr> {
+        self.known(handle.word()).map(|known| known.peer)
+    }
+}
