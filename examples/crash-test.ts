@@ -10,7 +10,7 @@
 import { parseArgs } from 'node:util'
 import { threadId } from 'node:worker_threads'
 import { createServer, isSupervisor, type Protocol, type Server, shardId, type Transport } from 'shardloop'
-import { failure, number } from './lib/program.js'
+import { engine, failure, number } from './lib/program.js'
 
 /** Longest command, in characters; of a longer one the end is taken. */
 const COMMAND_MAX_LENGTH = 100
@@ -79,20 +79,26 @@ function describe({ id, ...facts }: { readonly id: number }): string {
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
-    options: { port: { type: 'string', default: '7000' }, shards: { type: 'string', default: '2' } },
+    options: {
+      port: { type: 'string', default: '7000' },
+      shards: { type: 'string', default: '2' },
+      engine: { type: 'string', default: 'auto' },
+    },
   })
   const limits = { resourceLimits: { maxOldGenerationSizeMb: HEAP_MAX_MB } }
   server = await createServer(() => new CrashTest(), {
     host: '127.0.0.1',
     port: number(values.port),
     shards: number(values.shards),
+    engine: engine(values.engine),
     ...limits,
   })
   if (!isSupervisor) return
   server.events.on('shard', (change) => console.log(describe(change)))
   server.events.on('error', (error) => console.log(`the server has ended: ${error.message}`))
   const [address] = server.addresses
-  console.log(`waiting for nc ${address?.address} ${address?.port} (shards ${server.shards.length})`)
+  const where = `${address?.address} ${address?.port}`
+  console.log(`waiting for nc ${where} (shards ${server.shards.length}, engine ${server.engine})`)
 }
 
 main().catch(failure('crash-test'))

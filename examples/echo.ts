@@ -1,7 +1,7 @@
 // Sends back what it receives. Run: npm run -s example -- echo --port 7000, then: nc 127.0.0.1 7000
 import { parseArgs } from 'node:util'
 import { createServer, isSupervisor, type Protocol, type ServerOptions, type Transport } from 'shardloop'
-import { failure, number } from './lib/program.js'
+import { engine, failure, number } from './lib/program.js'
 
 class Echo implements Protocol {
   protected transport!: Transport
@@ -55,6 +55,6 @@ function readArguments(): ServerOptions & { mode: string } {
       code: 'ERR_PARSE_ARGS',
     })
   }
-  const { host, mode, port, shards, engine } = values
-  return { host, mode, port: number(port), shards: number(shards), engine: engine as 'auto' }
+  const { host, mode, port, shards } = values
+  return { host, mode, port: number(port), shards: number(shards), engine: engine(values.engine) }
 }

@@ -3,7 +3,7 @@
 // With --shards 2 there are two rooms, and the kernel decides who comes into which: shards share nothing.
 import { parseArgs } from 'node:util'
 import { createServer, isSupervisor, type Protocol, shardId, type Transport } from 'shardloop'
-import { failure, number } from './lib/program.js'
+import { engine, failure, number } from './lib/program.js'
 
 /** Longest line, in bytes without its end. Whoever sends a longer one is told and disconnected. */
 const LINE_MAX_BYTES = 1024
@@ -92,17 +92,20 @@ async function main(): Promise<void> {
       host: { type: 'string', default: '127.0.0.1' },
       port: { type: 'string', default: '7000' },
       shards: { type: 'string', default: '1' },
+      engine: { type: 'string', default: 'auto' },
     },
   })
   const server = await createServer(() => new Chatter(), {
     host: values.host,
     port: number(values.port),
     shards: number(values.shards),
+    engine: engine(values.engine),
     writeHighBytes: UNREAD_MAX_BYTES,
   })
   if (!isSupervisor) return
   const [address] = server.addresses
-  console.log(`chatting on ${address?.address} port ${address?.port} (shards ${server.shards.length})`)
+  const where = `${address?.address} port ${address?.port}`
+  console.log(`chatting on ${where} (shards ${server.shards.length}, engine ${server.engine})`)
 }
 
 main().catch(failure('line-chat'))

@@ -27,6 +27,7 @@ export type {
   ShardStall,
 } from './server/server.js'
 export type { ShardResourceLimits } from './server/worker-shard.js'
+export type { EngineName } from './workers/engine.js'
 export { isSupervisor, shardId } from './workers/identity.js'
 export { onSignal } from './workers/on-signal.js'
 export type {

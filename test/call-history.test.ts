@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { inspect } from 'node:util'
 import { suite } from 'uvu'
+import type { EngineName } from '../src/index.js'
 import { CALL_FAILURES_MAX, ENDED_CALLS_MAX } from '../src/limits.js'
 import type { EndedCall, ListenerDescription } from '../src/server/messages.js'
 import { CallCounter, type CallPlace } from '../src/workers/call-counter.js'
@@ -14,11 +15,17 @@ function listener(port: number): ListenerDescription {
 }
 
 function ran(place: CallPlace): EndedCall {
-  return { place, name: `server ${place.nth}`, sockets: [listener(place.nth)], engine: 'mio', error: null }
+  const engine = engineOf(place)
+  return { place, name: `server ${place.nth}`, sockets: [listener(place.nth)], engine, error: null }
+}
+
+/** Servers that follow each other may run on different engines. */
+function engineOf({ nth }: CallPlace): EngineName {
+  return nth % 3 === 0 ? 'tokio' : 'mio'
 }
 
 function failed(place: CallPlace, error: Error): EndedCall {
-  return { ...ran(place), sockets: [], error: packError(error) }
+  return { place, name: `server ${place.nth}`, sockets: [], engine: null, error: packError(error) }
 }
 
 function takenPort(port: number): Error {
@@ -44,6 +51,7 @@ function outcome(of: CallHistory, place: CallPlace): unknown {
   const call = of.find(place)
   if (call === undefined) return undefined
   assert.equal(call.place.key, place.key)
+  assert.equal(call.engine, call.error === null ? engineOf(place) : null)
   if (call.error !== null) return (unpackError(call.error) as NodeJS.ErrnoException).code
   return call.sockets[0]?.fd ?? 'no sockets'
 }
@@ -64,7 +72,7 @@ history('are known by name and place, in whatever order they ended', () => {
 })
 
 history(
-  `of servers, the latest ${ENDED_CALLS_MAX} keep their addresses; of the others it is known that they ran`,
+  `of servers, the latest ${ENDED_CALLS_MAX} keep their addresses; of the others it is known that they ran, and on which engine`,
   () => {
     const past = new CallHistory()
     const counter = new CallCounter()

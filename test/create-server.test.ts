@@ -23,7 +23,8 @@ forEachEngine('how a shard starts', (test) => {
     const child = t.start('servers/entry-guard', ['one', 'two'])
     assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
     for (const who of ['supervisor', 'shard 0', 'shard 1']) {
-      assert.ok(child.lines.includes(`${who} args one,two env `), child.describe())
+      const given = `one,two,--engine,${t.engine}`
+      assert.ok(child.lines.includes(`${who} args ${given} env `), child.describe())
       const listens = child.lines.filter((line) => line.startsWith(`${who} listens on`))
       assert.equal(listens.length, 1, child.describe())
       assert.match(listens[0] ?? '', /listens on \d+ as server 1 with 1$/)
@@ -55,7 +56,7 @@ forEachEngine('how a shard starts', (test) => {
   ]
   for (const [name, args] of entries) {
     test(`${name} runs in the shards`, async (t) => {
-      const child = t.spawn(args)
+      const child = t.spawn([...args, '--engine', t.engine])
       const port = Number((await child.line(/^ready (\d+)$/))[1])
       assert.deepEqual(await answersOf(t, port, 2), ['hello from shard 0', 'hello from shard 1'])
       await endsBySigterm(child)
@@ -70,7 +71,7 @@ forEachEngine('how a shard starts', (test) => {
     writeFileSync(join(project, 'package.json'), '{ "type": "commonjs" }')
     mkdirSync(join(project, 'node_modules'))
     symlinkSync(fileURLToPath(ROOT), join(project, 'node_modules', 'shardloop'), 'dir')
-    const child = t.spawn(['--import', 'tsx', entry])
+    const child = t.spawn(['--import', 'tsx', entry, '--engine', t.engine])
     await child.line(/^ERR_SHARDLOOP_\w+, a ShardloopError: true$/)
     const port = Number((await child.line(/^ready (\d+)$/))[1])
     assert.deepEqual(await answersOf(t, port, 2), ['hello from shard 0', 'hello from shard 1'])
@@ -104,7 +105,11 @@ forEachEngine('how a shard starts', (test) => {
      }, (error) => console.log(error.code + ' ' + error.message))`
 
   test('node -e with a factory is refused with the advice to use a URL', async (t) => {
-    const child = t.spawn(['-e', program(`createServer(() => ({}), { shards: 1 })`), 'argument'])
+    const child = t.spawn([
+      '-e',
+      program(`createServer(() => ({}), { shards: 1, engine: '${t.engine}' })`),
+      'argument',
+    ])
     const [line] = await child.line(/^ERR_SHARDLOOP_START .*/)
     assert.match(line, /node -e/)
     assert.match(line, /URL of a module/)
@@ -120,7 +125,7 @@ forEachEngine('how a shard starts', (test) => {
     test(`node ${flags.join(' ')} with a URL serves`, async (t) => {
       const child = t.spawn([
         ...flags,
-        program(`createServer(new URL(${module}), { shards: 2, host: '127.0.0.1' })`),
+        program(`createServer(new URL(${module}), { shards: 2, host: '127.0.0.1', engine: '${t.engine}' })`),
       ])
       await child.line(/^ready \d+$/)
       assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
@@ -229,7 +234,8 @@ forEachEngine('listeners', (test) => {
   })
 
   test('the default host takes IPv4 and IPv6, as node:net does', async (t) => {
-    const server = await createServer(() => new ChunkEcho(), { shards: 0, signals: false })
+    const { engine } = t
+    const server = await createServer(() => new ChunkEcho(), { shards: 0, signals: false, engine })
     t.defer(() => server.abort())
     assert.equal(server.addresses[0]?.address, HAS_IPV6 ? '::' : '0.0.0.0')
     for (const host of HAS_IPV6 ? ['127.0.0.1', '::1'] : ['127.0.0.1']) {

@@ -56,7 +56,7 @@ forEachEngine('a shard that lives on, and its supervisor', (test) => {
   test(
     'keep next to nothing of servers that come and go beside their own',
     async (t) => {
-      const options = { host: '127.0.0.1', shards: 1 }
+      const options = { host: '127.0.0.1', shards: 1, engine: t.engine }
       const client = await t.connect(await t.serve(HEAP_MODULE, options))
       const heapBytes = async (): Promise<[shard: number, supervisor: number]> => {
         await client.write('?')

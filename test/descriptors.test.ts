@@ -15,10 +15,10 @@ const WATCH_MS = 1000
 /** A loop that spins takes all of it; retries every 100 ms, hardly any. */
 const CPU_MAX_MS = 200
 
-forEachEngine('descriptor exhaustion', (test, engine) => {
+forEachEngine('descriptor exhaustion', (test) => {
   for (const shards of [0, 1]) {
     test(`shards ${shards}: connections wait, nothing spins, and all are served as descriptors free`, async (t) => {
-      const { child, port } = await startLimited(t, shards, engine)
+      const { child, port } = await startLimited(t, shards)
       const clients = await connectAll(t, port, CLIENTS)
       for (const client of clients) client.socket.write('hello')
       await eventually(async () => (await counters(child)).acceptErrors > 0)
@@ -61,7 +61,7 @@ forEachEngine('descriptor exhaustion', (test, engine) => {
   }
 
   test('descriptors that others of the process took and give back', async (t) => {
-    const { child, port } = await startLimited(t, 1, engine)
+    const { child, port } = await startLimited(t, 1)
     await child.ask('exhaust', /^exhausted$/)
     const clients = await connectAll(t, port, 20)
     for (const client of clients) client.socket.write('hello')
@@ -76,7 +76,7 @@ forEachEngine('descriptor exhaustion', (test, engine) => {
   })
 
   test('who comes after a try in vain at an empty queue is served (its listener once stayed deaf)', async (t) => {
-    const { child, port } = await startLimited(t, 1, engine)
+    const { child, port } = await startLimited(t, 1)
     await child.ask('exhaust', /^exhausted$/)
     await child.ask('free one', /^freed one$/)
     // Takes the last descriptor; the next accept has none, though nobody waits.
@@ -95,16 +95,11 @@ forEachEngine('descriptor exhaustion', (test, engine) => {
   })
 })
 
-async function startLimited(
-  t: TestContext,
-  shards: number,
-  engine: string,
-): Promise<{ child: Child; port: number }> {
+async function startLimited(t: TestContext, shards: number): Promise<{ child: Child; port: number }> {
   const file = fileURLToPath(fixtureUrl('descriptor-server'))
   const script = `ulimit -n ${LIMIT} && exec "$0" "$@"`
-  const child = t.spawn(['-c', script, process.execPath, file, String(shards), engine], {
-    command: '/bin/sh',
-  })
+  const args = [process.execPath, file, String(shards), '--engine', t.engine]
+  const child = t.spawn(['-c', script, ...args], { command: '/bin/sh' })
   return { child, port: Number((await child.line(/^ready (\d+)$/))[1]) }
 }
 

@@ -7,7 +7,7 @@ import { forEachEngine, type TestContext } from './harness/suite.js'
 
 const ROOT = new URL('../../', import.meta.url)
 
-/** An example, compiled or as it stands under tsx, on a port of its own. */
+/** An example, compiled or as it stands under tsx, on a port of its own and the test's engine. */
 async function example(
   t: TestContext,
   name: string,
@@ -16,8 +16,10 @@ async function example(
 ): Promise<{ child: Child; port: number }> {
   const file = new URL(runner === 'tsx' ? `examples/${name}.ts` : `dist/examples/${name}.js`, ROOT)
   const flags = runner === 'tsx' ? ['--import', 'tsx'] : []
-  const child = t.spawn([...flags, fileURLToPath(file), '--port', '0', ...args])
-  return { child, port: Number((await child.line(/ (?:port|127\.0\.0\.1) (\d+) \(shards \d\)$/))[1]) }
+  const child = t.spawn([...flags, fileURLToPath(file), '--port', '0', '--engine', t.engine, ...args])
+  const [, port, engine] = await child.line(/(?: port |127\.0\.0\.1[ :])(\d+) \(shards \d, engine (\w+)\)$/)
+  assert.equal(engine, t.engine)
+  return { child, port: Number(port) }
 }
 
 async function ask(client: Client, line: string): Promise<string> {
@@ -176,14 +178,32 @@ async function clientOf(t: TestContext, port: number, shard: number): Promise<Cl
   }
 }
 
+/** In one line, with the exit code of wrong flags. */
+async function assertRefused(t: TestContext, name: string, flags: string[], message: string): Promise<void> {
+  const child = t.spawn([fileURLToPath(new URL(`dist/examples/${name}.js`, ROOT)), ...flags])
+  assert.deepEqual(await child.untilExit(), { code: 2, signal: null }, child.describe())
+  assert.equal(child.stderr, `${name}: ${message}\n`)
+}
+
 forEachEngine('every example', (test) => {
   for (const name of ['echo', 'line-chat', 'crash-test']) {
     test(`${name}: refuses a flag that is no number, by name and as it was given`, async (t) => {
-      const child = t.spawn([fileURLToPath(new URL(`dist/examples/${name}.js`, ROOT)), '--shards', 'minus'])
-      assert.deepEqual(await child.untilExit(), { code: 2, signal: null }, child.describe())
-      assert.equal(
-        child.stderr,
-        `${name}: option shards: expected 'auto' or an integer from 0 to 256, given 'minus'\n`,
+      const expected = "'auto' or an integer from 0 to 256"
+      await assertRefused(
+        t,
+        name,
+        ['--shards', 'minus'],
+        `option shards: expected ${expected}, given 'minus'`,
+      )
+    })
+
+    test(`${name}: refuses an engine that there is not, and says which there are`, async (t) => {
+      const expected = "'auto' or 'mio' or 'tokio'"
+      await assertRefused(
+        t,
+        name,
+        ['--engine', 'steam'],
+        `option engine: expected ${expected}, given 'steam'`,
       )
     })
   }

@@ -33,7 +33,8 @@ async function obedient(
   options: object,
   flags: readonly string[] = [],
 ): Promise<{ child: Child; port: number }> {
-  const child = t.spawn([...flags, fileURLToPath(fixtureUrl('servers/obedient')), JSON.stringify(options)])
+  const args = [JSON.stringify(options), '--engine', t.engine]
+  const child = t.spawn([...flags, fileURLToPath(fixtureUrl('servers/obedient')), ...args])
   return { child, port: Number((await child.line(/"ready":(\d+)/))[1]) }
 }
 

@@ -24,7 +24,7 @@ options('have the documented defaults', () => {
     killAfterMs: 0,
     restartWindowMs: null,
     resourceLimits: null,
-    engine: 'mio',
+    engine: null,
     balance: 'reuseport',
     name: undefined,
     noDelay: true,
@@ -91,6 +91,8 @@ options('follow each other where one is left out', () => {
   )
   assert.equal(parse({}, false).balance, 'shared', 'where the kernel does not balance')
   assert.ok((parse({ shards: 'auto' }).shards ?? 0) >= 1)
+  assert.equal(parse({ engine: 'auto' }).engine, null, 'as if it were not given')
+  assert.equal(parse({ engine: 'tokio' }).engine, 'tokio')
   assert.deepEqual(parse({ host: 'localhost' }).hosts, ['localhost'])
 })
 
@@ -121,8 +123,8 @@ const WRONG: readonly [name: string, value: unknown, message: RegExp][] = [
   ['resourceLimits', null, /given null$/],
   ['resourceLimits', [64], /given \[ 64 \]$/],
   ['resourceLimits', { maxHeapMb: 64 }, /none but maxOldGenerationSizeMb, .*, given { maxHeapMb: 64 }$/],
-  ['engine', 'tokio', /'tokio' is not available yet/],
-  ['engine', 'epoll', /'auto' or 'mio', given 'epoll'$/],
+  ['engine', 'epoll', /'auto' or 'mio' or 'tokio', given 'epoll'$/],
+  ['engine', null, /given null$/],
   ['balance', 'round-robin', /'reuseport' or 'shared', given 'round-robin'$/],
   ['name', '', /1 to 128 characters, given ''$/],
   ['name', 'x'.repeat(129), /given 'x{79}…$/],
@@ -214,7 +216,7 @@ options('as flags of the echo example: one line and exit code 2', async () => {
     [['--port', ''], /^echo: option port: .*\n$/],
     [['--shards', '-1'], /^echo: .*--shards.*\n$/],
     [['--shards', '1000'], /^echo: option shards: .*\n$/],
-    [['--engine', 'tokio'], /^echo: option engine: .*\n$/],
+    [['--engine', 'epoll'], /^echo: option engine: .*\n$/],
     [['--mode', 'fast'], /^echo: --mode: expected chunk or borrowed, given fast\n$/],
     [['--bogus'], /^echo: .*'--bogus'.*\n$/],
     [['stray'], /^echo: .*'stray'.*\n$/],

@@ -10,7 +10,7 @@ import { forEachEngine, type TestContext } from './harness/suite.js'
 const TSX = fileURLToPath(new URL('../../node_modules/tsx/dist/cli.mjs', import.meta.url))
 const ATTEMPTS = JSON.stringify(fixtureUrl('servers/attempts').href)
 
-/** Says which shard serves; ends with its standard input, or by a signal. */
+/** Says which shard serves; ends with its standard input, or by a signal. Its first argument is the engine. */
 function program(parameter = 'transport'): string {
   return `
 async function main({ createServer, isSupervisor, shardId }) {
@@ -18,9 +18,9 @@ async function main({ createServer, isSupervisor, shardId }) {
     transport.write('hello from shard ' + shardId)
     transport.close()
   } })
-  const server = await createServer(factory, { host: '127.0.0.1', shards: 2 })
+  const server = await createServer(factory, { host: '127.0.0.1', shards: 2, engine: process.argv[2] })
   if (!isSupervisor) return
-  console.log('ready ' + server.addresses[0].port + ' ' + process.argv.slice(2))
+  console.log('ready ' + server.addresses[0].port + ' ' + process.argv.slice(3))
   process.stdin.on('end', () => server.close()).resume().unref()
 }`
 }
@@ -54,7 +54,7 @@ function makeProject(t: TestContext): Project {
 forEachEngine('an entry that runs again in the shards', (test) => {
   const works = (name: string, args: readonly string[], command: string): void =>
     test(name, async (t) => {
-      const child = t.spawn([...args, 'one', 'two'], { command, cwd: makeProject(t).directory })
+      const child = t.spawn([...args, t.engine, 'one', 'two'], { command, cwd: makeProject(t).directory })
       const [, port] = await child.line(/^ready (\d+) one,two$/)
       assert.deepEqual(await answersOf(t, Number(port), 2), ['hello from shard 0', 'hello from shard 1'])
       await endsBySigterm(child)
@@ -94,7 +94,7 @@ forEachEngine('an entry that runs again in the shards', (test) => {
   for (const [suffix, command] of runtimes) {
     test(`node --watch starts it again when it changed${suffix}`, async (t) => {
       const project = makeProject(t)
-      const child = t.spawn(['--watch', 'server.js'], { command, cwd: project.directory })
+      const child = t.spawn(['--watch', 'server.js', t.engine], { command, cwd: project.directory })
       const [, first] = await child.line(/^ready (\d+) /)
       assert.equal((await answersOf(t, Number(first), 2)).length, 2)
       const from = child.lines.length
@@ -108,8 +108,8 @@ forEachEngine('an entry that runs again in the shards', (test) => {
   }
 })
 
-forEachEngine('a program without a file', (test) => {
-  const attempts = `import(${ATTEMPTS}).then(({ attempt }) => attempt(console.log))\n`
+forEachEngine('a program without a file', (test, engine) => {
+  const attempts = `import(${ATTEMPTS}).then(({ attempt }) => attempt(console.log, '${engine}'))\n`
   const starts: [what: string, args: string[]][] = [
     ['standard input', []],
     ['standard input as -, with arguments', ['-', 'one', 'two']],

@@ -34,7 +34,6 @@ forEachEngine('a soak with a kill every 200 ms', (test, engine) => {
         restartWindowMs: 1, // so that every replacement is at once
         killAfterMs: 1_000,
         resourceLimits: { maxOldGenerationSizeMb: 32 },
-        engine,
       }
       const child = t.start('soaked-server', [JSON.stringify(options)])
       const port = Number((await child.line(/"port":(\d+)/))[1])

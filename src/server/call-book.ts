@@ -1,6 +1,7 @@
 import { ShardloopError } from '../errors.js'
 import { CallCounter, type CallPlace } from '../workers/call-counter.js'
 import { CallHistory } from '../workers/call-history.js'
+import type { EngineName } from '../workers/engine.js'
 import { packError } from '../workers/error-transfer.js'
 import type { EndedCall, ListenerDescription } from './messages.js'
 
@@ -14,11 +15,11 @@ export interface OpenCall {
 }
 
 /** What is left of a call when its server is over. */
-export interface CallEnd {
-  readonly sockets: readonly ListenerDescription[]
-  /** What createServer rejected with; undefined when the server ran. */
-  readonly error?: unknown
-}
+export type CallEnd = { readonly sockets: readonly ListenerDescription[] } & (
+  | { readonly engine: EngineName }
+  /** What createServer rejected with. */
+  | { readonly error: unknown }
+)
 
 /** All calls of `createServer` with shards that this process has made. */
 export class CallBook {
@@ -49,16 +50,11 @@ export class CallBook {
     }
   }
 
-  end(call: OpenCall, { sockets, error }: CallEnd): EndedCall {
-    const { place, name } = call
+  end({ place, name }: OpenCall, end: CallEnd): EndedCall {
     this.#open.delete(place.key)
-    const ended: EndedCall = {
-      place,
-      name,
-      sockets,
-      engine: 'mio',
-      error: error === undefined ? null : packError(error),
-    }
+    const outcome =
+      'error' in end ? { engine: null, error: packError(end.error) } : { engine: end.engine, error: null }
+    const ended: EndedCall = { place, name, sockets: end.sockets, ...outcome }
     this.history.add(ended)
     return ended
   }

@@ -8,6 +8,7 @@ import {
   TIME_MAX_MS,
   VALUE_SHOWN_MAX_LENGTH,
 } from '../limits.js'
+import { ENGINES, type EngineName } from '../workers/engine.js'
 import type { ExceptionContext } from '../workers/shard-loop.js'
 import { automaticShards } from './cpu-quota.js'
 import type { ShardResourceLimits } from './worker-shard.js'
@@ -98,11 +99,9 @@ export class GivenOptions {
     throw wrong('shards', value, `'auto' or an integer from 0 to ${SHARDS_MAX}`)
   }
 
-  engine(): 'mio' {
-    const value = this.#take('engine')
-    if (value === undefined || value === 'auto' || value === 'mio') return 'mio'
-    if (value === 'tokio') throw wrong('engine', value, "'auto' or 'mio': 'tokio' is not available yet")
-    throw wrong('engine', value, "'auto' or 'mio'")
+  engine(): EngineName | null {
+    const choice = this.oneOf('engine', ['auto', ...ENGINES], 'auto')
+    return choice === 'auto' ? null : choice
   }
 
   resourceLimits(): ShardResourceLimits | null {

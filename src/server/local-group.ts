@@ -1,20 +1,25 @@
+import type { EngineName } from '../workers/engine.js'
 import { printException } from '../workers/exception-report.js'
 import { importFactory, type Registration } from '../workers/factory-module.js'
 import type { ProtocolFactory } from '../workers/protocol.js'
 import type { ServedServer } from '../workers/shard-loop.js'
 import { type HeldLoop, threadLoop } from '../workers/thread-loop.js'
 import { readServerMetrics, type ServerMetrics } from './metrics.js'
+import type { ServerSettings } from './options.js'
 import type { DrainSteps, ShardControl, ShardDeath, ShardGroup, ShardUser } from './shard-control.js'
 
 /** `shards: 0`: one server on the loop of this very thread. */
 export class LocalGroup implements ShardGroup {
+  readonly engine: EngineName
   readonly #held: HeldLoop
   readonly #shard: LocalShard
   #lastMetrics: ServerMetrics | null = null
 
-  constructor(source: ProtocolFactory | URL, exceptionHandler: Registration['exceptionHandler']) {
-    this.#held = threadLoop().acquire()
-    this.#shard = new LocalShard(this.#held, source, exceptionHandler)
+  /** Takes the loop; throws what `ThreadLoop.acquire` does. */
+  constructor(source: ProtocolFactory | URL, settings: Pick<ServerSettings, 'engine' | 'exceptionHandler'>) {
+    this.#held = threadLoop().acquire(settings.engine)
+    this.engine = this.#held.engine
+    this.#shard = new LocalShard(this.#held, source, settings.exceptionHandler)
   }
 
   start(): readonly ShardControl[] {

@@ -1,5 +1,6 @@
 import type { CallPlace } from '../workers/call-counter.js'
 import type { PastCalls } from '../workers/call-history.js'
+import type { EngineName } from '../workers/engine.js'
 import type { TransferredError } from '../workers/error-transfer.js'
 import type { SocketAddress } from '../workers/protocol.js'
 import type { HandledSignal } from '../workers/signal-listeners.js'
@@ -59,7 +60,6 @@ export interface ServeOrder {
   readonly sockets: readonly ListenerDescription[]
   /** The shards' states when the order was sent. */
   readonly shards: readonly ToldShardChange[]
-  readonly engine: 'mio'
   readonly writeHighBytes: number
   readonly writeLowBytes: number
   readonly writeMaxBytes: number
@@ -68,14 +68,15 @@ export interface ServeOrder {
 }
 
 /** A server that is over, or never came to be: calls that a shard makes later are matched to it too. */
-export interface EndedCall {
+export type EndedCall = {
   readonly place: CallPlace
   readonly name: string
   readonly sockets: readonly ListenerDescription[]
-  readonly engine: 'mio'
-  /** Why the supervisor's `createServer` rejected; null when the server ran and was closed. */
-  readonly error: TransferredError | null
-}
+} & (
+  | { readonly engine: EngineName; readonly error: null }
+  /** Why the supervisor's `createServer` rejected. */
+  | { readonly engine: null; readonly error: TransferredError }
+)
 
 /** From the supervisor to a shard. */
 export type SupervisorMessage =

@@ -13,6 +13,7 @@ import {
   WRITE_HIGH_DEFAULT_BYTES,
   WRITE_MAX_DEFAULT_BYTES,
 } from '../limits.js'
+import type { EngineName } from '../workers/engine.js'
 import type { ProtocolFactory } from '../workers/protocol.js'
 import type { ExceptionContext } from '../workers/shard-loop.js'
 import { GivenOptions, show, wrong } from './given-options.js'
@@ -41,8 +42,11 @@ export interface ServerOptions {
    * one that leaves this out takes those that run.
    */
   readonly shards?: 'auto' | number
-  /** What does the I/O. Default `'auto'`: mio. */
-  readonly engine?: 'auto' | 'mio'
+  /**
+   * What does the I/O. `'auto'` (default): what the servers run on whose shards (with `shards: 0`, whose thread) this one
+   * shares, else mio. While some of them run, another engine is refused.
+   */
+  readonly engine?: 'auto' | EngineName
   /**
    * `'reuseport'`: one listener per shard, balanced by the kernel (Linux; default there). `'shared'`: one listener for all
    * shards (default elsewhere).
@@ -121,7 +125,8 @@ export interface ServerSettings {
   readonly killAfterMs: number
   readonly restartWindowMs: number | null
   readonly resourceLimits: ShardResourceLimits | null
-  readonly engine: 'mio'
+  /** null: 'auto'; what runs, else the automatic one. */
+  readonly engine: EngineName | null
   readonly balance: 'reuseport' | 'shared'
   readonly name: string | undefined
   readonly noDelay: boolean

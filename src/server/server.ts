@@ -1,4 +1,5 @@
 import type { EventEmitter } from 'node:events'
+import type { EngineName } from '../workers/engine.js'
 import type { SocketAddress } from '../workers/protocol.js'
 import type { SocketOptions } from '../workers/transport-socket.js'
 import type { ShardChange, ShardState } from './messages.js'
@@ -108,8 +109,8 @@ export interface Server extends AsyncDisposable {
   readonly addresses: readonly SocketAddress[]
   /** The shards, by id; one for `shards: 0`. A snapshot. */
   readonly shards: readonly ShardInfo[]
-  /** The engine that runs. */
-  readonly engine: 'mio'
+  /** What it runs on, or ran. */
+  readonly engine: EngineName
   readonly events: EventEmitter<ServerEvents>
   /** Counters of all shards, read without asking them; after the end, the last ones. */
   metrics(): ServerMetrics

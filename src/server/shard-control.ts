@@ -1,3 +1,4 @@
+import type { EngineName } from '../workers/engine.js'
 import type { EndedCall, ServeOrder, SupervisorMessage } from './messages.js'
 import type { ServerMetrics } from './metrics.js'
 
@@ -73,6 +74,8 @@ export interface ShardUser {
 
 /** The shards that a server runs on. */
 export interface ShardGroup {
+  /** What they run on. */
+  readonly engine: EngineName
   /** Those that there are; their threads start with their first server. Throws ERR_SHARDLOOP_START when all have failed. */
   start(): readonly ShardControl[]
   /** From now on shards take over connections of the server from those that are stuck or down. */

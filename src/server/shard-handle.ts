@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events'
 import { ShardloopError } from '../errors.js'
 import { native } from '../native/index.js'
+import type { EngineName } from '../workers/engine.js'
 import type { SocketAddress } from '../workers/protocol.js'
 import type { ServerLink } from '../workers/server-link.js'
 import type { Shard } from '../workers/shard.js'
@@ -33,8 +34,9 @@ export class ShardHandle implements Server {
     return (this.#link.order ?? this.#link.ended)?.name ?? this.#fallbackName
   }
 
-  get engine(): 'mio' {
-    return 'mio'
+  /** A server that is over may have run on another engine than these shards do. */
+  get engine(): EngineName {
+    return this.#link.ended?.engine ?? this.#shard.identity.engine
   }
 
   get sockets(): readonly ListenerSocket[] {

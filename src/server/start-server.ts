@@ -2,7 +2,7 @@
 import type { ProtocolFactory } from '../workers/protocol.js'
 import type { OpenCall } from './call-book.js'
 import { automaticShards } from './cpu-quota.js'
-import { openListeners } from './listeners.js'
+import { type Listeners, openListeners } from './listeners.js'
 import { LocalGroup } from './local-group.js'
 import type { ServerSettings } from './options.js'
 import { assertEntryRunsAgain } from './program-entry.js'
@@ -12,12 +12,13 @@ import { announceEnd, callBook, joinWorkerSet } from './worker-set.js'
 
 /** `shards: 0`. */
 export async function startLocal(source: ProtocolFactory | URL, settings: ServerSettings): Promise<Server> {
-  const listeners = await openListeners(settings, 1)
-  let group: LocalGroup
+  // First, as it refuses another engine than runs.
+  const group = new LocalGroup(source, settings)
+  let listeners: Listeners
   try {
-    group = new LocalGroup(source, settings.exceptionHandler)
+    listeners = await openListeners(settings, 1)
   } catch (error) {
-    listeners.close()
+    await group.discard()
     throw error
   }
   const server = new SupervisorServer({

@@ -3,6 +3,7 @@ import { Deferred } from '../deferred.js'
 import { ShardloopError } from '../errors.js'
 import { ABORT_GRACE_MS } from '../limits.js'
 import type { CallPlace } from '../workers/call-counter.js'
+import type { EngineName } from '../workers/engine.js'
 import type { SocketAddress } from '../workers/protocol.js'
 import type { CallEnd } from './call-book.js'
 import { messageOf, reasonOf } from './death-report.js'
@@ -44,7 +45,7 @@ export class SupervisorServer implements Server, ShardUser {
   readonly startTimeoutMs: number
   readonly stallAfterMs: number
   readonly killAfterMs: number
-  readonly engine: 'mio'
+  readonly engine: EngineName
   readonly events: EventEmitter<ServerEvents> = new EventEmitter<ServerEvents>()
   readonly sockets: readonly ListenerSocket[]
   readonly addresses: readonly SocketAddress[]
@@ -77,7 +78,7 @@ export class SupervisorServer implements Server, ShardUser {
     this.startTimeoutMs = plan.settings.startTimeoutMs
     this.stallAfterMs = plan.settings.stallAfterMs
     this.killAfterMs = plan.settings.killAfterMs
-    this.engine = plan.settings.engine
+    this.engine = plan.group.engine
     const { sockets } = plan.listeners
     this.addresses = Object.freeze(sockets.map(({ address }) => address))
     this.sockets = Object.freeze(sockets.map((socket) => listenerSocket(socket, () => this.#listenersClosed)))
@@ -212,7 +213,6 @@ export class SupervisorServer implements Server, ShardUser {
       listeners: listeners.tokensFor(shard),
       sockets: listeners.sockets,
       shards: this.#states,
-      engine: settings.engine,
       writeHighBytes: settings.writeHighBytes,
       writeLowBytes: settings.writeLowBytes,
       writeMaxBytes: settings.writeMaxBytes,
@@ -253,7 +253,7 @@ export class SupervisorServer implements Server, ShardUser {
       const message = `shard ${shard} died: ${reasonOf(this.#firstDeath)}`
       this.#failure = new ShardloopError('ERR_SHARDLOOP_SHARD_DIED', message, { cause: error })
     }
-    this.#plan.onEnd({ sockets: this.#plan.listeners.sockets })
+    this.#plan.onEnd({ sockets: this.#plan.listeners.sockets, engine: this.engine })
     const death = await this.#plan.group.leave(this)
     if (death !== null) {
       const message = `shard ${death.shard} died when it was to end: ${messageOf(death.error)}`

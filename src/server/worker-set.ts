@@ -3,6 +3,7 @@ import { ShardloopError } from '../errors.js'
 import { MAX_RESTARTS_DEFAULT, RESTART_WINDOW_DEFAULT_MS } from '../limits.js'
 import { native } from '../native/index.js'
 import type { CallHistory, PastCalls } from '../workers/call-history.js'
+import { chooseEngine, type EngineName } from '../workers/engine.js'
 import { threadSingleton } from '../workers/thread-singleton.js'
 import { CallBook } from './call-book.js'
 import { printDeath } from './death-report.js'
@@ -22,6 +23,7 @@ import type { ShardResourceLimits } from './worker-shard.js'
 export interface SetPlan {
   /** Number of shards. */
   readonly size: number
+  readonly engine: EngineName
   readonly restarts: RestartLimits
   readonly resourceLimits: ShardResourceLimits
 }
@@ -54,6 +56,10 @@ export class WorkerSet implements ShardGroup {
     }
   }
 
+  get engine(): EngineName {
+    return this.plan.engine
+  }
+
   /** Whether another server can still join. When every shard has failed its servers end, and a new one takes new shards. */
   get isOpen(): boolean {
     return this.#ending === null && !this.#hasFailed
@@ -79,8 +85,8 @@ export class WorkerSet implements ShardGroup {
     if (this.#hasFailed)
       throw new ShardloopError('ERR_SHARDLOOP_START', 'the shards that this server was to share have died')
     if (this.#shards.length > 0) return this.#shards
-    const program = { entry: programEntry(), tsxApi: tsxApi(), metricsTokens: this.#tokens }
-    const { restarts, resourceLimits } = this.plan
+    const { engine, restarts, resourceLimits } = this.plan
+    const program = { engine, entry: programEntry(), tsxApi: tsxApi(), metricsTokens: this.#tokens }
     const supervisor: ShardSupervisor = {
       pastCalls: () => this.#pastCalls(),
       controlled: (shard, message) => this.#control(shard, message),
@@ -212,7 +218,7 @@ export function announceEnd(call: EndedCall): void {
 /** What a server wants of the shards that it shares; null: what runs, else the default. */
 export type SharedSettings = Pick<
   ServerSettings,
-  'shards' | 'maxRestarts' | 'restartWindowMs' | 'resourceLimits'
+  'shards' | 'engine' | 'maxRestarts' | 'restartWindowMs' | 'resourceLimits'
 >
 
 /**
@@ -223,6 +229,8 @@ export type SharedSettings = Pick<
 export async function joinWorkerSet(wanted: SharedSettings, automatic: () => number): Promise<WorkerSet> {
   const current = slot()
   while (current.set !== null && !current.set.isOpen) await current.ended
+  const running = current.set?.engine ?? null
+  const engine = chooseEngine(wanted.engine, running, 'all servers of a process share its shards')
   if (current.set === null) {
     let onEnd = (): void => {}
     current.ended = new Promise((resolve) => {
@@ -233,6 +241,7 @@ export async function joinWorkerSet(wanted: SharedSettings, automatic: () => num
     })
     const plan: SetPlan = {
       size: wanted.shards ?? automatic(),
+      engine,
       restarts: {
         maxRestarts: wanted.maxRestarts ?? MAX_RESTARTS_DEFAULT,
         restartWindowMs: wanted.restartWindowMs ?? RESTART_WINDOW_DEFAULT_MS,

@@ -3,13 +3,17 @@ import { ShardloopError } from '../errors.js'
 import { CALL_FAILURES_MAX, ENDED_CALLS_MAX } from '../limits.js'
 import type { EndedCall } from '../server/messages.js'
 import type { CallPlace } from './call-counter.js'
+import { ENGINES } from './engine.js'
 import { packError, type TransferredError } from './error-transfer.js'
 
-/** How a call ended: its server ran, or `createServer` rejected; then also FIRST_FAILURE and the failure's number. */
+/**
+ * How a call ended. Its server ran: FIRST_RAN and the engine's place in ENGINES. Or `createServer` rejected: FAILED, or
+ * FIRST_FAILURE and the failure's number.
+ */
 const NOT_OVER = 0
-const RAN = 1
-const FAILED = 2
-const FIRST_FAILURE = 3
+const FIRST_RAN = 1
+const FAILED: number = FIRST_RAN + ENGINES.length
+const FIRST_FAILURE: number = FAILED + 1
 
 /** A history as a message. */
 export interface PastCalls {
@@ -46,12 +50,12 @@ export class CallHistory {
   }
 
   add(call: EndedCall): void {
-    const { place, error } = call
-    if (error !== null) {
-      this.#setOutcome(place, this.#numberOf(error))
+    const { place } = call
+    if (call.error !== null) {
+      this.#setOutcome(place, this.#numberOf(call.error))
       return
     }
-    this.#setOutcome(place, RAN)
+    this.#setOutcome(place, FIRST_RAN + ENGINES.indexOf(call.engine))
     this.#servers.delete(place.key) // told twice, it is as young as the second time
     this.#servers.set(place.key, call)
     for (const oldest of this.#servers.keys()) {
@@ -64,10 +68,11 @@ export class CallHistory {
   find(place: CallPlace): EndedCall | undefined {
     const outcome = this.#outcomes.get(place.name)?.[place.nth - 1] ?? NOT_OVER
     if (outcome === NOT_OVER) return undefined
-    const over: EndedCall = { place, name: place.name ?? place.key, sockets: [], engine: 'mio', error: null }
-    if (outcome === RAN) return this.#servers.get(place.key) ?? over
+    const over = { place, name: place.name ?? place.key, sockets: [] }
+    const engine = ENGINES[outcome - FIRST_RAN]
+    if (engine !== undefined) return this.#servers.get(place.key) ?? { ...over, engine, error: null }
     const failure = this.#failures[outcome - FIRST_FAILURE]
-    return { ...over, error: failure ?? packError(forgottenFailure(place)) }
+    return { ...over, engine: null, error: failure ?? packError(forgottenFailure(place)) }
   }
 
   #setOutcome({ name, nth }: CallPlace, outcome: number): void {

@@ -1,4 +1,5 @@
 import { type MessagePort, workerData } from 'node:worker_threads'
+import type { EngineName } from './engine.js'
 
 /** Where a shard's identity stands in its `workerData`. Worker data is not inherited, as an environment would be. */
 export const IDENTITY_KEY = 'shardloop'
@@ -7,6 +8,8 @@ export const IDENTITY_KEY = 'shardloop'
 export interface ShardIdentity {
   /** 0-based number of this shard. */
   readonly shardId: number
+  /** What all shards run on. */
+  readonly engine: EngineName
   /** The program's entry, `process.argv[1]` of the main thread; null when it has none (`node -e`). */
   readonly entry: string | null
   /** URL of the module with tsx's `register`, when the parent runs under tsx. */

@@ -37,6 +37,7 @@ import type { NativeShard } from '../native/binding.js'
 import { native as binding } from '../native/index.js'
 import { CommandRing } from './command-ring.js'
 import type { ExceptionContext, ServedServer, ServeOptions } from './connection-server.js'
+import type { EngineName } from './engine.js'
 import { LocalServer } from './local-server.js'
 import type { Protocol } from './protocol.js'
 import { SlabRetention } from './retention.js'
@@ -47,7 +48,7 @@ export type { ExceptionContext, ExceptionHandler, ServedServer, ServeOptions } f
 /** What a shard's loop is made with. */
 export interface ShardLoopOptions {
   readonly shardId: number
-  readonly engine: 'mio'
+  readonly engine: EngineName
   /** Names the shard's counters, see the binding's `allocateMetrics`. */
   readonly metricsToken: number
   /** Whether a supervisor has this thread: then other shards may hand it connections, and it leaves its own to them. */

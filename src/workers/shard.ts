@@ -194,7 +194,7 @@ export class Shard {
 
   #listen(link: ServerLink, order: ServeOrder, registration: Registration): void {
     try {
-      this.#held ??= threadLoop().acquire()
+      this.#held ??= threadLoop().acquire(this.identity.engine)
       link.served = this.#held.loop.serve({
         factory: registration.factory,
         exceptionHandler: registration.exceptionHandler ?? printException,

@@ -1,6 +1,7 @@
 import { threadId } from 'node:worker_threads'
 import { SHARDS_MAX } from '../limits.js'
 import { native } from '../native/index.js'
+import { chooseEngine, type EngineName } from './engine.js'
 import { shardIdentity } from './identity.js'
 import { ShardLoop } from './shard-loop.js'
 import { threadSingleton } from './thread-singleton.js'
@@ -8,21 +9,29 @@ import { threadSingleton } from './thread-singleton.js'
 /** The thread's loop, as one of its users holds it. */
 export interface HeldLoop {
   readonly loop: ShardLoop
+  readonly engine: EngineName
   /** Native token of the loop's counters. */
   readonly metricsToken: number
 }
 
 /**
- * The one ShardLoop of this thread: made for its first user, closed after its last, so that a thread without
- * servers has no handle that keeps it alive.
+ * The one ShardLoop of this thread, so with one engine at a time: made for its first user, closed after its last, so that
+ * a thread without servers has no handle that keeps it alive. While one closes the next may be there already, on any engine;
+ * but a shard is on one engine for as long as its thread lives.
  */
 export class ThreadLoop {
   #held: HeldLoop | null = null
   #users = 0
 
-  /** Every call is paired with one `release`. */
-  acquire(): HeldLoop {
-    this.#held ??= open()
+  /**
+   * Every call that returns is paired with one `release`.
+   * @param wanted null for `'auto'`: the engine that runs in this thread, if one does
+   * @throws ShardloopError ERR_SHARDLOOP_OPTION when another one runs; what the addon says when it cannot make the loop
+   */
+  acquire(wanted: EngineName | null): HeldLoop {
+    const running = this.#held?.engine ?? shardIdentity()?.engine ?? null
+    const engine = chooseEngine(wanted, running, 'all servers of a thread share its loop')
+    this.#held ??= open(engine)
     this.#users += 1
     return this.#held
   }
@@ -39,14 +48,17 @@ export class ThreadLoop {
   }
 }
 
-function open(): HeldLoop {
+function open(engine: EngineName): HeldLoop {
   const identity = shardIdentity()
   const metricsToken = identity?.metricsTokens[identity.shardId] ?? native.allocateMetrics()
   // Shards have the numbers below SHARDS_MAX; so a worker of the program's own cannot give out a shard's transport ids.
   const shardId = identity?.shardId ?? (threadId === 0 ? 0 : SHARDS_MAX + threadId)
-  return {
-    loop: new ShardLoop({ shardId, engine: 'mio', metricsToken, supervised: identity !== null }),
-    metricsToken,
+  try {
+    const loop = new ShardLoop({ shardId, engine, metricsToken, supervised: identity !== null })
+    return { loop, engine, metricsToken }
+  } catch (error) {
+    if (identity === null) native.freeMetrics(metricsToken)
+    throw error
   }
 }
 

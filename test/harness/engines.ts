@@ -1,12 +1,12 @@
-/** An engine that the suites can run on. */
-export type EngineName = 'mio'
+import type { EngineName } from '../../src/index.js'
 
-const AVAILABLE: readonly EngineName[] = ['mio']
+/** The engines that the native addon has. */
+export const AVAILABLE: readonly EngineName[] = ['mio']
 
 /** Names the engines to test, separated by commas; all that are available by default. */
 const ENGINES_VARIABLE = 'SHARDLOOP_TEST_ENGINES'
 
-/** The engines that every suite of {@link forEachEngine} runs on. */
+/** The engines that every suite of `forEachEngine` runs on. */
 export const engines: readonly EngineName[] = chosenEngines()
 
 function chosenEngines(): readonly EngineName[] {

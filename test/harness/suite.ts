@@ -1,10 +1,16 @@
 import assert from 'node:assert/strict'
 import { suite } from 'uvu'
-import { createServer, type ProtocolFactory, type Server, type ServerOptions } from '../../src/index.js'
+import {
+  createServer,
+  type EngineName,
+  type ProtocolFactory,
+  type Server,
+  type ServerOptions,
+} from '../../src/index.js'
 import { Child, type ChildOptions, startFixture } from './child.js'
 import { Client, type ClientOptions } from './client.js'
 import { Observable } from './deferred.js'
-import { type EngineName, engines } from './engines.js'
+import { engines } from './engines.js'
 import { expectEnd, takeStock } from './leaks.js'
 import { Random } from './random.js'
 import type { Recorder } from './recorder.js'
@@ -165,12 +171,12 @@ export class TestContext {
     return { server: accepting.server, client, protocol }
   }
 
-  /** A process of the test; killed after it if it still lives. */
+  /** A process of the test, which is told by `--engine` what to run on; killed after it if it still lives. */
   start(fixture: string, args: readonly string[] = [], options: ChildOptions = {}): Child {
-    return this.#track(startFixture(fixture, args, options))
+    return this.#track(startFixture(fixture, [...args, '--engine', this.engine], options))
   }
 
-  /** The same for any program. */
+  /** The same for any program; its servers' engine is for the caller to give. */
   spawn(args: readonly string[], options: ChildOptions = {}): Child {
     return this.#track(new Child(args, options))
   }

@@ -38,7 +38,7 @@ const SHARD_REASONS: Partial<Record<Ending, string>> = {
  */
 export async function endUnderLoad(t: TestContext, ending: Ending): Promise<void> {
   const seed = t.random.u32()
-  const child = t.start('teardown', [ending, String(seed), t.engine], {
+  const child = t.start('teardown', [ending, String(seed)], {
     // Freed and fresh memory is filled, so that its use after the end shows.
     env: { MALLOC_PERTURB_: '165', RUST_BACKTRACE: '1' },
   })
