@@ -2,8 +2,9 @@
 import type { LatencySample } from './inside-latency.js'
 import type { Environment } from './machine.js'
 import type { MemoryResult } from './memory.js'
+import type { Engine, PeerId } from './peers.js'
 import { cleanPairs, type Pair, type RoundPlan, type RowResult, type Sample } from './rounds.js'
-import { BARS, type Bar, type Metric, type PeerId, type Probe } from './rows.js'
+import { BARS, type Bar, type Metric, type Probe } from './rows.js'
 import {
   geometricMean,
   INTERVAL_VALUES_MIN,
@@ -19,6 +20,8 @@ export interface Results {
   readonly environment: Environment
   readonly quick: boolean
   readonly plan: RoundPlan
+  /** Our engines among the peers. */
+  readonly engines: readonly Engine[]
   readonly peers: readonly PeerId[]
   readonly rows: readonly RowResult[]
   readonly memory: readonly MemoryResult[]

@@ -8,7 +8,8 @@
  */
 import { type LatencySummary, type LoadResult, runLoad } from './load.js'
 import { measuredCpus } from './machine.js'
-import { BASELINES, OUR_PEERS, type PeerId, type Row } from './rows.js'
+import { BASELINES, isOurs, type PeerId } from './peers.js'
+import type { Row } from './rows.js'
 import { type RunningServer, serverCommand, startServer } from './servers.js'
 import { shuffled } from './statistics.js'
 
@@ -70,7 +71,9 @@ export function pairsOf(peers: readonly PeerId[]): Pair[] {
   const all = BASELINES.flatMap((against) => peers.map((peer): Pair => ({ peer, against })))
   return all.filter(
     ({ peer, against }) =>
-      peer !== against && peers.includes(against) && (against !== 'bun' || OUR_PEERS.includes(peer)),
+      peer !== against &&
+      peers.includes(against) &&
+      (isOurs(peer) || against === 'node-net' || against === 'raw-mio'),
   )
 }
 

@@ -1,16 +1,18 @@
 /** `npm run bench`: measures, prints tables, and leaves JSON and an HTML report in bench/results/. */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { checkEngines } from './engines.js'
 import { insideCommand } from './inside.js'
 import { type LatencySample, measureInsideLatency } from './inside-latency.js'
 import { loadgenProgram, ROOT } from './load.js'
 import { describeMachine, output } from './machine.js'
 import { measureMemory } from './memory.js'
 import { type BenchOptions, readOptions } from './options.js'
+import { PEERS, type PeerId } from './peers.js'
 import { htmlReport } from './report.js'
 import { evaluate, type Results } from './results.js'
 import { measureRow, type RowResult } from './rounds.js'
-import { type Part, type PeerId, ROWS } from './rows.js'
+import { type Part, ROWS } from './rows.js'
 import { bunProgram, serverCommand } from './servers.js'
 import { SEED, seededRandom } from './statistics.js'
 import { runSupervision } from './supervision/run.js'
@@ -44,6 +46,8 @@ async function run(options: BenchOptions): Promise<number> {
   for (const text of absent) process.stderr.write(`bench: ${text}\n`)
   const line = new ProgressLine()
   const progress = (text: string): void => line.show(text)
+  progress(`starting and ending a server on each engine: ${options.engines.join(', ')}`)
+  await checkEngines(options.engines)
   const random = seededRandom(SEED)
   const environment = describeMachine(ROOT, peers.includes('bun') ? bunProgram() : null)
 
@@ -75,6 +79,7 @@ async function run(options: BenchOptions): Promise<number> {
     environment,
     quick,
     plan,
+    engines: options.engines,
     peers,
     rows,
     memory,
@@ -166,7 +171,8 @@ function save(results: Results, complete: boolean): string[] {
   const { environment, quick } = results
   const stamp = environment.date.slice(0, 19).replaceAll(':', '-')
   const name = `${stamp}-${environment.commit.slice(0, 7)}${quick ? '-quick' : ''}`
-  const json = `${JSON.stringify({ complete, ...results, bars: evaluate(results) }, null, 1)}\n`
+  const servers = results.peers.map((id) => ({ id, ...PEERS[id] }))
+  const json = `${JSON.stringify({ complete, ...results, servers, bars: evaluate(results) }, null, 1)}\n`
   const html = htmlReport(results)
   for (const base of complete ? [name, 'latest'] : [name]) {
     writeFileSync(join(RESULTS, `${base}.json`), json)

@@ -8,7 +8,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type LoadResult, runLoad } from './load.js'
 import { measuredCpus, output } from './machine.js'
-import type { PeerId, Row } from './rows.js'
+import type { PeerId } from './peers.js'
+import type { Row } from './rows.js'
 import { serverCommand, startServer, within } from './servers.js'
 
 const ATTACH_TIMEOUT_MS = 10_000

@@ -1,5 +1,6 @@
 /** The progress line and the tables on the terminal. */
 import * as format from './format.js'
+import { PEERS, type PeerId } from './peers.js'
 import {
   type BarResult,
   cpuRatio,
@@ -11,7 +12,6 @@ import {
   type Verdict,
 } from './results.js'
 import { OTHER_CPU_MAX, STEAL_MAX } from './rounds.js'
-import { PEER_TITLES, type PeerId } from './rows.js'
 import { median, quantile } from './statistics.js'
 
 const VERDICTS: Readonly<Record<Verdict, string>> = {
@@ -70,7 +70,7 @@ function rowTable(results: Results, result: Results['rows'][number]): string {
     const { rounds, leftOutBusy, leftOutNoise } = figures
     return [
       [
-        PEER_TITLES[peer] + (rounds === 0 ? ' (no round counts)' : ''),
+        PEERS[peer].title + (rounds === 0 ? ' (no round counts)' : ''),
         format.short(figures.requestsPerSec),
         format.short(figures.requestsPerCpuSec),
         format.percent(figures.serverBusy),
@@ -79,6 +79,7 @@ function rowTable(results: Results, result: Results['rows'][number]): string {
         format.micros(figures.p999),
         ratio(peer, 'node-net'),
         ratio(peer, 'raw-mio'),
+        ratio(peer, 'raw-tokio'),
         `${rounds} (${leftOutBusy} + ${leftOutNoise})`,
       ],
     ]
@@ -93,6 +94,7 @@ function rowTable(results: Results, result: Results['rows'][number]): string {
     'p99.9',
     '× node:net',
     '× raw mio',
+    '× raw tokio',
     'rounds (out: idle + noise)',
   ]
   return `${result.row.title}, ${result.rounds} rounds\n${table(head, lines)}`
@@ -101,7 +103,7 @@ function rowTable(results: Results, result: Results['rows'][number]): string {
 function memoryTable(results: Results): string {
   if (results.memory.length === 0) return ''
   const lines = results.memory.map((one) => [
-    PEER_TITLES[one.peer] + (one.unsettled ? ' (still moving)' : ''),
+    PEERS[one.peer].title + (one.unsettled ? ' (still moving)' : ''),
     format.count(median(one.residentBytes)),
     one.heapBytes.length === 0 ? '–' : format.count(median(one.heapBytes)),
   ])
@@ -116,7 +118,7 @@ function syscallTable(results: Results): string {
       (row) => results.syscalls.find((one) => one.row === row && one.peer === peer)?.perRequest,
     )
     if (cells.every((cell) => cell === undefined)) return []
-    return [[PEER_TITLES[peer], ...cells.map((cell) => cell?.toFixed(3) ?? '–')]]
+    return [[PEERS[peer].title, ...cells.map((cell) => cell?.toFixed(3) ?? '–')]]
   })
   return `system calls per request\n${table(['', ...rows], lines)}`
 }
@@ -136,7 +138,7 @@ function latencyTable(results: Results): string {
         )
       return `${middle('p50')} / ${middle('p99')}`
     }
-    return [PEER_TITLES[peer], cell('timer'), cell('fs'), cell('fetch')]
+    return [PEERS[peer].title, cell('timer'), cell('fs'), cell('fetch')]
   })
   return `inside a server under full load, p50 / p99\n${table(['', 'timer lateness', 'file read', 'fetch'], lines)}`
 }
