@@ -34,11 +34,14 @@ export interface BenchOptions extends LatencyPlan {
 /** Leaves time for what has begun to end within two minutes. */
 const QUICK_TIME_LIMIT_SECS = 105
 
+/** What `--rows` takes; `burn` stands for every row in which ours burn. */
+const ROW_NAMES: readonly string[] = [...ROWS.map((row) => row.id), 'burn', ...PARTS]
+
 const HELP = `npm run bench [-- OPTIONS]
 npm run bench -- supervision [--help]   breaks shards instead: stalls, deaths, queues
 
   --quick          under two minutes: fewer and shorter rounds, good to see whether something broke
-  --rows LIST      ${[...ROWS.map((row) => row.id), ...PARTS].join(',')}
+  --rows LIST      ${ROW_NAMES.join(',')}; burn is both of these
   --engines LIST   ${ENGINES.join(',')}
   --peers LIST     ${PEER_IDS.join(',')};
                    ${MODES.join(' and ')} are those of every engine
@@ -67,7 +70,7 @@ export function readOptions(args: readonly string[]): BenchOptions | null {
     return null
   }
   const { quick } = values
-  const names = list('--rows', values.rows, [...ROWS.map((row) => row.id), ...PARTS])
+  const names = list('--rows', values.rows, ROW_NAMES)
   const peers = chosenPeers(values.peers, list('--engines', values.engines, ENGINES))
   const wanted = positive('--rounds', values.rounds, quick ? 3 : 15)
   const max = positive('--max-rounds', values['max-rounds'], quick ? wanted : Math.ceil(wanted * 2.5))
@@ -79,7 +82,7 @@ export function readOptions(args: readonly string[]): BenchOptions | null {
   return {
     quick,
     timeLimitSecs: quick ? QUICK_TIME_LIMIT_SECS : Number.POSITIVE_INFINITY,
-    rows: ROWS.filter((row) => names.includes(row.id)),
+    rows: ROWS.filter((row) => names.includes(row.id) || names.includes(row.work)),
     parts: PARTS.filter((part) => names.includes(part)),
     engines: enginesOf(peers),
     peers,
@@ -95,7 +98,7 @@ export function readOptions(args: readonly string[]): BenchOptions | null {
     latencyRoundsMax: quick ? 1 : max,
     latencySecs: quick ? 2 : 4,
     latencyWarmupSecs: quick ? 0.3 : 1,
-    syscallRows: quick ? ['64x64', '64x16k'] : ROWS.map((row) => row.id),
+    syscallRows: quick ? ['64x64', '64x16k'] : ROWS.filter((row) => row.work === 'echo').map((row) => row.id),
     syscallSecs: quick ? 0.3 : 2,
   }
 }

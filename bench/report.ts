@@ -155,7 +155,7 @@ function methodSection(results: Results): string {
     ['Commit', `${environment.commit}${environment.modified ? ' with uncommitted changes' : ''}`],
     [
       'Placement',
-      `server on CPU ${environment.serverCpu}, load generator on CPU ${environment.clientCpu}, over loopback`,
+      `server on CPU ${environment.serverCpu}, load generator on CPU ${environment.clientCpu}, over loopback; where a protocol has work of its own the server on both`,
     ],
     [
       'Rounds',
@@ -163,7 +163,7 @@ function methodSection(results: Results): string {
     ],
     [
       'Left out',
-      `measurements with a server less than ${format.percent(BUSY_FLOOR)} busy (not asked for with churn, where the client works more than the server), with more than ${format.percent(OTHER_CPU_MAX)} of a CPU used by other processes, or more than ${format.percent(STEAL_MAX)} stolen by the hypervisor`,
+      `measurements with a server less than ${format.percent(BUSY_FLOOR)} busy (not asked for with churn, where the client works more than the server, nor where a protocol has work of its own, since there it counts who waits), with more than ${format.percent(OTHER_CPU_MAX)} of a CPU used by other processes, or more than ${format.percent(STEAL_MAX)} stolen by the hypervisor`,
     ],
     [
       'Processor time',

@@ -8,9 +8,9 @@
  */
 import { type LatencySummary, type LoadResult, runLoad } from './load.js'
 import { measuredCpus } from './machine.js'
-import { BASELINES, isOurs, type PeerId } from './peers.js'
+import { BASELINES, isOurs, MODES, type PeerId } from './peers.js'
 import type { Row } from './rows.js'
-import { type RunningServer, serverCommand, startServer } from './servers.js'
+import { type RunningServer, rowCommand, startServer } from './servers.js'
 import { shuffled } from './statistics.js'
 
 /** Rounds that one set of server processes is measured in. */
@@ -31,7 +31,7 @@ export interface Sample {
   readonly peer: PeerId
   readonly requestsPerSec: number
   readonly requestsPerCpuSec: number
-  /** Share of its CPU that the server used. */
+  /** CPUs that the server used: at most 1, with two at most 2. */
   readonly serverBusy: number
   readonly clientBusy: number
   /** CPUs used by all other processes, and stolen by the hypervisor. */
@@ -66,8 +66,16 @@ export interface Pair {
   readonly against: PeerId
 }
 
-/** Ours with every baseline, and every other peer with node:net and raw mio, as far as they are measured. */
-export function pairsOf(peers: readonly PeerId[]): Pair[] {
+/**
+ * Ours with every baseline, and every other peer with node:net and raw mio, as far as they are measured. Where ours burn,
+ * tokio with mio in the same mode.
+ */
+export function pairsOf({ work }: Pick<Row, 'work'>, peers: readonly PeerId[]): Pair[] {
+  if (work === 'burn') {
+    return MODES.map((mode): Pair => ({ peer: `tokio-${mode}`, against: `mio-${mode}` })).filter(
+      ({ peer, against }) => peers.includes(peer) && peers.includes(against),
+    )
+  }
   const all = BASELINES.flatMap((against) => peers.map((peer): Pair => ({ peer, against })))
   return all.filter(
     ({ peer, against }) =>
@@ -101,7 +109,7 @@ export async function measureRow(
   let round = 0
   try {
     for (; round < plan.max; round++) {
-      const needed = peersStillNeeded(samples, peers, plan.wanted)
+      const needed = peersStillNeeded(row, samples, peers, plan.wanted)
       if (needed.length === 0 || timeIsUp()) break
       if (round % GENERATION_ROUNDS === 0) {
         await stopAll(servers)
@@ -128,10 +136,16 @@ export async function measureRow(
 }
 
 /** A pair stays unfinished until it has enough; a peer never drops out and comes back, for pairs only ever finish. */
-function peersStillNeeded(samples: readonly Sample[], peers: readonly PeerId[], wanted: number): PeerId[] {
-  const unfinished = pairsOf(peers).filter((pair) => cleanPairs(samples, pair).length < wanted)
+function peersStillNeeded(
+  row: Row,
+  samples: readonly Sample[],
+  peers: readonly PeerId[],
+  wanted: number,
+): PeerId[] {
+  const pairs = pairsOf(row, peers)
+  const unfinished = pairs.filter((pair) => cleanPairs(samples, pair).length < wanted)
   const measured = new Set(samples.map((sample) => sample.round)).size
-  const alone = pairsOf(peers).length === 0 && measured < wanted
+  const alone = pairs.length === 0 && measured < wanted
   return peers.filter(
     (peer) => alone || unfinished.some((pair) => pair.peer === peer || pair.against === peer),
   )
@@ -143,14 +157,15 @@ async function startAll(
   plan: RoundPlan,
   progress: (text: string) => void,
 ): Promise<Map<PeerId, RunningServer>> {
-  const [serverCpu] = measuredCpus()
+  const [serverCpu, clientCpu] = measuredCpus()
+  const cpus = row.work === 'burn' ? [serverCpu, clientCpu] : serverCpu
   const servers = new Map<PeerId, RunningServer>()
   try {
     for (const peer of peers) {
       progress(`${row.id}: starting and warming ${peer}`)
-      const command = serverCommand(peer)
+      const command = rowCommand(row, peer)
       if (command === null) throw new Error(`${peer} is not installed`)
-      const server = await startServer(serverCpu, command)
+      const server = await startServer(cpus, command)
       servers.set(peer, server)
       await load(row, server, 0, plan.firstWarmupSecs)
     }
@@ -228,7 +243,7 @@ function progressText(
   peers: readonly PeerId[],
   plan: RoundPlan,
 ): string {
-  const counts = pairsOf(peers).map((pair) => cleanPairs(samples, pair).length)
+  const counts = pairsOf(row, peers).map((pair) => cleanPairs(samples, pair).length)
   const clean = counts.length === 0 ? round : Math.min(...counts)
   const leftOut = samples.filter((sample) => sample.leftOut !== null).length
   return `${row.id}: round ${round + 1}, ${clean} of ${plan.wanted} clean, ${leftOut} measurements left out, now ${peer}`

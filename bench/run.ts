@@ -10,10 +10,10 @@ import { measureMemory } from './memory.js'
 import { type BenchOptions, readOptions } from './options.js'
 import { PEERS, type PeerId } from './peers.js'
 import { htmlReport } from './report.js'
-import { evaluate, type Results } from './results.js'
+import { evaluate, figuresOf, type Results } from './results.js'
 import { measureRow, type RowResult } from './rounds.js'
 import { type Part, ROWS } from './rows.js'
-import { bunProgram, serverCommand } from './servers.js'
+import { bunProgram, rowCommand, serverCommand } from './servers.js'
 import { SEED, seededRandom } from './statistics.js'
 import { runSupervision } from './supervision/run.js'
 import { countSyscalls, type SyscallResult, straceIsPresent } from './syscalls.js'
@@ -89,8 +89,13 @@ async function run(options: BenchOptions): Promise<number> {
     durationSecs: (performance.now() - started) / 1000,
   })
   for (const row of options.rows) {
+    const present = peers.filter((peer) => rowCommand(row, peer) !== null)
+    if (present.length === 0) {
+      absent.push(`${row.id}: none of the servers that were chosen takes part`)
+      continue
+    }
     const result = await attempt(row.id, null, () =>
-      measureRow(row, peers, options.plan, random, progress, timeIsUp),
+      measureRow(row, present, options.plan, random, progress, timeIsUp),
     )
     if (result === null) continue
     rows.push(result)
@@ -171,8 +176,15 @@ function save(results: Results, complete: boolean): string[] {
   const { environment, quick } = results
   const stamp = environment.date.slice(0, 19).replaceAll(':', '-')
   const name = `${stamp}-${environment.commit.slice(0, 7)}${quick ? '-quick' : ''}`
-  const servers = results.peers.map((id) => ({ id, ...PEERS[id] }))
-  const json = `${JSON.stringify({ complete, ...results, servers, bars: evaluate(results) }, null, 1)}\n`
+  const summary = {
+    servers: results.peers.map((id) => ({ id, ...PEERS[id] })),
+    figures: results.rows.map((result) => ({
+      row: result.row.id,
+      servers: results.peers.flatMap((peer) => figuresOf(result, peer) ?? []),
+    })),
+    bars: evaluate(results),
+  }
+  const json = `${JSON.stringify({ complete, ...results, ...summary }, null, 1)}\n`
   const html = htmlReport(results)
   for (const base of complete ? [name, 'latest'] : [name]) {
     writeFileSync(join(RESULTS, `${base}.json`), json)

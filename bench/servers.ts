@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline'
 import { loadgenProgram, ROOT } from './load.js'
 import { type Cpus, pinned } from './machine.js'
 import { isOurs, type OurPeerId, PEERS, type PeerId } from './peers.js'
+import type { Row } from './rows.js'
 
 const START_TIMEOUT_MS = 20_000
 const STOP_TIMEOUT_MS = 20_000
@@ -28,7 +29,15 @@ process.once('exit', () => {
   for (const child of running) child.kill('SIGKILL')
 })
 
-/** How to start `peer`; null when it is not installed. */
+/** How to start `peer` for `row`; null when it is not installed or takes no part in it. */
+export function rowCommand(row: Row, peer: PeerId): string[] | null {
+  if (row.work === 'echo') return serverCommand(peer)
+  if (!isOurs(peer)) return null
+  const program = join(ROOT, 'dist', 'bench', 'burn', 'shardloop-server.js')
+  return [process.execPath, program, '--size', String(row.size), ...ourFlags(peer)]
+}
+
+/** How to start `peer` as an echo server; null when it is not installed. */
 export function serverCommand(peer: PeerId): string[] | null {
   const listen = ['--host', '127.0.0.1', '--port', '0']
   if (isOurs(peer)) {

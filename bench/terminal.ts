@@ -3,15 +3,17 @@ import * as format from './format.js'
 import { PEERS, type PeerId } from './peers.js'
 import {
   type BarResult,
-  cpuRatio,
+  comparisonsOf,
   evaluate,
   figuresOf,
   latencySamples,
   type Results,
-  roughCpuRatio,
+  rateRatio,
+  roughRateRatio,
   type Verdict,
 } from './results.js'
-import { OTHER_CPU_MAX, STEAL_MAX } from './rounds.js'
+import { OTHER_CPU_MAX, type RowResult, STEAL_MAX } from './rounds.js'
+import { METRIC_TITLES } from './rows.js'
 import { median, quantile } from './statistics.js'
 
 const VERDICTS: Readonly<Record<Verdict, string>> = {
@@ -59,10 +61,13 @@ export function tables(results: Results): string {
   return parts.filter((part) => part !== '').join('\n\n')
 }
 
-function rowTable(results: Results, result: Results['rows'][number]): string {
-  const ratio = (peer: PeerId, against: PeerId): string => {
+function rowTable(results: Results, result: RowResult): string {
+  const { row } = result
+  const comparisons = comparisonsOf(row)
+  const ratio = (peer: PeerId, against: PeerId | null): string => {
+    if (against === null) return ''
     const pair = { peer, against }
-    return peer === against ? '1' : format.interval(cpuRatio(result, pair), roughCpuRatio(result, pair))
+    return peer === against ? '1' : format.interval(rateRatio(result, pair), roughRateRatio(result, pair))
   }
   const lines = results.peers.flatMap((peer) => {
     const figures = figuresOf(result, peer)
@@ -72,14 +77,12 @@ function rowTable(results: Results, result: Results['rows'][number]): string {
       [
         PEERS[peer].title + (rounds === 0 ? ' (no round counts)' : ''),
         format.short(figures.requestsPerSec),
-        format.short(figures.requestsPerCpuSec),
+        row.work === 'burn' ? figures.cpuUsPerRequest.toFixed(1) : format.short(figures.requestsPerCpuSec),
         format.percent(figures.serverBusy),
         format.micros(figures.p50),
         format.micros(figures.p99),
         format.micros(figures.p999),
-        ratio(peer, 'node-net'),
-        ratio(peer, 'raw-mio'),
-        ratio(peer, 'raw-tokio'),
+        ...comparisons.map(({ against }) => ratio(peer, against(peer))),
         `${rounds} (${leftOutBusy} + ${leftOutNoise})`,
       ],
     ]
@@ -87,17 +90,15 @@ function rowTable(results: Results, result: Results['rows'][number]): string {
   const head = [
     '',
     'req/s',
-    'req/CPU-s',
+    row.work === 'burn' ? 'CPU µs/req' : 'req/CPU-s',
     'busy',
     'p50',
     'p99',
     'p99.9',
-    '× node:net',
-    '× raw mio',
-    '× raw tokio',
+    ...comparisons.map(({ title }) => `× ${title}`),
     'rounds (out: idle + noise)',
   ]
-  return `${result.row.title}, ${result.rounds} rounds\n${table(head, lines)}`
+  return `${row.title}, ${result.rounds} rounds; ratios of ${METRIC_TITLES[row.rate]}\n${table(head, lines)}`
 }
 
 function memoryTable(results: Results): string {
@@ -157,7 +158,7 @@ export function barTable(bars: readonly BarResult[]): string {
       VERDICTS[verdict] + (reason === '' ? '' : ` (${reason})`),
     ])
   const note =
-    `~: too few rounds count, from all rounds; left out: measurements with a server less than 95 % busy (not asked for with churn), with more than ` +
+    `~: too few rounds count, from all rounds; left out: measurements with a server less than 95 % busy (not asked for with churn and burn), with more than ` +
     `${format.percent(OTHER_CPU_MAX)} of a CPU used by others, or more than ${format.percent(STEAL_MAX)} stolen`
   return `bars\n${table(['', 'row', 'what', 'goal', 'measured [95 %]', ''], lines)}\n${note}`
 }

@@ -93,9 +93,8 @@ test('a round counts for a pair only when both of it count', () => {
 })
 
 test('ours are compared with everyone, peers with node:net and raw mio', () => {
-  const pairs = pairsOf(['mio-chunk', 'tokio-borrowed', 'node-net', 'raw-mio', 'raw-tokio', 'bun']).map(
-    ({ peer, against }) => `${peer}/${against}`,
-  )
+  const peers: PeerId[] = ['mio-chunk', 'tokio-borrowed', 'node-net', 'raw-mio', 'raw-tokio', 'bun']
+  const pairs = pairsOf({ work: 'echo' }, peers).map(({ peer, against }) => `${peer}/${against}`)
   assert.deepEqual(pairs.sort(), [
     'bun/node-net',
     'bun/raw-mio',
