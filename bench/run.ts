@@ -72,7 +72,7 @@ async function run(options: BenchOptions): Promise<number> {
   const timeIsUp = (): boolean => performance.now() - started > options.timeLimitSecs * 1000
   const rows: RowResult[] = []
   let memory: Results['memory'] = []
-  let syscalls: Results['syscalls'] = []
+  const syscalls: SyscallResult[] = []
   const latency: LatencySample[] = []
   const { quick, plan } = options
   const soFar = (): Results => ({
@@ -107,14 +107,26 @@ async function run(options: BenchOptions): Promise<number> {
     if (skipped) absent.push(`${part}: the quick run's time was up`)
     return options.parts.includes(part) && !skipped
   }
+  const measureSyscalls = async (): Promise<void> => {
+    if (!straceIsPresent()) {
+      absent.push('system calls per request: strace is not installed')
+      return
+    }
+    for (const row of ROWS.filter((one) => options.syscallRows.includes(one.id))) {
+      for (const peer of peers) {
+        progress(`syscalls: ${row.id}, ${peer}`)
+        const count = (): Promise<SyscallResult> => countSyscalls(row, peer, options.syscallSecs)
+        const found = await attempt(`syscalls: ${row.id}, ${peer}`, null, count)
+        if (found !== null) syscalls.push(found)
+      }
+    }
+  }
   // The peers that no bar is about take too long for a quick run.
   const memoryPeers = peers.filter((peer) => !options.quick || insideCommand(peer) !== null)
   memory = await attempt('memory', [], async () =>
     wants('memory') ? await measureMemory(memoryPeers, options.memoryRepetitions, progress) : [],
   )
-  syscalls = await attempt('syscalls', [], async () =>
-    wants('syscalls') ? await measureSyscalls(options, peers, absent, progress) : [],
-  )
+  if (wants('syscalls')) await measureSyscalls()
   await attempt('latency', undefined, async () => {
     if (wants('latency')) await measureInsideLatency(peers, options, random, progress, latency)
   })
@@ -148,26 +160,6 @@ function peerIsPresent(peer: PeerId, absent: string[]): boolean {
   )
   if (missing !== undefined) throw new Error(`${missing} is not built; npm run bench builds it`)
   return true
-}
-
-async function measureSyscalls(
-  options: BenchOptions,
-  peers: readonly PeerId[],
-  absent: string[],
-  progress: (text: string) => void,
-): Promise<SyscallResult[]> {
-  if (!straceIsPresent()) {
-    absent.push('system calls per request: strace is not installed')
-    return []
-  }
-  const results: SyscallResult[] = []
-  for (const row of ROWS.filter((one) => options.syscallRows.includes(one.id))) {
-    for (const peer of peers) {
-      progress(`syscalls: ${row.id}, ${peer}`)
-      results.push(await countSyscalls(row, peer, options.syscallSecs))
-    }
-  }
-  return results
 }
 
 /** Writes both files, under the date and, once complete, as `latest`, and tells the paths. */
