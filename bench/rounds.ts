@@ -19,7 +19,7 @@ export const GENERATION_ROUNDS = 5
 export const OTHER_CPU_MAX = 0.05
 /** The hypervisor may take this much of one CPU in the window. */
 export const STEAL_MAX = 0.02
-/** A measurement that noise spoils is made again in its round, up to this many in all. */
+/** A measurement that noise spoils is made again in its round, up to this many in all; not in a quick run. */
 export const NOISE_TRIES = 3
 
 /** Why a measurement does not count: the server waited for the client, or the machine did something else. */
@@ -47,6 +47,8 @@ export interface RoundPlan {
   readonly wanted: number
   /** Rounds at most. */
   readonly max: number
+  /** Tries of a measurement that noise spoils, in its round. */
+  readonly tries: number
   readonly windowSecs: number
   readonly warmupSecs: number
   /** Load on a process that has just started. */
@@ -119,7 +121,7 @@ export async function measureRow(
         progress(progressText(row, peer, round, samples, peers, plan))
         const server = servers.get(peer)
         if (server === undefined) throw new Error(`${peer} was given up and is needed again`)
-        for (let tries = 1; tries <= NOISE_TRIES; tries++) {
+        for (let tries = 1; tries <= plan.tries; tries++) {
           const result = await load(row, server, plan.warmupSecs, plan.windowSecs)
           samples.push(sampleOf(row, round, peer, result))
           if (samples.at(-1)?.leftOut !== 'noise' || timeIsUp()) break

@@ -94,6 +94,10 @@ async function run(options: BenchOptions): Promise<number> {
       absent.push(`${row.id}: none of the servers that were chosen takes part`)
       continue
     }
+    if (timeIsUp()) {
+      absent.push(`${row.id}: the quick run's time was up`)
+      continue
+    }
     const result = await attempt(row.id, null, () =>
       measureRow(row, present, options.plan, random, progress, timeIsUp),
     )

@@ -168,9 +168,8 @@ function table(head: readonly string[], lines: readonly (readonly string[])[]): 
   const widths = head.map((_, column) => Math.max(...all.map((line) => [...(line[column] ?? '')].length)))
   const pad = (text: string, column: number): string => {
     const fill = ' '.repeat(Math.max(0, (widths[column] ?? 0) - [...text].length))
-    return /^[\d.–≥≤-]/.test(text) || /[/×]|^(p\d|busy|req)/.test(head[column] ?? '')
-      ? fill + text
-      : text + fill
+    const figure = /^[\d.–≥≤-]/.test(text) || /[/×]|^(p\d|busy|req)/.test(head[column] ?? '')
+    return figure && head[column] !== 'row' ? fill + text : text + fill
   }
   return all.map((line) => `  ${line.map(pad).join('  ')}`.trimEnd()).join('\n')
 }
