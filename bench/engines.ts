@@ -8,9 +8,11 @@ import { serverCommand, startServer } from './servers.js'
  */
 export async function checkEngines(
   engines: readonly Engine[],
+  progress: (text: string) => void,
   command: (engine: Engine) => readonly string[] | null = (engine) => serverCommand(`${engine}-chunk`),
 ): Promise<void> {
   for (const engine of engines) {
+    progress(`engine ${engine}: starting and ending a server on it`)
     try {
       const server = await startServer(null, command(engine) ?? [])
       await server.stop()

@@ -41,7 +41,8 @@ const HELP = `npm run bench [-- OPTIONS]
 npm run bench -- supervision [--help]   breaks shards instead: stalls, deaths, queues
 
   --quick          under four minutes: fewer and shorter rounds, good to see whether something broke
-  --rows LIST      ${ROW_NAMES.join(',')}; burn is both of these
+  --rows LIST      ${ROW_NAMES.join(',')};
+                   burn is both of its rows
   --engines LIST   ${ENGINES.join(',')}
   --peers LIST     ${PEER_IDS.join(',')};
                    ${MODES.join(' and ')} are those of every engine

@@ -46,8 +46,7 @@ async function run(options: BenchOptions): Promise<number> {
   for (const text of absent) process.stderr.write(`bench: ${text}\n`)
   const line = new ProgressLine()
   const progress = (text: string): void => line.show(text)
-  progress(`starting and ending a server on each engine: ${options.engines.join(', ')}`)
-  await checkEngines(options.engines)
+  await checkEngines(options.engines, progress)
   const random = seededRandom(SEED)
   const environment = describeMachine(ROOT, peers.includes('bun') ? bunProgram() : null)
 

@@ -72,15 +72,17 @@ test('tokio has to reach node:net on each echo row, and has no other bar beside 
 test('an engine that the server refuses ends the run with its reason, before anything is measured', async () => {
   const refusing = `console.error('echo: engine: not here'); process.exit(2)`
   await assert.rejects(
-    checkEngines(['mio', 'tokio'], (engine) =>
-      engine === 'mio' ? readyOn('mio') : [process.execPath, '-e', refusing],
+    checkEngines(
+      ['mio', 'tokio'],
+      () => {},
+      (engine) => (engine === 'mio' ? readyOn('mio') : [process.execPath, '-e', refusing]),
     ),
     ({ message }: Error) =>
       /does not run on engine tokio/.test(message) &&
       /ended with exit code 2\necho: engine: not here/.test(message) &&
       /--engines mio measures without it/.test(message),
   )
-  await checkEngines(['mio', 'tokio'], readyOn)
+  await checkEngines(['mio', 'tokio'], () => {}, readyOn)
 })
 
 test('a server that runs on another engine than it was told is not measured', async () => {
