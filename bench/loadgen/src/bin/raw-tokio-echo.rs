@@ -6,15 +6,17 @@
 use std::{io, process::ExitCode};
 
 use clap::Parser;
-use loadgen::{
-    limits::READ_BUFFER_BYTES,
-    raw_server::{Listen, announce},
-};
+use loadgen::raw_server::{Listen, announce};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::Builder,
 };
+
+/// Bytes that a connection reads at once: twice the largest message of the benchmark, for only a read that leaves room
+/// tells tokio that there is no more, and saves the call that would find nothing. Each connection has such a buffer, so it
+/// is not larger.
+const READ_BUFFER_BYTES: usize = 32 * 1024;
 
 /// Echo server on bare tokio, the ceiling of the benchmark for the tokio engine.
 #[derive(Parser)]
@@ -59,8 +61,6 @@ async fn serve(listen: &Listen) -> io::Result<()> {
 async fn echo(mut stream: TcpStream) -> io::Result<()> {
     // A client that has reset already makes this fail; the read will see it too.
     let _ = stream.set_nodelay(true);
-    // As large as the raw mio server's, so that no row's message fills it: only a short read tells tokio that there is no
-    // more, and saves the call that would find nothing.
     let mut buffer = vec![0; READ_BUFFER_BYTES];
     loop {
         let length = stream.read(&mut buffer).await?;
