@@ -1,5 +1,6 @@
 /** Figures as people read them. */
-import { type Bar, METRIC_TITLES, PEER_TITLES } from './rows.js'
+import { PEERS } from './peers.js'
+import { type Bar, METRIC_TITLES } from './rows.js'
 import type { Interval } from './statistics.js'
 
 /** `1,234,567`. */
@@ -37,10 +38,10 @@ export function goal(bar: Bar): string {
   const sign = bar.direction === 'at-least' ? '≥' : '≤'
   return bar.against === null
     ? `${sign} ${bar.value} B`
-    : `${sign} ${bar.value} × ${PEER_TITLES[bar.against]}`
+    : `${sign} ${bar.value} × ${PEERS[bar.against].title}`
 }
 
 /** What a bar is about, without the row. */
 export function subject(bar: Bar): string {
-  return `${PEER_TITLES[bar.peer]}: ${METRIC_TITLES[bar.metric]}`
+  return `${PEERS[bar.peer].title}: ${METRIC_TITLES[bar.metric]}`
 }

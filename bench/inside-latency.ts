@@ -8,8 +8,8 @@ import { ask, insideCommand } from './inside.js'
 import type { ProbeReport } from './latency/probes.js'
 import { ROOT, runLoad } from './load.js'
 import { measuredCpus } from './machine.js'
-import { cpuShares, NOISE_TRIES } from './rounds.js'
-import type { PeerId } from './rows.js'
+import type { PeerId } from './peers.js'
+import { cpuShares } from './rounds.js'
 import { type RunningServer, startServer } from './servers.js'
 import { shuffled } from './statistics.js'
 
@@ -31,6 +31,8 @@ export interface LatencyPlan {
   readonly latencyRounds: number
   /** Rounds at most. */
   readonly latencyRoundsMax: number
+  /** Tries of a measurement that noise spoils, in its round. */
+  readonly latencyTries: number
   readonly latencySecs: number
   /** Load before that, on a process that has just started. */
   readonly latencyWarmupSecs: number
@@ -62,7 +64,7 @@ export async function measureInsideLatency(
       )
       const server = await startServer(serverCpu, [...command, '--fetch', url])
       try {
-        for (let tries = 1; tries <= NOISE_TRIES; tries++) {
+        for (let tries = 1; tries <= plan.latencyTries; tries++) {
           samples.push(await measure(round, peer, server, clientCpu, plan))
           if (samples.at(-1)?.noisy !== true) break
         }

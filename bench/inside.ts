@@ -5,8 +5,8 @@
  */
 import { join } from 'node:path'
 import { ROOT } from './load.js'
-import type { PeerId } from './rows.js'
-import { type RunningServer, within } from './servers.js'
+import { isOurs, type PeerId } from './peers.js'
+import { ourFlags, type RunningServer, within } from './servers.js'
 
 const ANSWER_TIMEOUT_MS = 20_000
 
@@ -20,15 +20,8 @@ export function insideCommand(peer: PeerId): string[] | null {
     join(ROOT, 'dist', 'bench', 'latency', `${name}.js`),
     ...args,
   ]
-  switch (peer) {
-    case 'chunk':
-    case 'borrowed':
-      return program('shardloop-server', '--mode', peer)
-    case 'node-net':
-      return program('node-net-server')
-    default:
-      return null
-  }
+  if (isOurs(peer)) return program('shardloop-server', ...ourFlags(peer))
+  return peer === 'node-net' ? program('node-net-server') : null
 }
 
 /** Sends a request and waits for its answer. Rejects when the program ends or stays silent. */

@@ -65,9 +65,12 @@ function allowedCpus(): string {
   return /^Cpus_allowed_list:\s*(.+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? ''
 }
 
-/** The command line that runs `command` with all its threads on one CPU. */
-export function pinned(cpu: number, command: readonly string[]): string[] {
-  return ['taskset', '-c', String(cpu), ...command]
+/** One CPU, or several. */
+export type Cpus = number | readonly number[]
+
+/** The command line that runs `command` with all its threads on `cpus`. */
+export function pinned(cpus: Cpus, command: readonly string[]): string[] {
+  return ['taskset', '-c', String(cpus), ...command]
 }
 
 /** Runs `use` with all threads of this process on one CPU, and those that it starts meanwhile. */

@@ -12,7 +12,7 @@ import { createInterface } from 'node:readline'
 import { ask, insideCommand } from './inside.js'
 import { loadgenProgram } from './load.js'
 import { measuredCpus, pinned } from './machine.js'
-import type { PeerId } from './rows.js'
+import type { PeerId } from './peers.js'
 import { type RunningServer, serverCommand, startServer, within } from './servers.js'
 
 /** The two numbers of idle connections. */

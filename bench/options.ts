@@ -1,8 +1,19 @@
 /** Arguments of `npm run bench`. */
 import { parseArgs } from 'node:util'
 import type { LatencyPlan } from './inside-latency.js'
-import type { RoundPlan } from './rounds.js'
-import { PARTS, type Part, PEER_TITLES, type PeerId, ROWS, type Row } from './rows.js'
+import {
+  ENGINES,
+  type Engine,
+  enginesOf,
+  MODES,
+  type Mode,
+  oursOn,
+  PEER_IDS,
+  PEERS,
+  type PeerId,
+} from './peers.js'
+import { NOISE_TRIES, type RoundPlan } from './rounds.js'
+import { PARTS, type Part, ROWS, type Row } from './rows.js'
 
 /** What the benchmark is to do. */
 export interface BenchOptions extends LatencyPlan {
@@ -11,6 +22,8 @@ export interface BenchOptions extends LatencyPlan {
   readonly timeLimitSecs: number
   readonly rows: readonly Row[]
   readonly parts: readonly Part[]
+  /** Our engines among the peers. */
+  readonly engines: readonly Engine[]
   readonly peers: readonly PeerId[]
   readonly plan: RoundPlan
   readonly memoryRepetitions: number
@@ -18,18 +31,26 @@ export interface BenchOptions extends LatencyPlan {
   readonly syscallSecs: number
 }
 
-/** Leaves time for what has begun to end within two minutes. */
-const QUICK_TIME_LIMIT_SECS = 105
+/** Leaves time for what has begun to end within four minutes. */
+const QUICK_TIME_LIMIT_SECS = 220
+
+/** What `--rows` takes; `burn` stands for every row in which ours burn. */
+const ROW_NAMES: readonly string[] = [...ROWS.map((row) => row.id), 'burn', ...PARTS]
 
 const HELP = `npm run bench [-- OPTIONS]
 npm run bench -- supervision [--help]   breaks shards instead: stalls, deaths, queues
 
-  --quick          under two minutes: fewer and shorter rounds, good to see whether something broke
-  --rows LIST      ${[...ROWS.map((row) => row.id), ...PARTS].join(',')}
-  --peers LIST     ${Object.keys(PEER_TITLES).join(',')}
+  --quick          under four minutes: fewer and shorter rounds, good to see whether something broke
+  --rows LIST      ${ROW_NAMES.join(',')};
+                   burn is both of its rows
+  --engines LIST   ${ENGINES.join(',')}
+  --peers LIST     ${PEER_IDS.join(',')};
+                   ${MODES.join(' and ')} are those of every engine
   --rounds N       rounds that must count, for each comparison (15; quick 3)
-  --max-rounds N   rounds at most (2.5 times as many; quick no more)
-  --secs S         length of a measured window (2; quick 0.5)
+  --max-rounds N   rounds at most (1.6 times as many; quick no more)
+  --secs S         length of a measured window (1; quick 0.5)
+
+Without options it takes about an hour, with --engines mio about 45 minutes: it goes on until enough rounds count.
 `
 
 /** Parsed arguments; null when only help was asked for, which is printed. Throws by name when they are wrong. */
@@ -39,6 +60,7 @@ export function readOptions(args: readonly string[]): BenchOptions | null {
     options: {
       quick: { type: 'boolean', default: false },
       rows: { type: 'string' },
+      engines: { type: 'string' },
       peers: { type: 'string' },
       rounds: { type: 'string' },
       'max-rounds': { type: 'string' },
@@ -51,36 +73,53 @@ export function readOptions(args: readonly string[]): BenchOptions | null {
     return null
   }
   const { quick } = values
-  const names = list('--rows', values.rows, [...ROWS.map((row) => row.id), ...PARTS])
-  const peers = list('--peers', values.peers, Object.keys(PEER_TITLES) as PeerId[])
+  const names = list('--rows', values.rows, ROW_NAMES)
+  const peers = chosenPeers(values.peers, list('--engines', values.engines, ENGINES))
   const wanted = positive('--rounds', values.rounds, quick ? 3 : 15)
-  const max = positive('--max-rounds', values['max-rounds'], quick ? wanted : Math.ceil(wanted * 2.5))
+  const max = positive('--max-rounds', values['max-rounds'], quick ? wanted : Math.ceil(wanted * 1.6))
   if (!Number.isInteger(wanted) || !Number.isInteger(max) || max < wanted) {
     throw new Error(
       '--rounds and --max-rounds are whole numbers, and the second is no smaller than the first',
     )
   }
+  const tries = quick ? 1 : NOISE_TRIES
   return {
     quick,
     timeLimitSecs: quick ? QUICK_TIME_LIMIT_SECS : Number.POSITIVE_INFINITY,
-    rows: ROWS.filter((row) => names.includes(row.id)),
+    rows: ROWS.filter((row) => names.includes(row.id) || names.includes(row.work)),
     parts: PARTS.filter((part) => names.includes(part)),
+    engines: enginesOf(peers),
     peers,
     plan: {
       wanted,
       max,
-      windowSecs: positive('--secs', values.secs, quick ? 0.5 : 2),
+      tries,
+      windowSecs: positive('--secs', values.secs, quick ? 0.5 : 1),
       warmupSecs: quick ? 0.1 : 0.3,
       firstWarmupSecs: quick ? 0.3 : 1.5,
     },
     memoryRepetitions: quick ? 1 : 5,
     latencyRounds: quick ? 1 : wanted,
     latencyRoundsMax: quick ? 1 : max,
+    latencyTries: tries,
     latencySecs: quick ? 2 : 4,
     latencyWarmupSecs: quick ? 0.3 : 1,
-    syscallRows: quick ? ['64x64', '64x16k'] : ROWS.map((row) => row.id),
+    syscallRows: quick ? ['64x64', '64x16k'] : ROWS.filter((row) => row.work === 'echo').map((row) => row.id),
     syscallSecs: quick ? 0.3 : 2,
   }
+}
+
+/** Peers by their names, and by a mode's name on each of `engines`. Throws when a peer's engine is not one of these. */
+function chosenPeers(given: string | undefined, engines: readonly Engine[]): readonly PeerId[] {
+  const left = ENGINES.filter((engine) => !engines.includes(engine)).flatMap(oursOn)
+  if (given === undefined) return PEER_IDS.filter((peer) => !(left as readonly PeerId[]).includes(peer))
+  const names = list<PeerId | Mode>('--peers', given, [...PEER_IDS, ...MODES])
+  const contradiction = left.find((peer) => names.includes(peer))
+  if (contradiction !== undefined) {
+    throw new Error(`--peers: ${contradiction} contradicts --engines ${engines.join(',')}`)
+  }
+  const byMode = engines.flatMap(oursOn).filter((peer) => names.includes(PEERS[peer].ours.mode))
+  return PEER_IDS.filter((peer) => names.includes(peer) || (byMode as readonly PeerId[]).includes(peer))
 }
 
 function list<Name extends string>(

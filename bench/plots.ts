@@ -1,10 +1,10 @@
 /** SVG plots as strings. Text and axes take the page's colours; peers have theirs in the page's style sheet. */
 import * as format from './format.js'
-import { PEER_TITLES, type PeerId } from './rows.js'
+import { PEERS, type PeerId } from './peers.js'
 import type { Interval } from './statistics.js'
 
 const WIDTH = 880
-const LABELS = 210
+const LABELS = 230
 const RIGHT = 150
 const LINE = 26
 const HEAD = 26
@@ -37,7 +37,7 @@ export function ratioPlot(
     y += HEAD
     for (const line of group.lines) {
       const middle = y + LINE / 2
-      body.push(text(LABELS - 12, middle + 4, PEER_TITLES[line.peer], 'label', 'end'))
+      body.push(text(LABELS - 12, middle + 4, PEERS[line.peer].title, 'label', 'end'))
       body.push(`<line x1="${x(0)}" x2="${x(most)}" y1="${middle}" y2="${middle}" class="guide"/>`)
       for (const goal of line.goals) {
         const tip = `${x(goal)},${middle - 9} ${x(goal)},${middle + 9}`
@@ -85,7 +85,7 @@ export function barPlot(
       const middle = y + LINE / 2
       const width = (Math.max(line.value, 0) / most) * (WIDTH - LABELS - RIGHT)
       body.push(
-        text(LABELS - 12, middle + 4, PEER_TITLES[line.peer], 'label', 'end'),
+        text(LABELS - 12, middle + 4, PEERS[line.peer].title, 'label', 'end'),
         `<rect x="${LABELS}" y="${y + 5}" width="${width.toFixed(1)}" height="${LINE - 10}" rx="2" class="fill ${line.peer}"/>`,
         text(LABELS + width + 8, middle + 4, line.text, 'figure'),
       )
@@ -129,7 +129,7 @@ export function percentilePlot(
       const last = line.p999 ?? line.p99
       const shown = [line.p50, line.p99].map(format.micros).join(' · ')
       body.push(
-        text(LABELS - 12, middle + 4, PEER_TITLES[line.peer], 'label', 'end'),
+        text(LABELS - 12, middle + 4, PEERS[line.peer].title, 'label', 'end'),
         `<line x1="${x(line.p50)}" x2="${x(last)}" y1="${middle}" y2="${middle}" class="span thin ${line.peer}"/>`,
         `<circle cx="${x(line.p50)}" cy="${middle}" r="4.5" class="dot hollow ${line.peer}"/>`,
         `<circle cx="${x(line.p99)}" cy="${middle}" r="4.5" class="dot ${line.peer}"/>`,

@@ -2,8 +2,9 @@
 import type { LatencySample } from './inside-latency.js'
 import type { Environment } from './machine.js'
 import type { MemoryResult } from './memory.js'
+import { type Engine, isOurs, PEERS, type PeerId } from './peers.js'
 import { cleanPairs, type Pair, type RoundPlan, type RowResult, type Sample } from './rounds.js'
-import { BARS, type Bar, type Metric, type PeerId, type Probe } from './rows.js'
+import { BARS, type Bar, type Metric, type Probe, type Row } from './rows.js'
 import {
   geometricMean,
   INTERVAL_VALUES_MIN,
@@ -19,6 +20,8 @@ export interface Results {
   readonly environment: Environment
   readonly quick: boolean
   readonly plan: RoundPlan
+  /** Our engines among the peers. */
+  readonly engines: readonly Engine[]
   readonly peers: readonly PeerId[]
   readonly rows: readonly RowResult[]
   readonly memory: readonly MemoryResult[]
@@ -51,6 +54,8 @@ export interface PeerFigures {
   readonly leftOutNoise: number
   readonly requestsPerSec: number
   readonly requestsPerCpuSec: number
+  /** Processor time of the server, microseconds. */
+  readonly cpuUsPerRequest: number
   readonly serverBusy: number
   /** Microseconds. */
   readonly p50: number
@@ -72,6 +77,7 @@ export function figuresOf(result: RowResult, peer: PeerId): PeerFigures | null {
     leftOutNoise: all.filter((sample) => sample.leftOut === 'noise').length,
     requestsPerSec: middle((sample) => sample.requestsPerSec),
     requestsPerCpuSec: middle((sample) => sample.requestsPerCpuSec),
+    cpuUsPerRequest: middle((sample) => 1e6 / sample.requestsPerCpuSec),
     serverBusy: middle((sample) => sample.serverBusy),
     p50: middle((sample) => sample.latencyUs.p50),
     p99: middle((sample) => sample.latencyUs.p99),
@@ -86,25 +92,50 @@ export function latencySamples(results: Results, peer: PeerId): readonly Latency
   return clean.length > 0 ? clean : all
 }
 
-/** Ratio of requests per server-CPU-second over the rounds in which both count. */
-export function cpuRatio(result: RowResult, pair: Pair): Interval | null {
-  return ratioInterval(
-    cleanPairs(result.samples, pair).map(
-      ([ours, theirs]) => ours.requestsPerCpuSec / theirs.requestsPerCpuSec,
-    ),
-  )
+/** What the tables of a row divide by, in the order of the columns; `against` tells it for a peer, null for none. */
+export function comparisonsOf({ work }: Pick<Row, 'work'>): readonly Comparison[] {
+  if (work === 'burn') {
+    const sameMode = (peer: PeerId): PeerId | null => (isOurs(peer) ? `mio-${PEERS[peer].ours.mode}` : null)
+    return [{ title: 'mio', against: sameMode }]
+  }
+  return [
+    { title: 'node:net', against: () => 'node-net' },
+    { title: 'raw mio', against: () => 'raw-mio' },
+    { title: 'raw tokio', against: () => 'raw-tokio' },
+  ]
+}
+
+/** A column of ratios. */
+export interface Comparison {
+  readonly title: string
+  readonly against: (peer: PeerId) => PeerId | null
+}
+
+/** Ratio of what the row compares by, over the rounds in which both count. */
+export function rateRatio(result: RowResult, pair: Pair): Interval | null {
+  return ratioInterval(rateRatios(result.row, result.samples, pair))
 }
 
 /** The same over all rounds, also those left out: an idea of the figure when the machine was too noisy for one. */
-export function roughCpuRatio(result: RowResult, pair: Pair): number | null {
+export function roughRateRatio(result: RowResult, pair: Pair): number | null {
   // Of a measurement that was made again the last.
   const last = new Map(result.samples.map((sample) => [`${sample.round} ${sample.peer}`, sample]))
   const unfiltered = [...last.values()].map((sample): Sample => ({ ...sample, leftOut: null }))
-  const ratios = cleanPairs(unfiltered, pair).map(
-    ([ours, theirs]) => ours.requestsPerCpuSec / theirs.requestsPerCpuSec,
-  )
+  const ratios = rateRatios(result.row, unfiltered, pair)
   return ratios.length === 0 ? null : geometricMean(ratios)
 }
+
+function rateRatios(row: Row, samples: readonly Sample[], pair: Pair): number[] {
+  const read = SAMPLE_FIGURES[row.rate]
+  return cleanPairs(samples, pair).map(([ours, theirs]) => read(ours) / read(theirs))
+}
+
+/** Where a metric of the rows stands in a sample. */
+const SAMPLE_FIGURES = {
+  'requests-per-cpu-second': (sample: Sample): number => sample.requestsPerCpuSec,
+  'requests-per-second': (sample: Sample): number => sample.requestsPerSec,
+  p99: (sample: Sample): number => sample.latencyUs.p99,
+} as const
 
 /** Every bar that belongs to what was asked for. */
 export function evaluate(results: Results): BarResult[] {
@@ -182,11 +213,11 @@ function barValues(bar: Bar, results: Results): readonly number[] {
       return ours === undefined || theirs === undefined ? [] : [ours / theirs]
     }
     case 'requests-per-cpu-second':
+    case 'requests-per-second':
     case 'p99': {
       const result = results.rows.find((one) => one.row.id === bar.row)
       if (result === undefined || against === null) return []
-      const read = (sample: Sample): number =>
-        bar.metric === 'p99' ? sample.latencyUs.p99 : sample.requestsPerCpuSec
+      const read = SAMPLE_FIGURES[bar.metric]
       return cleanPairs(result.samples, { peer, against }).map(([ours, theirs]) => read(ours) / read(theirs))
     }
     default:

@@ -8,8 +8,9 @@
  */
 import { type LatencySummary, type LoadResult, runLoad } from './load.js'
 import { measuredCpus } from './machine.js'
-import { BASELINES, OUR_PEERS, type PeerId, type Row } from './rows.js'
-import { type RunningServer, serverCommand, startServer } from './servers.js'
+import { BASELINES, isOurs, MODES, type PeerId } from './peers.js'
+import type { Row } from './rows.js'
+import { type RunningServer, rowCommand, startServer } from './servers.js'
 import { shuffled } from './statistics.js'
 
 /** Rounds that one set of server processes is measured in. */
@@ -18,7 +19,7 @@ export const GENERATION_ROUNDS = 5
 export const OTHER_CPU_MAX = 0.05
 /** The hypervisor may take this much of one CPU in the window. */
 export const STEAL_MAX = 0.02
-/** A measurement that noise spoils is made again in its round, up to this many in all. */
+/** A measurement that noise spoils is made again in its round, up to this many in all; not in a quick run. */
 export const NOISE_TRIES = 3
 
 /** Why a measurement does not count: the server waited for the client, or the machine did something else. */
@@ -30,7 +31,7 @@ export interface Sample {
   readonly peer: PeerId
   readonly requestsPerSec: number
   readonly requestsPerCpuSec: number
-  /** Share of its CPU that the server used. */
+  /** CPUs that the server used: at most 1, with two at most 2. */
   readonly serverBusy: number
   readonly clientBusy: number
   /** CPUs used by all other processes, and stolen by the hypervisor. */
@@ -46,6 +47,8 @@ export interface RoundPlan {
   readonly wanted: number
   /** Rounds at most. */
   readonly max: number
+  /** Tries of a measurement that noise spoils, in its round. */
+  readonly tries: number
   readonly windowSecs: number
   readonly warmupSecs: number
   /** Load on a process that has just started. */
@@ -65,12 +68,22 @@ export interface Pair {
   readonly against: PeerId
 }
 
-/** Ours with every baseline, and every other peer with node:net and raw mio, as far as they are measured. */
-export function pairsOf(peers: readonly PeerId[]): Pair[] {
+/**
+ * Ours with every baseline, and every other peer with node:net and raw mio, as far as they are measured. Where ours burn,
+ * tokio with mio in the same mode.
+ */
+export function pairsOf({ work }: Pick<Row, 'work'>, peers: readonly PeerId[]): Pair[] {
+  if (work === 'burn') {
+    return MODES.map((mode): Pair => ({ peer: `tokio-${mode}`, against: `mio-${mode}` })).filter(
+      ({ peer, against }) => peers.includes(peer) && peers.includes(against),
+    )
+  }
   const all = BASELINES.flatMap((against) => peers.map((peer): Pair => ({ peer, against })))
   return all.filter(
     ({ peer, against }) =>
-      peer !== against && peers.includes(against) && (against !== 'bun' || OUR_PEERS.includes(peer)),
+      peer !== against &&
+      peers.includes(against) &&
+      (isOurs(peer) || against === 'node-net' || against === 'raw-mio'),
   )
 }
 
@@ -98,7 +111,7 @@ export async function measureRow(
   let round = 0
   try {
     for (; round < plan.max; round++) {
-      const needed = peersStillNeeded(samples, peers, plan.wanted)
+      const needed = peersStillNeeded(row, samples, peers, plan.wanted)
       if (needed.length === 0 || timeIsUp()) break
       if (round % GENERATION_ROUNDS === 0) {
         await stopAll(servers)
@@ -108,7 +121,7 @@ export async function measureRow(
         progress(progressText(row, peer, round, samples, peers, plan))
         const server = servers.get(peer)
         if (server === undefined) throw new Error(`${peer} was given up and is needed again`)
-        for (let tries = 1; tries <= NOISE_TRIES; tries++) {
+        for (let tries = 1; tries <= plan.tries; tries++) {
           const result = await load(row, server, plan.warmupSecs, plan.windowSecs)
           samples.push(sampleOf(row, round, peer, result))
           if (samples.at(-1)?.leftOut !== 'noise' || timeIsUp()) break
@@ -125,10 +138,16 @@ export async function measureRow(
 }
 
 /** A pair stays unfinished until it has enough; a peer never drops out and comes back, for pairs only ever finish. */
-function peersStillNeeded(samples: readonly Sample[], peers: readonly PeerId[], wanted: number): PeerId[] {
-  const unfinished = pairsOf(peers).filter((pair) => cleanPairs(samples, pair).length < wanted)
+function peersStillNeeded(
+  row: Row,
+  samples: readonly Sample[],
+  peers: readonly PeerId[],
+  wanted: number,
+): PeerId[] {
+  const pairs = pairsOf(row, peers)
+  const unfinished = pairs.filter((pair) => cleanPairs(samples, pair).length < wanted)
   const measured = new Set(samples.map((sample) => sample.round)).size
-  const alone = pairsOf(peers).length === 0 && measured < wanted
+  const alone = pairs.length === 0 && measured < wanted
   return peers.filter(
     (peer) => alone || unfinished.some((pair) => pair.peer === peer || pair.against === peer),
   )
@@ -140,14 +159,15 @@ async function startAll(
   plan: RoundPlan,
   progress: (text: string) => void,
 ): Promise<Map<PeerId, RunningServer>> {
-  const [serverCpu] = measuredCpus()
+  const [serverCpu, clientCpu] = measuredCpus()
+  const cpus = row.work === 'burn' ? [serverCpu, clientCpu] : serverCpu
   const servers = new Map<PeerId, RunningServer>()
   try {
     for (const peer of peers) {
       progress(`${row.id}: starting and warming ${peer}`)
-      const command = serverCommand(peer)
+      const command = rowCommand(row, peer)
       if (command === null) throw new Error(`${peer} is not installed`)
-      const server = await startServer(serverCpu, command)
+      const server = await startServer(cpus, command)
       servers.set(peer, server)
       await load(row, server, 0, plan.firstWarmupSecs)
     }
@@ -225,7 +245,7 @@ function progressText(
   peers: readonly PeerId[],
   plan: RoundPlan,
 ): string {
-  const counts = pairsOf(peers).map((pair) => cleanPairs(samples, pair).length)
+  const counts = pairsOf(row, peers).map((pair) => cleanPairs(samples, pair).length)
   const clean = counts.length === 0 ? round : Math.min(...counts)
   const leftOut = samples.filter((sample) => sample.leftOut !== null).length
   return `${row.id}: round ${round + 1}, ${clean} of ${plan.wanted} clean, ${leftOut} measurements left out, now ${peer}`

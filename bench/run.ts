@@ -1,17 +1,19 @@
 /** `npm run bench`: measures, prints tables, and leaves JSON and an HTML report in bench/results/. */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { checkEngines } from './engines.js'
 import { insideCommand } from './inside.js'
 import { type LatencySample, measureInsideLatency } from './inside-latency.js'
 import { loadgenProgram, ROOT } from './load.js'
 import { describeMachine, output } from './machine.js'
 import { measureMemory } from './memory.js'
 import { type BenchOptions, readOptions } from './options.js'
+import { PEERS, type PeerId } from './peers.js'
 import { htmlReport } from './report.js'
-import { evaluate, type Results } from './results.js'
+import { evaluate, figuresOf, type Results } from './results.js'
 import { measureRow, type RowResult } from './rounds.js'
-import { type Part, type PeerId, ROWS } from './rows.js'
-import { bunProgram, serverCommand } from './servers.js'
+import { type Part, ROWS } from './rows.js'
+import { bunProgram, rowCommand, serverCommand } from './servers.js'
 import { SEED, seededRandom } from './statistics.js'
 import { runSupervision } from './supervision/run.js'
 import { countSyscalls, type SyscallResult, straceIsPresent } from './syscalls.js'
@@ -44,6 +46,7 @@ async function run(options: BenchOptions): Promise<number> {
   for (const text of absent) process.stderr.write(`bench: ${text}\n`)
   const line = new ProgressLine()
   const progress = (text: string): void => line.show(text)
+  await checkEngines(options.engines, progress)
   const random = seededRandom(SEED)
   const environment = describeMachine(ROOT, peers.includes('bun') ? bunProgram() : null)
 
@@ -68,13 +71,14 @@ async function run(options: BenchOptions): Promise<number> {
   const timeIsUp = (): boolean => performance.now() - started > options.timeLimitSecs * 1000
   const rows: RowResult[] = []
   let memory: Results['memory'] = []
-  let syscalls: Results['syscalls'] = []
+  const syscalls: SyscallResult[] = []
   const latency: LatencySample[] = []
   const { quick, plan } = options
   const soFar = (): Results => ({
     environment,
     quick,
     plan,
+    engines: options.engines,
     peers,
     rows,
     memory,
@@ -84,8 +88,17 @@ async function run(options: BenchOptions): Promise<number> {
     durationSecs: (performance.now() - started) / 1000,
   })
   for (const row of options.rows) {
+    const present = peers.filter((peer) => rowCommand(row, peer) !== null)
+    if (present.length === 0) {
+      absent.push(`${row.id}: none of the servers that were chosen takes part`)
+      continue
+    }
+    if (timeIsUp()) {
+      absent.push(`${row.id}: the quick run's time was up`)
+      continue
+    }
     const result = await attempt(row.id, null, () =>
-      measureRow(row, peers, options.plan, random, progress, timeIsUp),
+      measureRow(row, present, options.plan, random, progress, timeIsUp),
     )
     if (result === null) continue
     rows.push(result)
@@ -97,14 +110,26 @@ async function run(options: BenchOptions): Promise<number> {
     if (skipped) absent.push(`${part}: the quick run's time was up`)
     return options.parts.includes(part) && !skipped
   }
+  const measureSyscalls = async (): Promise<void> => {
+    if (!straceIsPresent()) {
+      absent.push('system calls per request: strace is not installed')
+      return
+    }
+    for (const row of ROWS.filter((one) => options.syscallRows.includes(one.id))) {
+      for (const peer of peers) {
+        progress(`syscalls: ${row.id}, ${peer}`)
+        const count = (): Promise<SyscallResult> => countSyscalls(row, peer, options.syscallSecs)
+        const found = await attempt(`syscalls: ${row.id}, ${peer}`, null, count)
+        if (found !== null) syscalls.push(found)
+      }
+    }
+  }
   // The peers that no bar is about take too long for a quick run.
   const memoryPeers = peers.filter((peer) => !options.quick || insideCommand(peer) !== null)
   memory = await attempt('memory', [], async () =>
     wants('memory') ? await measureMemory(memoryPeers, options.memoryRepetitions, progress) : [],
   )
-  syscalls = await attempt('syscalls', [], async () =>
-    wants('syscalls') ? await measureSyscalls(options, peers, absent, progress) : [],
-  )
+  if (wants('syscalls')) await measureSyscalls()
   await attempt('latency', undefined, async () => {
     if (wants('latency')) await measureInsideLatency(peers, options, random, progress, latency)
   })
@@ -140,33 +165,21 @@ function peerIsPresent(peer: PeerId, absent: string[]): boolean {
   return true
 }
 
-async function measureSyscalls(
-  options: BenchOptions,
-  peers: readonly PeerId[],
-  absent: string[],
-  progress: (text: string) => void,
-): Promise<SyscallResult[]> {
-  if (!straceIsPresent()) {
-    absent.push('system calls per request: strace is not installed')
-    return []
-  }
-  const results: SyscallResult[] = []
-  for (const row of ROWS.filter((one) => options.syscallRows.includes(one.id))) {
-    for (const peer of peers) {
-      progress(`syscalls: ${row.id}, ${peer}`)
-      results.push(await countSyscalls(row, peer, options.syscallSecs))
-    }
-  }
-  return results
-}
-
 /** Writes both files, under the date and, once complete, as `latest`, and tells the paths. */
 function save(results: Results, complete: boolean): string[] {
   mkdirSync(RESULTS, { recursive: true })
   const { environment, quick } = results
   const stamp = environment.date.slice(0, 19).replaceAll(':', '-')
   const name = `${stamp}-${environment.commit.slice(0, 7)}${quick ? '-quick' : ''}`
-  const json = `${JSON.stringify({ complete, ...results, bars: evaluate(results) }, null, 1)}\n`
+  const summary = {
+    servers: results.peers.map((id) => ({ id, ...PEERS[id] })),
+    figures: results.rows.map((result) => ({
+      row: result.row.id,
+      servers: results.peers.flatMap((peer) => figuresOf(result, peer) ?? []),
+    })),
+    bars: evaluate(results),
+  }
+  const json = `${JSON.stringify({ complete, ...results, ...summary }, null, 1)}\n`
   const html = htmlReport(results)
   for (const base of complete ? [name, 'latest'] : [name]) {
     writeFileSync(join(RESULTS, `${base}.json`), json)

@@ -4,8 +4,9 @@ import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { loadgenProgram, ROOT } from './load.js'
-import { pinned } from './machine.js'
-import type { PeerId } from './rows.js'
+import { type Cpus, pinned } from './machine.js'
+import { isOurs, type OurPeerId, PEERS, type PeerId } from './peers.js'
+import type { Row } from './rows.js'
 
 const START_TIMEOUT_MS = 20_000
 const STOP_TIMEOUT_MS = 20_000
@@ -28,30 +29,38 @@ process.once('exit', () => {
   for (const child of running) child.kill('SIGKILL')
 })
 
-/** How to start `peer`; null when it is not installed. */
+/** How to start `peer` for `row`; null when it is not installed or takes no part in it. */
+export function rowCommand(row: Row, peer: PeerId): string[] | null {
+  if (row.work === 'echo') return serverCommand(peer)
+  if (!isOurs(peer)) return null
+  const program = join(ROOT, 'dist', 'bench', 'burn', 'shardloop-server.js')
+  return [process.execPath, program, '--size', String(row.size), ...ourFlags(peer)]
+}
+
+/** How to start `peer` as an echo server; null when it is not installed. */
 export function serverCommand(peer: PeerId): string[] | null {
   const listen = ['--host', '127.0.0.1', '--port', '0']
-  const ours = [
-    process.execPath,
-    join(ROOT, 'dist', 'examples', 'echo.js'),
-    ...listen,
-    '--shards',
-    '1',
-    '--mode',
-  ]
+  if (isOurs(peer)) {
+    const program = [process.execPath, join(ROOT, 'dist', 'examples', 'echo.js')]
+    return [...program, ...listen, '--shards', '1', ...ourFlags(peer)]
+  }
   switch (peer) {
-    case 'chunk':
-    case 'borrowed':
-      return [...ours, peer]
     case 'node-net':
       return [process.execPath, join(ROOT, 'bench', 'peers', 'node-net.mjs'), ...listen]
     case 'raw-mio':
-      return [loadgenProgram('raw-mio-echo'), ...listen]
+    case 'raw-tokio':
+      return [loadgenProgram(`${peer}-echo`), ...listen]
     case 'bun': {
       const bun = bunProgram()
       return bun === null ? null : [bun, join(ROOT, 'bench', 'peers', 'bun-listen.js'), ...listen]
     }
   }
+}
+
+/** The flags that make a program of ours `peer`. */
+export function ourFlags(peer: OurPeerId): string[] {
+  const { engine, mode } = PEERS[peer].ours
+  return ['--engine', engine, '--mode', mode]
 }
 
 /** The Bun program of the package in bench/peers, null when it is not installed. */
@@ -63,11 +72,12 @@ export function bunProgram(): string | null {
 }
 
 /**
- * Starts a command on `cpu`, or with null on any, and waits for its line `listening on tcp://HOST:PORT ...`. Rejects when
- * it ends before.
+ * Starts a command on `cpus`, or with null on any, and waits for its line `listening on tcp://HOST:PORT (shards N, engine
+ * E)`. Rejects when it ends before, and when it was told an engine by `--engine` and runs another: its figures would go by
+ * the wrong name.
  */
-export async function startServer(cpu: number | null, command: readonly string[]): Promise<RunningServer> {
-  const [program, ...args] = cpu === null ? command : pinned(cpu, command)
+export async function startServer(cpus: Cpus | null, command: readonly string[]): Promise<RunningServer> {
+  const [program, ...args] = cpus === null ? command : pinned(cpus, command)
   const child = spawn(program as string, args, { stdio: ['pipe', 'pipe', 'pipe'] })
   running.add(child)
   let stderr = ''
@@ -86,7 +96,14 @@ export async function startServer(cpu: number | null, command: readonly string[]
   const addr = /^listening on tcp:\/\/(\S+)/.exec(line ?? '')?.[1]
   if (addr === undefined || child.pid === undefined) {
     child.kill('SIGKILL')
-    throw fail(line ?? (typeof ready === 'string' ? ready : `not ready within ${START_TIMEOUT_MS} ms`))
+    const silent = ready === null ? `not ready within ${START_TIMEOUT_MS} ms` : `ended with ${await ended}`
+    throw fail(line ?? silent)
+  }
+  const told = command.includes('--engine') ? command[command.indexOf('--engine') + 1] : null
+  const engine = /engine (\S+)\)$/.exec(line ?? '')?.[1]
+  if (told !== null && told !== engine) {
+    child.kill('SIGKILL')
+    throw fail(`runs on engine ${engine} and was told ${told}`)
   }
 
   let endedEarly: string | null = null

@@ -1,17 +1,19 @@
 /** The progress line and the tables on the terminal. */
 import * as format from './format.js'
+import { PEERS, type PeerId } from './peers.js'
 import {
   type BarResult,
-  cpuRatio,
+  comparisonsOf,
   evaluate,
   figuresOf,
   latencySamples,
   type Results,
-  roughCpuRatio,
+  rateRatio,
+  roughRateRatio,
   type Verdict,
 } from './results.js'
-import { OTHER_CPU_MAX, STEAL_MAX } from './rounds.js'
-import { PEER_TITLES, type PeerId } from './rows.js'
+import { OTHER_CPU_MAX, type RowResult, STEAL_MAX } from './rounds.js'
+import { METRIC_TITLES } from './rows.js'
 import { median, quantile } from './statistics.js'
 
 const VERDICTS: Readonly<Record<Verdict, string>> = {
@@ -59,10 +61,13 @@ export function tables(results: Results): string {
   return parts.filter((part) => part !== '').join('\n\n')
 }
 
-function rowTable(results: Results, result: Results['rows'][number]): string {
-  const ratio = (peer: PeerId, against: PeerId): string => {
+function rowTable(results: Results, result: RowResult): string {
+  const { row } = result
+  const comparisons = comparisonsOf(row)
+  const ratio = (peer: PeerId, against: PeerId | null): string => {
+    if (against === null) return ''
     const pair = { peer, against }
-    return peer === against ? '1' : format.interval(cpuRatio(result, pair), roughCpuRatio(result, pair))
+    return peer === against ? '1' : format.interval(rateRatio(result, pair), roughRateRatio(result, pair))
   }
   const lines = results.peers.flatMap((peer) => {
     const figures = figuresOf(result, peer)
@@ -70,15 +75,14 @@ function rowTable(results: Results, result: Results['rows'][number]): string {
     const { rounds, leftOutBusy, leftOutNoise } = figures
     return [
       [
-        PEER_TITLES[peer] + (rounds === 0 ? ' (no round counts)' : ''),
+        PEERS[peer].title + (rounds === 0 ? ' (no round counts)' : ''),
         format.short(figures.requestsPerSec),
-        format.short(figures.requestsPerCpuSec),
+        row.work === 'burn' ? figures.cpuUsPerRequest.toFixed(1) : format.short(figures.requestsPerCpuSec),
         format.percent(figures.serverBusy),
         format.micros(figures.p50),
         format.micros(figures.p99),
         format.micros(figures.p999),
-        ratio(peer, 'node-net'),
-        ratio(peer, 'raw-mio'),
+        ...comparisons.map(({ against }) => ratio(peer, against(peer))),
         `${rounds} (${leftOutBusy} + ${leftOutNoise})`,
       ],
     ]
@@ -86,22 +90,21 @@ function rowTable(results: Results, result: Results['rows'][number]): string {
   const head = [
     '',
     'req/s',
-    'req/CPU-s',
+    row.work === 'burn' ? 'CPU µs/req' : 'req/CPU-s',
     'busy',
     'p50',
     'p99',
     'p99.9',
-    '× node:net',
-    '× raw mio',
+    ...comparisons.map(({ title }) => `× ${title}`),
     'rounds (out: idle + noise)',
   ]
-  return `${result.row.title}, ${result.rounds} rounds\n${table(head, lines)}`
+  return `${row.title}, ${result.rounds} rounds; ratios of ${METRIC_TITLES[row.rate]}\n${table(head, lines)}`
 }
 
 function memoryTable(results: Results): string {
   if (results.memory.length === 0) return ''
   const lines = results.memory.map((one) => [
-    PEER_TITLES[one.peer] + (one.unsettled ? ' (still moving)' : ''),
+    PEERS[one.peer].title + (one.unsettled ? ' (still moving)' : ''),
     format.count(median(one.residentBytes)),
     one.heapBytes.length === 0 ? '–' : format.count(median(one.heapBytes)),
   ])
@@ -116,7 +119,7 @@ function syscallTable(results: Results): string {
       (row) => results.syscalls.find((one) => one.row === row && one.peer === peer)?.perRequest,
     )
     if (cells.every((cell) => cell === undefined)) return []
-    return [[PEER_TITLES[peer], ...cells.map((cell) => cell?.toFixed(3) ?? '–')]]
+    return [[PEERS[peer].title, ...cells.map((cell) => cell?.toFixed(3) ?? '–')]]
   })
   return `system calls per request\n${table(['', ...rows], lines)}`
 }
@@ -136,7 +139,7 @@ function latencyTable(results: Results): string {
         )
       return `${middle('p50')} / ${middle('p99')}`
     }
-    return [PEER_TITLES[peer], cell('timer'), cell('fs'), cell('fetch')]
+    return [PEERS[peer].title, cell('timer'), cell('fs'), cell('fetch')]
   })
   return `inside a server under full load, p50 / p99\n${table(['', 'timer lateness', 'file read', 'fetch'], lines)}`
 }
@@ -155,7 +158,7 @@ export function barTable(bars: readonly BarResult[]): string {
       VERDICTS[verdict] + (reason === '' ? '' : ` (${reason})`),
     ])
   const note =
-    `~: too few rounds count, from all rounds; left out: measurements with a server less than 95 % busy (not asked for with churn), with more than ` +
+    `~: too few rounds count, from all rounds; left out: measurements with a server less than 95 % busy (not asked for with churn and burn), with more than ` +
     `${format.percent(OTHER_CPU_MAX)} of a CPU used by others, or more than ${format.percent(STEAL_MAX)} stolen`
   return `bars\n${table(['', 'row', 'what', 'goal', 'measured [95 %]', ''], lines)}\n${note}`
 }
@@ -165,9 +168,8 @@ function table(head: readonly string[], lines: readonly (readonly string[])[]): 
   const widths = head.map((_, column) => Math.max(...all.map((line) => [...(line[column] ?? '')].length)))
   const pad = (text: string, column: number): string => {
     const fill = ' '.repeat(Math.max(0, (widths[column] ?? 0) - [...text].length))
-    return /^[\d.–≥≤-]/.test(text) || /[/×]|^(p\d|busy|req)/.test(head[column] ?? '')
-      ? fill + text
-      : text + fill
+    const figure = /^[\d.–≥≤-]/.test(text) || /[/×]|^(p\d|busy|req)/.test(head[column] ?? '')
+    return figure && head[column] !== 'row' ? fill + text : text + fill
   }
   return all.map((line) => `  ${line.map(pad).join('  ')}`.trimEnd()).join('\n')
 }

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
 import { suite } from 'uvu'
+import type { PeerId } from '../bench/peers.js'
 import { verdictOf } from '../bench/results.js'
 import { cleanPairs, type LeftOut, pairsOf, type Sample } from '../bench/rounds.js'
-import { BARS, type Bar, type PeerId } from '../bench/rows.js'
+import { BARS, type Bar } from '../bench/rows.js'
 import {
   geometricMean,
   median,
@@ -68,41 +69,47 @@ test('a round counts for a pair only when both of it count', () => {
   const sample = (round: number, peer: PeerId, leftOut: LeftOut | null): Sample =>
     ({ round, peer, leftOut }) as unknown as Sample
   const samples = [
-    sample(0, 'chunk', null),
+    sample(0, 'mio-chunk', null),
     sample(0, 'node-net', 'noise'),
-    sample(1, 'chunk', null),
+    sample(1, 'mio-chunk', null),
     sample(1, 'node-net', null),
-    sample(2, 'chunk', 'not-busy'),
+    sample(2, 'mio-chunk', 'not-busy'),
     sample(2, 'node-net', null),
     // Made again, for the first was noisy.
     sample(3, 'node-net', 'noise'),
     sample(3, 'node-net', null),
-    sample(3, 'chunk', 'noise'),
-    sample(3, 'chunk', 'noise'),
-    sample(3, 'chunk', null),
+    sample(3, 'mio-chunk', 'noise'),
+    sample(3, 'mio-chunk', 'noise'),
+    sample(3, 'mio-chunk', null),
   ]
-  const pairs = cleanPairs(samples, { peer: 'chunk', against: 'node-net' })
+  const pairs = cleanPairs(samples, { peer: 'mio-chunk', against: 'node-net' })
   assert.deepEqual(
     pairs.map(([ours, theirs]) => [ours.round, ours.peer, theirs.peer]),
     [
-      [1, 'chunk', 'node-net'],
-      [3, 'chunk', 'node-net'],
+      [1, 'mio-chunk', 'node-net'],
+      [3, 'mio-chunk', 'node-net'],
     ],
   )
 })
 
 test('ours are compared with everyone, peers with node:net and raw mio', () => {
-  const pairs = pairsOf(['chunk', 'node-net', 'raw-mio', 'bun']).map(
-    ({ peer, against }) => `${peer}/${against}`,
-  )
+  const peers: PeerId[] = ['mio-chunk', 'tokio-borrowed', 'node-net', 'raw-mio', 'raw-tokio', 'bun']
+  const pairs = pairsOf({ work: 'echo' }, peers).map(({ peer, against }) => `${peer}/${against}`)
   assert.deepEqual(pairs.sort(), [
     'bun/node-net',
     'bun/raw-mio',
-    'chunk/bun',
-    'chunk/node-net',
-    'chunk/raw-mio',
+    'mio-chunk/bun',
+    'mio-chunk/node-net',
+    'mio-chunk/raw-mio',
+    'mio-chunk/raw-tokio',
     'node-net/raw-mio',
     'raw-mio/node-net',
+    'raw-tokio/node-net',
+    'raw-tokio/raw-mio',
+    'tokio-borrowed/bun',
+    'tokio-borrowed/node-net',
+    'tokio-borrowed/raw-mio',
+    'tokio-borrowed/raw-tokio',
   ])
 })
 

@@ -1,6 +1,7 @@
 /**
  * Echo on one shard, with the probes on the shard's own thread. See ../inside.ts for what it understands on stdin.
- * Arguments: [--host H] [--port P] [--mode chunk|borrowed] [--fetch URL]; with --fetch the latency probes run.
+ * Arguments: [--host H] [--port P] [--engine mio|tokio] [--mode chunk|borrowed] [--fetch URL]; with --fetch the latency
+ * probes run.
  */
 import { parseArgs } from 'node:util'
 import { BroadcastChannel } from 'node:worker_threads'
@@ -12,6 +13,7 @@ const { values } = parseArgs({
   options: {
     host: { type: 'string', default: '127.0.0.1' },
     port: { type: 'string', default: '0' },
+    engine: { type: 'string', default: 'auto' },
     mode: { type: 'string', default: 'chunk' },
     fetch: { type: 'string' },
   },
@@ -44,6 +46,8 @@ const server = await createServer(factory, {
   host: values.host,
   port: Number(values.port),
   shards: 1,
+  // What is no engine is refused by name there.
+  engine: values.engine as 'auto',
   signals: false,
 })
 

@@ -53,6 +53,7 @@ impl Memory {
     }
 
     /// How many.
+    #[allow(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -7,6 +7,7 @@
 //! - [`pattern`], [`in_flight`], [`schedule`]: pure parts, unit-tested without a network.
 //! - [`target`]: where the load goes, and from which source addresses.
 //! - [`cpu`]: processor time of the server, of this process and of the machine around the measured window.
+//! - [`raw_server`]: what the raw echo servers beside it, the ceilings of the benchmark, have in common.
 //! - [`outcome`]: what a run found, as one JSON line or as a table; [`trace`]: what became of every connection, as a file.
 
 pub mod churn;
@@ -19,6 +20,7 @@ pub mod limits;
 pub mod outcome;
 pub mod pattern;
 pub mod progress;
+pub mod raw_server;
 pub mod schedule;
 pub mod target;
 pub mod trace;

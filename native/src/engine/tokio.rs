@@ -5,7 +5,7 @@
 //! runtime runs, which is the shard's turn. So there is no task per connection, and an idle one has no buffer.
 
 use super::bell::Bell;
-use super::remote::{Back, Caller, Driver, Front, Neighbours, Seed, halves};
+use super::remote::{Back, Caller, Driver, Front, Neighbours, Seed, Take, halves};
 use super::{Look, SocketEngine};
 use crate::abi;
 use crate::connection::Handle;
@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::net::tcp;
 use crate::slice::ServingSlice;
-use crate::system::{Left, Readiness, Ready, Source, System};
+use crate::system::{Readiness, Ready, Source, System};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::future::Future;
@@ -252,7 +252,7 @@ impl Neighbours<TokioSystem> for Arc<ShardLink> {
         self.pulse.running_for().is_some_and(|running| running >= Duration::from_millis(STALL_MS))
     }
 
-    fn give(&self, take: &mut dyn FnMut(&dyn Fn(u32) -> bool) -> Left<TokioSystem>) {
+    fn give(&self, take: &mut Take<'_, TokioSystem>) {
         let lost = guardian::take_back(self, |has_others| take(has_others));
         self.metrics.add(abi::METRIC_RESETS_OTHER, lost as u64);
     }

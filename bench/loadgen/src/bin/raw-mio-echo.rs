@@ -6,37 +6,32 @@
 
 use std::{
     io::{self, Read, Write},
-    net::SocketAddr,
     process::ExitCode,
 };
 
 use clap::Parser;
-use loadgen::limits::{EVENTS_PER_POLL, READ_BUFFER_BYTES, reserve_descriptors};
+use loadgen::{
+    limits::{EVENTS_PER_POLL, READ_BUFFER_BYTES},
+    raw_server::{Listen, announce},
+};
 use mio::{
     Events, Interest, Poll, Token,
     net::{TcpListener, TcpStream},
 };
-use socket2::{Domain, Protocol, Socket, Type};
 
-/// As shardloop's default; the kernel caps it by net.core.somaxconn.
-const BACKLOG: i32 = 4096;
 const LISTENER: Token = Token(usize::MAX);
 
 /// Echo server on bare mio, the ceiling of the benchmark.
 #[derive(Parser)]
 #[command(version, name = "raw-mio-echo")]
 struct Cli {
-    /// IP address to listen on
-    #[arg(long, default_value = "127.0.0.1")]
-    host: std::net::IpAddr,
-    /// Port to listen on; 0 lets the kernel choose
-    #[arg(long, default_value_t = 0)]
-    port: u16,
+    #[command(flatten)]
+    listen: Listen,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match listen(SocketAddr::new(cli.host, cli.port)).and_then(Server::run) {
+    match start(&cli.listen).and_then(Server::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("raw-mio-echo: {error}");
@@ -45,18 +40,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn listen(addr: SocketAddr) -> io::Result<Server> {
-    // Raises the limit as far as it goes; how many connections will come is not known here.
-    reserve_descriptors(0).map_err(io::Error::other)?;
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    let mut listener = TcpListener::from_std(socket.into());
+fn start(listen: &Listen) -> io::Result<Server> {
+    let mut listener = TcpListener::from_std(listen.bind()?);
     let poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-    println!("listening on tcp://{} (shards 1, engine raw-mio)", listener.local_addr()?);
+    announce(listener.local_addr()?, "raw-mio");
     Ok(Server { poll, listener, connections: Vec::new(), free: Vec::new() })
 }
 

@@ -20,13 +20,15 @@ use std::time::{Duration, Instant};
 
 const STALL: Duration = Duration::from_millis(STALL_MS);
 
+/// Takes what neighbours shall have, given whether there is somebody else for a server (by its number in the process).
+pub type Take<'a, S> = dyn FnMut(&dyn Fn(u32) -> bool) -> Left<S> + 'a;
+
 /// Who may serve connections in this shard's place.
 pub trait Neighbours<S: System>: Send {
     /// Whether this shard's JavaScript has been running for too long to be waited for.
     fn is_stuck(&self) -> bool;
-    /// Calls `take` with whether there is somebody else for a server (by its number in the process), and gives those what
-    /// it returns.
-    fn give(&self, take: &mut dyn FnMut(&dyn Fn(u32) -> bool) -> Left<S>);
+    /// Gives others what `take` returns.
+    fn give(&self, take: &mut Take<'_, S>);
 }
 
 /// See the module.

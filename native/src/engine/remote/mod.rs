@@ -26,7 +26,7 @@ mod back;
 mod front;
 mod offers;
 
-pub use back::{Back, Neighbours};
+pub use back::{Back, Neighbours, Take};
 pub use front::Front;
 
 use crate::limits::{PIPE_EVENT_BYTES, PIPE_RECORDS, WRITE_SLAB_BYTES};
