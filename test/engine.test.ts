@@ -1,26 +1,13 @@
 import assert from 'node:assert/strict'
-import type { EngineName, Protocol, Server, ServerOptions, Transport } from '../src/index.js'
+import type { EngineName, Server, ServerOptions } from '../src/index.js'
 import { automaticEngine, ENGINES } from '../src/workers/engine.js'
 import { AVAILABLE } from './harness/engines.js'
 import { openDescriptors } from './harness/leaks.js'
 import { kill } from './harness/obedient.js'
 import { assertCode, assertRejects, forEachEngine, portOf, type TestContext } from './harness/suite.js'
+import { Unread } from './harness/unread.js'
 
 const MODULE = new URL('./fixtures/echo-factory.js', import.meta.url)
-
-/** Does not read, and closes when it is told: its last bytes may be on their way, so the close takes its time. */
-class Unread implements Protocol {
-  #transport!: Transport
-
-  connectionMade(transport: Transport): void {
-    this.#transport = transport
-    transport.pauseReading()
-  }
-
-  draining(): void {
-    this.#transport.close()
-  }
-}
 
 async function assertEchoes(t: TestContext, server: Server): Promise<void> {
   const client = await t.connect(server)

@@ -167,6 +167,20 @@ impl Writer {
         self.position = end;
     }
 
+    /// Writes an entry with a copy of these bytes; false when there is no room for it now.
+    #[inline]
+    pub fn write(&mut self, words: Words, bytes: &[u8]) -> bool {
+        if self.room() == 0 {
+            return false;
+        }
+        if !bytes.is_empty() {
+            let Some(space) = self.space(bytes.len(), bytes.len()) else { return false };
+            write_copy(space, bytes);
+        }
+        self.push(words, bytes.len());
+        true
+    }
+
     /// Shows the reader what was written. False when that is nothing new.
     #[inline]
     pub fn publish(&mut self) -> bool {

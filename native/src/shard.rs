@@ -244,11 +244,6 @@ impl<S: System> Shard<S> {
         &self.system
     }
 
-    /// The system, to change it.
-    pub fn system_mut(&mut self) -> &mut S {
-        &mut self.system
-    }
-
     /// One turn: what is left of the last one, then what has become ready. What the sink cannot take is kept.
     pub fn turn(&mut self, now: Instant, sink: &mut dyn Sink, memory: &dyn PinnedMemory) {
         self.begin(now);

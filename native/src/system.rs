@@ -1,5 +1,5 @@
 //! What lies outside of a shard: sockets, word of what is ready, and other shards. The shard layer asks nothing else of
-//! the world, so a network that is made up (the simulation of the tests) fits in its place.
+//! the world, so a network that is made up fits in its place.
 //!
 //! Two things differ between systems: how they learn what is ready ([`System::poll`]), and what a watched socket is. The
 //! calls on sockets are those of [`crate::net::tcp`] for everything that has a descriptor. A system that is told of

@@ -5,15 +5,7 @@
 use shardloop_native::pipe::{Writer, pipe};
 
 fn put(writer: &mut Writer, bytes: &[u8]) -> bool {
-    if writer.room() == 0 {
-        return false;
-    }
-    let Some(space) = writer.space(bytes.len(), bytes.len()) else { return false };
-    for (place, &byte) in space.iter_mut().zip(bytes) {
-        place.write(byte);
-    }
-    writer.push([bytes.len() as i32, 0, 0, 0], bytes.len());
-    true
+    writer.write([bytes.len() as i32, 0, 0, 0], bytes)
 }
 
 #[test]
@@ -76,15 +68,10 @@ fn two_threads_pass_a_million_entries() {
     let (mut writer, mut reader) = pipe(256, 16 << 10);
     let thread = std::thread::spawn(move || {
         for number in 0..1_000_000u32 {
-            while writer.room() == 0 || writer.space(4, 4).is_none() {
+            while !writer.write([number as i32, 0, 0, 0], &number.to_le_bytes()) {
                 writer.publish();
                 std::thread::yield_now();
             }
-            let space = writer.space(4, 4).expect("there was space");
-            for (place, byte) in space.iter_mut().zip(number.to_le_bytes()) {
-                place.write(byte);
-            }
-            writer.push([number as i32, 0, 0, 0], 4);
             if number % 7 == 0 {
                 writer.publish();
             }

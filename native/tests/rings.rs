@@ -20,11 +20,15 @@ mod sync {
     unsafe impl<T: Send> Sync for Cell<T> {}
 
     impl<T: Copy> Cell<T> {
+        /// # Safety
+        /// As in the library; loom fails the test when it is not so.
         pub unsafe fn get(&self) -> T {
             // SAFETY: loom fails the test when this access races with another.
             self.0.with(|value| unsafe { *value })
         }
 
+        /// # Safety
+        /// As `get`.
         pub unsafe fn set(&self, new: T) {
             // SAFETY: as above.
             self.0.with_mut(|value| unsafe { *value = new });
@@ -57,6 +61,8 @@ mod sync {
             &self.blocks[range.start / BLOCK..range.end.div_ceil(BLOCK).max(range.start / BLOCK)]
         }
 
+        /// # Safety
+        /// As `Cell::get`.
         pub unsafe fn read(&self, range: Range<usize>) -> &[u8] {
             self.of(&range).iter().for_each(|block| block.with(|_| ()));
             // SAFETY: as in `Cell::get`.
@@ -66,6 +72,8 @@ mod sync {
             }
         }
 
+        /// # Safety
+        /// As `Cell::get`.
         #[allow(clippy::mut_from_ref, reason = "as in the library")]
         pub unsafe fn write(&self, range: Range<usize>) -> &mut [MaybeUninit<u8>] {
             self.of(&range).iter().for_each(|block| block.with_mut(|_| ()));

@@ -5,7 +5,6 @@
 //! |---|---|---|
 //! | `mio` | on the shard's own thread ([`local`]) | [`mio`]: epoll, kqueue |
 //! | `tokio` | on a thread of its own ([`remote`]) | [`tokio`]: tokio's reactor |
-//! | the simulation of the tests | on either side of the rings, in one thread | a made-up network |
 //!
 //! What an engine owes to the host, which calls it on the shard's JavaScript thread only:
 //! - [`Engine::collect`] never blocks and never calls JavaScript. It delivers what happened, in the order of each

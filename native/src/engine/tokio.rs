@@ -29,11 +29,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
-use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
+use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Sleep;
 
@@ -131,8 +131,8 @@ impl Caller for ShardThread {
 #[derive(Debug, Default)]
 struct ReadyList {
     sources: Mutex<Vec<Source>>,
-    /// Of the runtime's one future, once it runs.
-    waker: OnceLock<Waker>,
+    /// Of the runtime's one future, while it runs. It keeps the reactor's descriptors open.
+    waker: Mutex<Option<Waker>>,
     ends: AtomicBool,
 }
 
@@ -149,7 +149,7 @@ impl ReadyList {
 
     /// On the runtime's own thread this is a mark; from another it is a system call.
     fn wake(&self) {
-        if let Some(waker) = self.waker.get() {
+        if let Some(waker) = &*self.waker.lock() {
             waker.wake_by_ref();
         }
     }
@@ -177,6 +177,8 @@ struct Running {
     ready: Arc<ReadyList>,
     timer: Pin<Box<Sleep>>,
     timer_at: Option<Instant>,
+    /// It was not polled yet.
+    is_new: bool,
 }
 
 impl Running {
@@ -192,10 +194,16 @@ impl Running {
             link.inbox.on_delivery(move || ready.push(Source::Inbox));
         }
         let neighbours = link.clone().map(|link| Box::new(link) as Box<dyn Neighbours<TokioSystem>>);
-        let system = TokioSystem { ready: ready.clone(), listeners: Vec::new(), link };
+        let system = TokioSystem { ready: ready.clone(), woken: Vec::new(), listeners: Vec::new(), link };
         let now = Instant::now();
         let back = seed.grow(system, metrics, neighbours, caller, now);
-        Self { back, ready, timer: Box::pin(tokio::time::sleep_until(now.into())), timer_at: None }
+        Self {
+            back,
+            ready,
+            timer: Box::pin(tokio::time::sleep_until(now.into())),
+            timer_at: None,
+            is_new: true,
+        }
     }
 
     /// Until the engine is dropped. A panic ends the shard, not the process.
@@ -204,6 +212,7 @@ impl Running {
         let until_end = catch_unwind(AssertUnwindSafe(|| {
             runtime.block_on(tokio::task::unconstrained(&mut self));
         }));
+        *self.ready.waker.lock() = None;
         if let Err(panic) = until_end {
             self.back.failed(panic_text(&*panic));
         }
@@ -226,7 +235,9 @@ impl Future for Running {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        this.ready.waker.get_or_init(|| context.waker().clone());
+        if mem::take(&mut this.is_new) {
+            *this.ready.waker.lock() = Some(context.waker().clone());
+        }
         this.back.wake_up();
         for _ in 0..TURNS_PER_POLL {
             if this.ready.ends.load(Ordering::Acquire) {
@@ -261,6 +272,8 @@ impl Neighbours<TokioSystem> for Arc<ShardLink> {
 /// The kernel's sockets, watched by tokio's reactor. Made and used inside the runtime.
 pub struct TokioSystem {
     ready: Arc<ReadyList>,
+    /// Taken from the list; kept for its memory.
+    woken: Vec<Source>,
     /// By their places in the shard.
     listeners: Vec<Option<Watched<ListenerRef>>>,
     link: Option<Arc<ShardLink>>,
@@ -275,11 +288,11 @@ struct Watched<F: AsRawFd> {
 }
 
 impl<F: AsRawFd> Watched<F> {
-    /// Gives the descriptor back when it cannot be watched.
-    fn new(fd: F, source: Source, ready: &Arc<ReadyList>) -> Result<Self, (F, io::Error)> {
+    /// A descriptor that cannot be watched is dropped.
+    fn new(fd: F, source: Source, ready: &Arc<ReadyList>) -> io::Result<Self> {
         // SAFETY: `fd` owns its descriptor or refers to its owner, and the AsyncFd has it until it is dropped: the
         // descriptor is open all the while.
-        let io = unsafe { AsyncFd::register(fd) }.map_err(AsyncFdRegisterError::into_parts)?;
+        let io = unsafe { AsyncFd::register(fd) }.map_err(|failed| failed.into_parts().1)?;
         let mut watched = Self { io, waker: Waker::noop().clone(), awaits_room: Cell::new(false) };
         watched.rename(source, ready);
         Ok(watched)
@@ -288,7 +301,8 @@ impl<F: AsRawFd> Watched<F> {
     /// Under this name from now on.
     fn rename(&mut self, source: Source, ready: &Arc<ReadyList>) {
         self.waker = Arc::new(SourceWaker { source, ready: ready.clone() }).into();
-        if self.look() != Readiness::default() {
+        // What the reactor has been told already is for the first look.
+        if self.io.poll_read_ready(&mut Context::from_waker(&self.waker)).is_ready() {
             self.waker.wake_by_ref();
         }
     }
@@ -388,7 +402,8 @@ impl System for TokioSystem {
     type Listener = Arc<Listener>;
 
     fn poll(&mut self, ready: &mut Ready) {
-        for source in mem::take(&mut *self.ready.sources.lock()) {
+        mem::swap(&mut *self.ready.sources.lock(), &mut self.woken);
+        for source in self.woken.drain(..) {
             let told = Readiness { readable: true, ..Readiness::default() };
             match source {
                 Source::Listener(place) => {
@@ -413,7 +428,7 @@ impl System for TokioSystem {
 
     fn watch(&mut self, socket: TokioSocket, source: Source) -> io::Result<TokioSocket> {
         let watched = match socket.0 {
-            State::Bare(fd) => Watched::new(fd, source, &self.ready).map_err(|(_, error)| error)?,
+            State::Bare(fd) => Watched::new(fd, source, &self.ready)?,
             State::Watched(mut watched) => {
                 watched.rename(source, &self.ready);
                 watched
@@ -430,8 +445,7 @@ impl System for TokioSystem {
 
     fn watch_listener(&mut self, listener: &Arc<Listener>, place: u32) -> io::Result<()> {
         let reference = ListenerRef(listener.clone());
-        let watched =
-            Watched::new(reference, Source::Listener(place), &self.ready).map_err(|(_, error)| error)?;
+        let watched = Watched::new(reference, Source::Listener(place), &self.ready)?;
         let place = place as usize;
         if place >= self.listeners.len() {
             self.listeners.resize_with(place + 1, || None);

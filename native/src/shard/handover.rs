@@ -95,8 +95,8 @@ impl<S: System> Shard<S> {
     }
 
     /// Takes out what JavaScript has not seen yet, of which nothing was read, as if it had never been here: those for which
-    /// `may` says so, by handle, the server's number in the process, and whether it was announced. Never connections of a server that is this thread's
-    /// own affair.
+    /// `may` says so, by handle, the server's number in the process, and whether it was announced. Never connections of a
+    /// server that is this thread's own affair.
     pub fn take_unserved(&mut self, mut may: impl FnMut(Handle, u32, bool) -> bool) -> Left<S> {
         let mut taken: Vec<Handle> = Vec::new();
         for (handle, connection) in self.connections.iter() {

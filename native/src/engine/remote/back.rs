@@ -1,7 +1,7 @@
 //! The half that has the shard layer, on the thread that does the I/O.
 #![forbid(unsafe_code)]
 
-use super::{COMMAND_FREE, COMMAND_OWNED, Caller, Shared};
+use super::{COMMAND_CALL, COMMAND_FREE, COMMAND_OWNED, Caller, Shared};
 use crate::abi;
 use crate::connection::Handle;
 use crate::limits::{READ_HINT_MAX_BYTES, READ_MAX_BYTES, READ_MIN_BYTES, STALL_MS};
@@ -98,12 +98,7 @@ impl<S: System> Back<S> {
     /// Does what is to be done, once. Never waits.
     pub fn turn(&mut self, now: Instant) {
         self.sink.begin(now);
-        // Taken first: all commands that were given before a call are there when the call is.
-        let calls = mem::take(&mut *self.shared.calls.lock());
         self.apply(now);
-        for call in calls {
-            call(self);
-        }
         self.resume_front();
         if !self.shared.accepting_rests.load(Ordering::Relaxed) {
             self.shard.rest_accepting(false);
@@ -127,11 +122,7 @@ impl<S: System> Back<S> {
             return false;
         }
         self.shared.back_wants_room.store(backlog, Ordering::Relaxed);
-        self.shared.back.fall_asleep(|| {
-            !self.commands.is_empty()
-                || !self.shared.calls.lock().is_empty()
-                || (backlog && !self.sink.is_stuck())
-        })
+        self.shared.back.fall_asleep(|| !self.commands.is_empty() || (backlog && !self.sink.is_stuck()))
     }
 
     /// It is awake, for whatever reason.
@@ -180,17 +171,22 @@ impl<S: System> Back<S> {
         for index in 0..count {
             let ([operation, handle, ..], _) = self.commands.get(index);
             let handle = Handle::from_word(handle);
-            if operation != COMMAND_FREE && operation != COMMAND_OWNED {
+            if !matches!(operation, COMMAND_FREE | COMMAND_OWNED | COMMAND_CALL) {
                 continue;
             }
             self.shard.submit(now, &PipeCommands { commands: &self.commands, range: from..index });
             from = index + 1;
-            if operation == COMMAND_FREE {
-                self.shard.free(handle);
-            } else {
-                // An empty pin completes in its turn.
-                self.next_pin = self.next_pin.wrapping_add(1);
-                self.shard.write_pinned(now, handle, self.next_pin, 0, &NothingPinned);
+            match operation {
+                COMMAND_FREE => self.shard.free(handle),
+                COMMAND_OWNED => {
+                    // An empty pin completes in its turn.
+                    self.next_pin = self.next_pin.wrapping_add(1);
+                    self.shard.write_pinned(now, handle, self.next_pin, 0, &NothingPinned);
+                }
+                _ => {
+                    let call = self.shared.calls.lock().pop_front();
+                    call.expect("a call was put there before its command")(self);
+                }
             }
         }
         self.shard.submit(now, &PipeCommands { commands: &self.commands, range: from..count });

@@ -1,7 +1,7 @@
 //! The half on the shard's thread: it copies events and bytes into JavaScript's memory, and commands and bytes out of it.
 #![forbid(unsafe_code)]
 
-use super::{Back, COMMAND_FREE, COMMAND_OWNED, Driver, Shared};
+use super::{Back, COMMAND_CALL, COMMAND_FREE, COMMAND_OWNED, Driver, Shared};
 use crate::abi;
 use crate::connection::Handle;
 use crate::engine::Engine;
@@ -23,7 +23,6 @@ pub struct Front<S: System, D: Driver> {
     shared: Arc<Shared<S>>,
     events: Reader,
     commands: Writer,
-    /// Dropped behind the pipes, which the back may use until then.
     driver: D,
     /// Bytes of the first event that are handed on already.
     handed_on: usize,
@@ -76,13 +75,13 @@ impl<S: System, D: Driver> Front<S, D> {
     /// Has the back do something, after all commands before it, and waits for what it answers.
     pub fn call<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Back<S>) -> T + Send + 'static) -> T {
         let (sender, receiver) = mpsc::channel();
-        self.commands.publish();
-        self.shared.calls.lock().push(Box::new(move |back| {
+        self.shared.calls.lock().push_back(Box::new(move |back| {
             let result = work(back);
             // Whoever is told the result may ask whether the loop must go on.
             back.tell_alive();
             _ = sender.send(result);
         }));
+        self.put([COMMAND_CALL, 0, 0, 0], &[]);
         let mut answer = None;
         self.wait(|_| {
             answer = answer.take().or_else(|| receiver.try_recv().ok());
@@ -128,17 +127,9 @@ impl<S: System, D: Driver> Front<S, D> {
 
     /// Puts a command into the pipe. A full one is emptied by the back first.
     fn put(&mut self, words: Words, bytes: &[u8]) {
-        if self.commands.room() == 0 {
-            self.wait(|front| front.commands.room() > 0);
+        if !self.commands.write(words, bytes) {
+            self.wait(|front| front.commands.write(words, bytes));
         }
-        if !bytes.is_empty() {
-            if self.commands.space(bytes.len(), bytes.len()).is_none() {
-                self.wait(|front| front.commands.space(bytes.len(), bytes.len()).is_some());
-            }
-            let space = self.commands.space(bytes.len(), bytes.len()).expect("there is space");
-            write_copy(space, bytes);
-        }
-        self.commands.push(words, bytes.len());
     }
 
     fn put_write(&mut self, handle: i32, bytes: &[u8]) {
@@ -280,9 +271,11 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
         if self.ended.is_empty() {
             return;
         }
-        for handle in mem::take(&mut self.ended) {
+        let mut ended = mem::take(&mut self.ended);
+        for handle in ended.drain(..) {
             self.put([COMMAND_FREE, handle, 0, 0], &[]);
         }
+        self.ended = ended; // for the memory that it has
         self.send();
     }
 

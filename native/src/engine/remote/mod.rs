@@ -4,7 +4,7 @@
 //! shard's thread: Front (an Engine)                         I/O thread: Back (has the Shard)
 //!   submit  ── commands, bytes to write ──────────────────►   Shard::submit
 //!   collect ◄───────────── events, bytes that were read ───   Shard::turn
-//!   call    ── what is rare and needs an answer ──────────►   between two turns, after all commands before it
+//!   call    ── what is rare and needs an answer ──────────►   in its turn among the commands
 //! ```
 //!
 //! - Neither side touches the other's memory, and JavaScript's only the front does: bytes are copied into its slabs and out
@@ -19,8 +19,8 @@
 //!   other shards, and leaves further connections in their queues.
 //! - A panic of the back is caught by whoever runs it ([`Back::failed`]) and becomes a panic of the front's next call.
 //!
-//! Both halves are plain structs, run by whatever has them: a thread (`tokio`), or one after the other in one thread, in any
-//! order (the simulation of the tests).
+//! Both halves are plain structs, run by whatever has them: `tokio` runs the back on a thread; one thread could run them in
+//! turns.
 
 mod back;
 mod front;
@@ -36,12 +36,15 @@ use crate::shard::Shard;
 use crate::system::{Left, System};
 use offers::Offers;
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// Command between the halves: the end of this connection is handled. Beyond the operations of `abi`.
 const COMMAND_FREE: i32 = 0x80;
+/// Command between the halves: the next of the calls that wait.
+const COMMAND_CALL: i32 = 0x82;
 /// Command between the halves: what was written to this connection before is an owned write, to be told when flushed.
 const COMMAND_OWNED: i32 = 0x81;
 
@@ -79,7 +82,8 @@ struct Shared<S: System> {
     /// There are listeners or connections.
     alive: AtomicBool,
     offers: Offers,
-    calls: Mutex<Vec<Call<S>>>,
+    /// One for each [`COMMAND_CALL`] in the pipe, which says when its turn is.
+    calls: Mutex<VecDeque<Call<S>>>,
     /// Why the back is no more.
     failure: OnceLock<String>,
     /// What it left to other shards.
