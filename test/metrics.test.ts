@@ -30,7 +30,7 @@ const RESETS: Partial<
 }
 
 // A peer may read what a shard has sent before the shard has counted it, hence `eventually`.
-forEachEngine('metrics', (test) => {
+forEachEngine('metrics', (test, engine) => {
   test('count connections and bytes both ways, and say how the loop does', async (t) => {
     const server = await t.serve(() => new ChunkEcho())
     const fresh = server.metrics().total
@@ -58,6 +58,13 @@ forEachEngine('metrics', (test) => {
   })
 
   for (const [cause, reset] of Object.entries(RESETS)) {
+    if (cause === 'detached' && engine === 'tokio') {
+      test.skip(
+        `count ... by its cause: ${cause}`,
+        'what is to be sent is copied, so detaching it ends no connection',
+      )
+      continue
+    }
     test(`count a connection that does not end in order by its cause: ${cause}`, async (t) => {
       const pair = await t.pair(() => new Recorder(), { writeMaxBytes: 12 * MiB })
       const { server, client, protocol } = pair

@@ -8,7 +8,7 @@ import { assertCode, assertRejects, forEachEngine } from './harness/suite.js'
 /** Far more than loopback sockets buffer (4 MiB to send, 32 MiB to receive at most). */
 const TOO_MUCH = 48 * MiB
 
-forEachEngine('values of writes', (test) => {
+forEachEngine('values of writes', (test, engine) => {
   const lengths = [1, 10, 1000, 16_384, DIRECT_WRITE_BYTES - 1, DIRECT_WRITE_BYTES, 65_536, 100_000, 1 * MiB]
   for (const length of lengths) {
     test(`write(${length} bytes) sends what the memory held at the call`, async (t) => {
@@ -185,8 +185,9 @@ forEachEngine('values of writes', (test) => {
           refused = true
         }
         client.resume()
-        if (refused) {
-          assert.equal(memory.length, length, 'refused means that it is all there')
+        // What another thread sends was copied before the call returned.
+        if (refused || engine === 'tokio') {
+          if (refused) assert.equal(memory.length, length, 'refused means that it is all there')
           assertBytes(await client.readExactly(expected.length), expected)
           await owned
           return

@@ -14,7 +14,7 @@ mod writing;
 use crate::abi;
 use crate::connection::{Connection, ConnectionTable, Flags, Handle, NO_RECORD};
 use crate::error::errno;
-use crate::limits::{ACCEPTS_PER_BATCH, READS_PER_BATCH, RELIEF_MIN, TIMER_TICK_MS, UNPOLLED_BATCHES};
+use crate::limits::{READS_PER_BATCH, RELIEF_MIN, TIMER_TICK_MS, UNPOLLED_BATCHES};
 use crate::metrics::Metrics;
 use crate::system::{Readiness, Ready, Socket, Source, System};
 use crate::timer::{Tick, TimerWheel};
@@ -122,7 +122,7 @@ pub struct Shard<S: System> {
     connections: ConnectionTable<S::Socket>,
     servers: Servers,
     listeners: Vec<Option<Listening<S::Listener>>>,
-    /// No connection is accepted for now, whatever waits.
+    /// JavaScript was away when a connection came: until it is back they stay in their queues, where others find them.
     accepting_rests: bool,
     /// Connections to read from without a further word from the kernel.
     ready: Vec<Handle>,
@@ -266,9 +266,14 @@ impl<S: System> Shard<S> {
         self.deliver_signals(sink);
     }
 
-    /// Leaves new connections in their queues, or takes them again.
-    pub fn rest_accepting(&mut self, rests: bool) {
-        self.accepting_rests = rests;
+    /// Whether new connections are left in their queues, because JavaScript was away when they came.
+    pub fn accepting_rests(&self) -> bool {
+        self.accepting_rests
+    }
+
+    /// JavaScript is back: takes new connections again.
+    pub fn accept_again(&mut self) {
+        self.accepting_rests = false;
     }
 
     /// A connection's peer.
@@ -390,11 +395,8 @@ impl<S: System> Shard<S> {
         for turn in 0..self.listeners.len() {
             let index = (self.accept_from + turn) % self.listeners.len();
             let Some(listening) = &self.listeners[index] else { continue };
-            if listening.readable
-                && !self.accepting_rests
-                && (!listening.paused || self.accept_retry_at.is_none())
-            {
-                self.accept(index, ACCEPTS_PER_BATCH);
+            if listening.readable && (!listening.paused || self.accept_retry_at.is_none()) {
+                self.accept_unless_away(index);
             }
         }
         for id in mem::take(&mut self.lingering_ready) {
@@ -471,8 +473,8 @@ impl<S: System> Shard<S> {
             Source::Listener(index) => {
                 let Some(Some(listening)) = self.listeners.get_mut(index as usize) else { return };
                 listening.readable = true;
-                if !listening.paused && !self.accepting_rests {
-                    self.accept(index as usize, ACCEPTS_PER_BATCH);
+                if !listening.paused {
+                    self.accept_unless_away(index as usize);
                 }
             }
             Source::Lingering(id) => {

@@ -122,6 +122,12 @@ pub trait System {
     /// Accepts a connection, which is not watched yet.
     fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Socket, SocketAddr)>;
 
+    /// Whether JavaScript has been running for so long that new connections are better left to others. Never when it has
+    /// just been seen: on its own thread.
+    #[inline]
+    fn is_away(&self) -> bool {
+        false
+    }
     /// Ends the watch of a socket, which is for another shard.
     fn release(&mut self, socket: Self::Socket) -> Self::Free;
     /// The next item that others hand over to this shard.

@@ -487,7 +487,7 @@ export class ShardLoop {
 
   private end(transport: TcpTransport, reason: number): void {
     const server = transport.server as LocalServer
-    const error = transport.error ?? this.reasonOf(transport, reason)
+    const error = transport.error === undefined ? this.reasonOf(transport, reason) : transport.error
     transport.ended(error)
     try {
       const { protocol } = transport

@@ -74,8 +74,11 @@ export class TcpTransport implements Transport {
   /** @internal */ readonly server: ConnectionServer
   /** @internal The native handle. */ readonly handle: number
   /** @internal Callbacks run in this connection's own async context. */ readonly resource: AsyncResource
-  /** @internal Why it ends, when it was not the peer or the system that ended it. */ error: Error | null =
-    null
+  /**
+   * @internal Why it ends, when it was not the peer or the system that ended it; null: aborted without an error. Also when
+   * its peer resets before that is done.
+   */
+  error: Error | null | undefined = undefined
   /** @internal `close` or `abort` was called, or it is lost: no more events but its end. */ closing = false
   /** @internal connectionLost was or is being called. */ lost = false
   /** @internal */ paused = false

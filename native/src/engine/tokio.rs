@@ -12,7 +12,7 @@ use crate::connection::Handle;
 use crate::error::panic_text;
 use crate::guardian;
 use crate::inbox::Delivery;
-use crate::limits::{POLL_EVENTS, STALL_MS, TURNS_PER_POLL};
+use crate::limits::{POLL_EVENTS, TURNS_PER_POLL};
 use crate::link::{self, ShardLink};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Sleep;
@@ -259,10 +259,6 @@ impl Future for Running {
 }
 
 impl Neighbours<TokioSystem> for Arc<ShardLink> {
-    fn is_stuck(&self) -> bool {
-        self.pulse.running_for().is_some_and(|running| running >= Duration::from_millis(STALL_MS))
-    }
-
     fn give(&self, take: &mut Take<'_, TokioSystem>) {
         let lost = guardian::take_back(self, |has_others| take(has_others));
         self.metrics.add(abi::METRIC_RESETS_OTHER, lost as u64);
@@ -462,6 +458,10 @@ impl System for TokioSystem {
 
     fn accept(&mut self, listener: &Arc<Listener>) -> io::Result<(TokioSocket, SocketAddr)> {
         tcp::accept(listener.as_fd()).map(|(fd, peer)| (fd.into(), peer))
+    }
+
+    fn is_away(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| !link.is_live())
     }
 
     fn release(&mut self, socket: TokioSocket) -> OwnedFd {

@@ -4,7 +4,7 @@
 use super::{Connection, Flags, Listening, NO_RECORD, Server, ServerLimits, Servers, Shard, Source, System};
 use crate::abi;
 use crate::error::errno;
-use crate::limits::{ACCEPT_RETRY_MS, ACCEPTS_AT_STOP};
+use crate::limits::{ACCEPT_RETRY_MS, ACCEPTS_AT_STOP, ACCEPTS_PER_BATCH};
 use crate::net::tcp::{self, AcceptFailure};
 use std::io;
 use std::mem;
@@ -70,7 +70,14 @@ impl<S: System> Shard<S> {
         }
     }
 
-    pub(super) fn accept(&mut self, index: usize, limit: usize) {
+    pub(super) fn accept_unless_away(&mut self, index: usize) {
+        self.accepting_rests = self.accepting_rests || self.system.is_away();
+        if !self.accepting_rests {
+            self.accept(index, ACCEPTS_PER_BATCH);
+        }
+    }
+
+    fn accept(&mut self, index: usize, limit: usize) {
         for _ in 0..limit {
             let Some(listening) = &mut self.listeners[index] else { return };
             let server = listening.server;

@@ -25,8 +25,6 @@ pub type Take<'a, S> = dyn FnMut(&dyn Fn(u32) -> bool) -> Left<S> + 'a;
 
 /// Who may serve connections in this shard's place.
 pub trait Neighbours<S: System>: Send {
-    /// Whether this shard's JavaScript has been running for too long to be waited for.
-    fn is_stuck(&self) -> bool;
     /// Gives others what `take` returns.
     fn give(&self, take: &mut Take<'_, S>);
 }
@@ -43,7 +41,8 @@ pub struct Back<S: System> {
     offers_due: Option<Instant>,
     next_pin: Pin,
     released_pins: Vec<Pin>,
-    was_alive: bool,
+    /// The front was told, or saw by itself, that there are listeners or connections.
+    told_alive: bool,
 }
 
 impl<S: System> Back<S> {
@@ -75,7 +74,7 @@ impl<S: System> Back<S> {
             offers_due: None,
             next_pin: 0,
             released_pins: Vec::new(),
-            was_alive: false,
+            told_alive: false,
         }
     }
 
@@ -101,7 +100,7 @@ impl<S: System> Back<S> {
         self.apply(now);
         self.resume_front();
         if !self.shared.accepting_rests.load(Ordering::Relaxed) {
-            self.shard.rest_accepting(false);
+            self.shard.accept_again();
         }
         self.shard.turn(now, &mut self.sink, &NothingPinned);
         self.shard.forget_ended();
@@ -109,8 +108,11 @@ impl<S: System> Back<S> {
         self.shard.take_released_pins(&mut self.released_pins);
         self.look_at_offers(now);
         let news = self.sink.writer.publish();
-        let ended = self.tell_alive();
-        if news || ended {
+        self.tell_alive();
+        let alive = self.shard.is_alive();
+        let ended = mem::replace(&mut self.told_alive, alive) && !alive;
+        let rests = self.rest_if_away();
+        if news || ended || rests {
             self.ring_front();
         }
     }
@@ -144,11 +146,15 @@ impl<S: System> Back<S> {
         self.caller.resume();
     }
 
-    /// Tells the front whether its loop must go on. True when it need not any more.
-    pub(super) fn tell_alive(&mut self) -> bool {
-        let alive = self.shard.is_alive();
-        self.shared.alive.store(alive, Ordering::Release);
-        mem::replace(&mut self.was_alive, alive) && !alive
+    /// Says whether the front's loop must go on.
+    pub(super) fn tell_alive(&self) {
+        self.shared.alive.store(self.shard.is_alive(), Ordering::Release);
+    }
+
+    /// The shard accepts nothing while JavaScript is away; the front has to say when it is back. True when it is to be told.
+    fn rest_if_away(&self) -> bool {
+        let rests = self.shard.accepting_rests();
+        rests && !self.shared.accepting_rests.swap(true, Ordering::Relaxed)
     }
 
     fn ring_front(&self) {
@@ -202,11 +208,13 @@ impl<S: System> Back<S> {
             return;
         };
         let due = *self.offers_due.get_or_insert(oldest.at + STALL);
-        let Some(neighbours) = self.neighbours.as_ref().filter(|_| due <= now) else { return };
-        self.offers_due = Some(now + STALL);
-        if !neighbours.is_stuck() {
+        if due > now {
             return;
         }
+        self.offers_due = Some(now + STALL);
+        let Some(neighbours) = self.neighbours.as_ref().filter(|_| self.shard.system().is_away()) else {
+            return;
+        };
         let (shard, sink) = (&mut self.shard, &mut self.sink);
         neighbours.give(&mut |has_others| {
             shard.take_unserved(|handle, server, announced| {
@@ -214,9 +222,6 @@ impl<S: System> Back<S> {
             })
         });
         self.sink.forget_taken();
-        self.shard.rest_accepting(true);
-        self.shared.accepting_rests.store(true, Ordering::Relaxed);
-        self.ring_front(); // which may have come back in the meantime, and then has to know
     }
 }
 

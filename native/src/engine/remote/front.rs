@@ -348,8 +348,9 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
     }
 
     fn is_alive(&self) -> bool {
-        // In this order: the back tells of events before it says that nothing is left that could make some.
-        !self.commands.is_drained() || self.shared.alive.load(Ordering::Acquire) || !self.events.is_empty()
+        // A connection is alive until we have said that its end is handled, and only a call makes a listener: no command
+        // or event on its way can change what was told.
+        self.shared.alive.load(Ordering::Acquire)
     }
 
     fn queued_bytes(&mut self, handle: Handle) -> usize {
