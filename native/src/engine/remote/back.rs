@@ -43,6 +43,8 @@ pub struct Back<S: System> {
     released_pins: Vec<Pin>,
     /// The front was told, or saw by itself, that there are listeners or connections.
     told_alive: bool,
+    /// The shard was abandoned: what still comes is for others, who find it where it is.
+    is_over: bool,
 }
 
 impl<S: System> Back<S> {
@@ -75,6 +77,7 @@ impl<S: System> Back<S> {
             next_pin: 0,
             released_pins: Vec::new(),
             told_alive: false,
+            is_over: false,
         }
     }
 
@@ -94,11 +97,20 @@ impl<S: System> Back<S> {
         self.shard.retire(|handle| _ = sink.withdraw(handle))
     }
 
+    /// As [`Shard::abandon`]. Nothing is accepted or taken in any more until the front ends this half.
+    pub(super) fn abandon(&mut self) -> Left<S> {
+        self.is_over = true;
+        self.shard.abandon()
+    }
+
     /// Does what is to be done, once. Never waits.
     pub fn turn(&mut self, now: Instant) {
         self.sink.begin(now);
         self.apply(now);
         self.resume_front();
+        if self.is_over {
+            return;
+        }
         if !self.shared.accepting_rests.load(Ordering::Relaxed) {
             self.shard.accept_again();
         }
@@ -119,7 +131,7 @@ impl<S: System> Back<S> {
 
     /// Whether it may sleep until it is woken, its system has something, or [`Back::next_wake`] has come.
     pub fn fall_asleep(&mut self) -> bool {
-        let backlog = self.shard.has_backlog();
+        let backlog = !self.is_over && self.shard.has_backlog();
         if backlog && !self.sink.is_stuck() {
             return false;
         }
@@ -134,6 +146,9 @@ impl<S: System> Back<S> {
 
     /// When time alone makes something to do.
     pub fn next_wake(&self) -> Option<Instant> {
+        if self.is_over {
+            return None;
+        }
         [self.shard.next_wake(), self.offers_due].into_iter().flatten().min()
     }
 

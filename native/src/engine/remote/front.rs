@@ -237,7 +237,7 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
         if self.shared.failure.get().is_some() {
             return mem::take(&mut *self.shared.left.lock());
         }
-        self.call(|back| back.shard_mut().abandon())
+        self.call(|back| back.abandon())
     }
 
     fn collect(&mut self, _now: Instant, sink: &mut dyn Sink, _memory: &dyn PinnedMemory) {
