@@ -6,7 +6,7 @@ export const AVAILABLE: readonly EngineName[] = ['mio', 'tokio']
 /** Names the engines to test, separated by commas. */
 const ENGINES_VARIABLE = 'SHARDLOOP_TEST_ENGINES'
 
-/** Until every test passes on `tokio`, it is run when it is asked for: `npm test -- --engine tokio`. */
+/** `npm test` stays short: CI runs it once more, `npm test -- --engine tokio`. */
 const BY_DEFAULT: readonly EngineName[] = ['mio']
 
 /** The engines that every suite of `forEachEngine` runs on. */
