@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { readFileSync, rmSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -17,6 +17,15 @@ const RATIO_MAX = 1.1
 const SETTLE_MS = 3_000
 /** Then an idle server is left alone for this long, and must not do anything. */
 const QUIET_MS = 4_000
+const SOCKET_CALLS: readonly string[] = [
+  'accept4',
+  'recvfrom',
+  'recvmsg',
+  'sendto',
+  'sendmsg',
+  'writev',
+  'shutdown',
+]
 const EXAMPLE = fileURLToPath(new URL('../examples/echo.js', import.meta.url))
 
 forEachEngine('system calls', (test, engine) => {
@@ -52,6 +61,61 @@ forEachEngine('system calls', (test, engine) => {
       { timeoutMs: 60_000 },
     )
   }
+})
+
+forEachEngine('the threads of a shard', (test, engine) => {
+  const name = 'one of them makes all calls on sockets; the other is woken once for all that it finds'
+  if (process.platform !== 'linux' || spawnSync('strace', ['-V']).status !== 0) {
+    test.skip(name, 'strace is not installed')
+    return
+  }
+  test(
+    name,
+    async (t) => {
+      const args = ['--host', '127.0.0.1', '--port', '0', '--shards', '1', '--engine', engine]
+      const server = t.spawn([EXAMPLE, ...args])
+      const port = (await server.line(/^listening on tcp:\/\/127\.0\.0\.1:(\d+)/))[1]
+      const file = join(tmpdir(), `shardloop-threads-${process.pid}-${server.pid}`)
+      t.defer(() => rmSync(file, { force: true }))
+      const strace = t.spawn(
+        ['-f', '-e', `trace=${SOCKET_CALLS.join()},read,write`, '-o', file, '-p', `${server.pid}`],
+        {
+          command: 'strace',
+        },
+      )
+      await strace.until(() => strace.stderr.includes('attached') || strace.exit !== undefined)
+      assert.equal(strace.exit, undefined, strace.describe())
+      const load = ['--addr', `127.0.0.1:${port}`, '--conns', `${CONNECTIONS}`, '--size', `${SIZE_BYTES}`]
+      const { requestsTotal } = await runLoad(t, [...load, '--secs', '1'])
+      const serving = readdirSync(`/proc/${server.pid}/task`).filter((thread) => {
+        return readFileSync(`/proc/${server.pid}/task/${thread}/comm`, 'utf8') === 'shard-io\n'
+      })
+      strace.kill('SIGINT')
+      await strace.untilExit()
+      const calls = [...readFileSync(file, 'utf8').matchAll(/^(\d+) +(\w+)\((\d+)/gm)].map((call) => {
+        const [, thread = '', name = '', descriptor = ''] = call
+        return { thread, name, descriptor }
+      })
+      const onSockets = calls.filter(({ name }) => SOCKET_CALLS.includes(name))
+      assert.ok(onSockets.length > 2 * requestsTotal, `${onSockets.length} calls, ${requestsTotal} requests`)
+      const threads = new Set(onSockets.map(({ thread }) => thread))
+      assert.equal(threads.size, 1)
+      assert.deepEqual(serving, engine === 'tokio' ? [...threads] : [])
+      // What the I/O thread writes to is what JavaScript's sleeps on, which reads it when it wakes up.
+      const rings = calls.filter(
+        ({ thread, name }) => name === 'write' && threads.has(thread) && engine === 'tokio',
+      )
+      const descriptors = new Set(rings.map(({ descriptor }) => descriptor))
+      const silenced = calls.filter(({ name, descriptor }) => name === 'read' && descriptors.has(descriptor))
+      assert.equal(descriptors.size, engine === 'tokio' ? 1 : 0)
+      assert.ok(
+        Math.abs(rings.length - silenced.length) <= 2,
+        `${rings.length} rings, ${silenced.length} heard`,
+      )
+      assert.ok(rings.length < requestsTotal / 2, `${rings.length} rings for ${requestsTotal} requests`)
+    },
+    { timeoutMs: 60_000 },
+  )
 })
 
 forEachEngine('an idle server', (test, engine) => {
