@@ -8,6 +8,7 @@
 
 use super::sync::{Arc, AtomicBool, AtomicUsize, Cell, Memory, Ordering, fence};
 use std::cell;
+use std::io;
 use std::mem::MaybeUninit;
 
 /// Bytes of an entry begin on a cache line.
@@ -49,18 +50,18 @@ impl Shared {
 }
 
 /// A pipe for this many entries (a power of two), and bytes.
-pub fn pipe(entries: usize, bytes: usize) -> (Writer, Reader) {
+pub fn pipe(entries: usize, bytes: usize) -> io::Result<(Writer, Reader)> {
     assert!(entries.is_power_of_two(), "the number of entries is no power of two");
     assert!(bytes.is_multiple_of(ALIGNMENT) && bytes <= u32::MAX as usize, "an odd number of bytes");
     let shared = Arc::new(Shared {
         entries: (0..entries).map(|_| Cell::default()).collect(),
-        bytes: Memory::new(bytes),
+        bytes: Memory::new(bytes)?,
         tail: Position(AtomicUsize::new(0)),
         head: Position(AtomicUsize::new(0)),
     });
     let writer =
         Writer { shared: shared.clone(), tail: 0, published: 0, head: cell::Cell::new(0), position: 0 };
-    (writer, Reader { shared, head: 0, released: 0, tail: cell::Cell::new(0) })
+    Ok((writer, Reader { shared, head: 0, released: 0, tail: cell::Cell::new(0) }))
 }
 
 /// The end that entries go in by.

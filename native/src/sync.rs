@@ -4,7 +4,9 @@
 pub use std::sync::Arc;
 pub use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
+use memmap2::{MmapMut, MmapRaw};
 use std::cell::UnsafeCell;
+use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -37,19 +39,15 @@ impl<T: Copy> Cell<T> {
     }
 }
 
-/// Bytes of which two threads have different ranges at any time.
+/// Bytes of which two threads have different ranges at any time. They lie in pages of their own, not in malloc's: a shard's
+/// death gives them back to the system, and leaves no holes among what others allocate.
 #[derive(Debug)]
-pub struct Memory(Box<[UnsafeCell<MaybeUninit<u8>>]>);
-
-// SAFETY: as `Cell`.
-unsafe impl Sync for Memory {}
+pub struct Memory(MmapRaw);
 
 impl Memory {
     /// So many bytes, untouched: the system gives pages to what is used.
-    pub fn new(length: usize) -> Self {
-        let memory = Box::new_uninit_slice(length);
-        // SAFETY: a cell of something that may be uninitialised needs no initialisation.
-        Self(unsafe { memory.assume_init() })
+    pub fn new(length: usize) -> io::Result<Self> {
+        Ok(Self(MmapMut::map_anon(length)?.into()))
     }
 
     /// How many.
@@ -64,9 +62,9 @@ impl Memory {
     /// It was written before, by one who happened before, and nobody writes it while the slice lives.
     #[inline]
     pub unsafe fn read(&self, range: Range<usize>) -> &[u8] {
-        let cells = &self.0[range];
-        // SAFETY: in bounds (indexed), initialised and not written (by the caller).
-        unsafe { std::slice::from_raw_parts(cells.as_ptr().cast(), cells.len()) }
+        assert!(range.start <= range.end && range.end <= self.0.len(), "a range beyond the memory");
+        // SAFETY: in bounds (asserted), initialised and not written (by the caller).
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(range.start), range.len()) }
     }
 
     /// A range to write.
@@ -76,8 +74,8 @@ impl Memory {
     #[inline]
     #[allow(clippy::mut_from_ref, reason = "that it is the only one is the caller's promise")]
     pub unsafe fn write(&self, range: Range<usize>) -> &mut [MaybeUninit<u8>] {
-        let cells = &self.0[range];
-        // SAFETY: in bounds (indexed) and nobody else's (by the caller); what is in a cell may be changed.
-        unsafe { std::slice::from_raw_parts_mut(cells.as_ptr().cast_mut().cast(), cells.len()) }
+        assert!(range.start <= range.end && range.end <= self.0.len(), "a range beyond the memory");
+        // SAFETY: in bounds (asserted) and nobody else's (by the caller).
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().add(range.start).cast(), range.len()) }
     }
 }

@@ -10,7 +10,7 @@ fn put(writer: &mut Writer, bytes: &[u8]) -> bool {
 
 #[test]
 fn entries_come_out_as_they_went_in_whatever_their_sizes() {
-    let (mut writer, mut reader) = pipe(64, 1024);
+    let (mut writer, mut reader) = pipe(64, 1024).unwrap();
     let (mut sent, mut read) = (0usize, 0usize);
     let content =
         |number: usize| -> Vec<u8> { (0..(number * 37) % 300).map(|at| (number * 7 + at) as u8).collect() };
@@ -42,7 +42,7 @@ fn entries_come_out_as_they_went_in_whatever_their_sizes() {
 
 #[test]
 fn nothing_is_seen_before_it_is_published_and_no_room_comes_before_it_is_given_back() {
-    let (mut writer, mut reader) = pipe(2, 128);
+    let (mut writer, mut reader) = pipe(2, 128).unwrap();
     assert!(put(&mut writer, &[1; 64]));
     assert!(reader.is_empty());
     assert!(writer.publish() && !writer.publish());
@@ -65,7 +65,7 @@ fn nothing_is_seen_before_it_is_published_and_no_room_comes_before_it_is_given_b
 
 #[test]
 fn two_threads_pass_a_million_entries() {
-    let (mut writer, mut reader) = pipe(256, 16 << 10);
+    let (mut writer, mut reader) = pipe(256, 16 << 10).unwrap();
     let thread = std::thread::spawn(move || {
         for number in 0..1_000_000u32 {
             while !writer.write([number as i32, 0, 0, 0], &number.to_le_bytes()) {

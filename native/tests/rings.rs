@@ -48,9 +48,9 @@ mod sync {
     unsafe impl Sync for Memory {}
 
     impl Memory {
-        pub fn new(length: usize) -> Self {
+        pub fn new(length: usize) -> std::io::Result<Self> {
             let blocks = (0..length.div_ceil(BLOCK)).map(|_| UnsafeCell::new(())).collect();
-            Self { bytes: std::cell::UnsafeCell::new(Box::new_uninit_slice(length)), blocks }
+            Ok(Self { bytes: std::cell::UnsafeCell::new(Box::new_uninit_slice(length)), blocks })
         }
 
         pub fn len(&self) -> usize {
@@ -120,7 +120,7 @@ fn take(reader: &mut Reader, from: u8) -> u8 {
 fn entries_and_bytes_arrive_whole_and_in_order_and_no_place_is_used_while_it_is_read() {
     loom::model(|| {
         // Two entries and two blocks: the third write waits for the reader, and wraps.
-        let (mut writer, mut reader) = pipe(2, 128);
+        let (mut writer, mut reader) = pipe(2, 128).unwrap();
         let writing = thread::spawn(move || {
             let mut next = 0;
             while next < 3 {
@@ -147,7 +147,7 @@ fn entries_and_bytes_arrive_whole_and_in_order_and_no_place_is_used_while_it_is_
 #[test]
 fn several_entries_of_one_store_are_all_there() {
     loom::model(|| {
-        let (mut writer, mut reader) = pipe(4, 256);
+        let (mut writer, mut reader) = pipe(4, 256).unwrap();
         let writing = thread::spawn(move || {
             assert!(put(&mut writer, 0) && put(&mut writer, 1));
             writer.publish();
@@ -162,7 +162,7 @@ fn several_entries_of_one_store_are_all_there() {
 #[test]
 fn a_sleeper_is_woken_or_sees_the_work_itself_and_is_woken_by_one() {
     loom::model(|| {
-        let (mut writer, reader) = pipe(4, 256);
+        let (mut writer, reader) = pipe(4, 256).unwrap();
         let sleep = Arc::new(Sleep::default());
         let waker = sleep.clone();
         let waking = thread::spawn(move || {

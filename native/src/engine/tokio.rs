@@ -46,7 +46,7 @@ impl TokioEngine {
         let bell = Arc::new(Bell::new()?);
         let ready = Arc::<ReadyList>::default();
         let driver = IoThread { bell: bell.clone(), ready: ready.clone(), handle: None };
-        let (mut front, seed) = halves(driver);
+        let (mut front, seed) = halves(driver)?;
         let caller = Box::new(ShardThread { bell, thread: thread::current() });
         let (sender, started) = mpsc::channel();
         let run = move || {

@@ -37,6 +37,7 @@ use crate::system::{Left, System};
 use offers::Offers;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -91,7 +92,7 @@ struct Shared<S: System> {
 }
 
 /// Joins two halves. `back` is to be made where it will run, since a system may belong to its thread.
-pub fn halves<S: System, D: Driver>(driver: D) -> (Front<S, D>, Seed<S>) {
+pub fn halves<S: System, D: Driver>(driver: D) -> io::Result<(Front<S, D>, Seed<S>)> {
     let shared = Arc::new(Shared {
         front: Sleep::default(),
         front_waits: Sleep::default(),
@@ -104,10 +105,10 @@ pub fn halves<S: System, D: Driver>(driver: D) -> (Front<S, D>, Seed<S>) {
         failure: OnceLock::new(),
         left: Mutex::new(Vec::new()),
     });
-    let (event_writer, event_reader) = pipe(PIPE_RECORDS, PIPE_EVENT_BYTES);
-    let (command_writer, command_reader) = pipe(PIPE_RECORDS, WRITE_SLAB_BYTES);
+    let (event_writer, event_reader) = pipe(PIPE_RECORDS, PIPE_EVENT_BYTES)?;
+    let (command_writer, command_reader) = pipe(PIPE_RECORDS, WRITE_SLAB_BYTES)?;
     let front = Front::new(shared.clone(), event_reader, command_writer, driver);
-    (front, Seed { shared, events: event_writer, commands: command_reader })
+    Ok((front, Seed { shared, events: event_writer, commands: command_reader }))
 }
 
 /// A back before it has a system.
