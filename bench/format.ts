@@ -21,6 +21,12 @@ export function micros(value: number): string {
   return value < 1e6 ? `${(value / 1e3).toPrecision(3)} ms` : `${(value / 1e6).toPrecision(3)} s`
 }
 
+/** Bytes as `12.3 MiB` or `1.21 GiB`. */
+export function mebibytes(bytes: number): string {
+  const mebi = bytes / (1 << 20)
+  return mebi >= 1024 ? `${(mebi / 1024).toFixed(2)} GiB` : `${mebi.toFixed(1)} MiB`
+}
+
 /** `98 %`. */
 export function percent(share: number): string {
   return `${(share * 100).toFixed(0)}\u00a0%`

@@ -6,6 +6,9 @@ import { pinned } from './machine.js'
 /** Root of the repository; this file is compiled to dist/bench/. */
 export const ROOT: string = join(import.meta.dirname, '..', '..')
 
+/** Where commands leave what they found. */
+export const RESULTS: string = join(ROOT, 'bench', 'results')
+
 /** A measurement that takes this much longer than it should is ended: the server hangs. */
 const GRACE_MS = 60_000
 

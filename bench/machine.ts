@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { availableParallelism, cpus, release, totalmem } from 'node:os'
 
 /** Commit, machine and versions, as they go into every result file. */
-export interface Environment {
+export interface Machine {
   readonly commit: string
   /** Files differ from the commit. */
   readonly modified: boolean
@@ -16,14 +16,28 @@ export interface Environment {
   readonly virtual: boolean
   readonly node: string
   readonly rust: string
+}
+
+/** The same for a benchmark, which has a CPU for the server and one for the client. */
+export interface Environment extends Machine {
   readonly bun: string | null
   readonly serverCpu: number
   readonly clientCpu: number
 }
 
-/** Looks at the machine. `bun` is the program's path, when there is one. */
+/** Looks at the machine, for a benchmark. `bun` is the program's path, when there is one. */
 export function describeMachine(root: string, bun: string | null): Environment {
   const [serverCpu, clientCpu] = measuredCpus()
+  return {
+    ...machine(root),
+    bun: bun === null ? null : output(bun, ['--version']),
+    serverCpu,
+    clientCpu,
+  }
+}
+
+/** Looks at the machine. */
+export function machine(root: string): Machine {
   return {
     commit: output('git', ['-C', root, 'rev-parse', 'HEAD']) ?? 'unknown',
     modified: output('git', ['-C', root, 'status', '--porcelain']) !== '',
@@ -35,10 +49,12 @@ export function describeMachine(root: string, bun: string | null): Environment {
     virtual: / hypervisor /.test(readFileSync('/proc/cpuinfo', 'utf8')),
     node: process.version,
     rust: output('rustc', ['--version']) ?? 'unknown',
-    bun: bun === null ? null : output(bun, ['--version']),
-    serverCpu,
-    clientCpu,
   }
+}
+
+/** What the name of a result file begins with: the time and the commit. */
+export function resultName({ date, commit }: Machine): string {
+  return `${date.slice(0, 19).replaceAll(':', '-')}-${commit.slice(0, 7)}`
 }
 
 /** The first two CPUs that this process may use: the server's and the client's. Throws by name with fewer. */

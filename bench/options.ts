@@ -1,5 +1,6 @@
 /** Arguments of `npm run bench`. */
 import { parseArgs } from 'node:util'
+import { list, positive } from './flags.js'
 import type { LatencyPlan } from './inside-latency.js'
 import {
   ENGINES,
@@ -120,23 +121,4 @@ function chosenPeers(given: string | undefined, engines: readonly Engine[]): rea
   }
   const byMode = engines.flatMap(oursOn).filter((peer) => names.includes(PEERS[peer].ours.mode))
   return PEER_IDS.filter((peer) => names.includes(peer) || (byMode as readonly PeerId[]).includes(peer))
-}
-
-function list<Name extends string>(
-  option: string,
-  given: string | undefined,
-  known: readonly Name[],
-): readonly Name[] {
-  if (given === undefined) return known
-  const names = given.split(',').map((name) => name.trim())
-  const unknown = names.find((name) => !(known as readonly string[]).includes(name))
-  if (unknown !== undefined) throw new Error(`${option}: ${unknown} is not one of ${known.join(', ')}`)
-  return known.filter((name) => names.includes(name))
-}
-
-function positive(option: string, given: string | undefined, fallback: number): number {
-  const value = given === undefined ? fallback : Number(given)
-  if (!(value > 0) || value === Number.POSITIVE_INFINITY)
-    throw new Error(`${option}: ${given} is not a number above 0`)
-  return value
 }

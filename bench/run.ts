@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { checkEngines } from './engines.js'
 import { insideCommand } from './inside.js'
 import { type LatencySample, measureInsideLatency } from './inside-latency.js'
-import { loadgenProgram, ROOT } from './load.js'
-import { describeMachine, output } from './machine.js'
+import { loadgenProgram, RESULTS, ROOT } from './load.js'
+import { describeMachine, output, resultName } from './machine.js'
 import { measureMemory } from './memory.js'
 import { type BenchOptions, readOptions } from './options.js'
 import { PEERS, type PeerId } from './peers.js'
@@ -19,7 +19,6 @@ import { runSupervision } from './supervision/run.js'
 import { countSyscalls, type SyscallResult, straceIsPresent } from './syscalls.js'
 import { ProgressLine, tables } from './terminal.js'
 
-const RESULTS = join(ROOT, 'bench', 'results')
 const BUN_ABSENT =
   'Bun.listen: the peer is not installed; "npm ci --prefix bench/peers" installs it where there is a package of it'
 
@@ -169,8 +168,7 @@ function peerIsPresent(peer: PeerId, absent: string[]): boolean {
 function save(results: Results, complete: boolean): string[] {
   mkdirSync(RESULTS, { recursive: true })
   const { environment, quick } = results
-  const stamp = environment.date.slice(0, 19).replaceAll(':', '-')
-  const name = `${stamp}-${environment.commit.slice(0, 7)}${quick ? '-quick' : ''}`
+  const name = `${resultName(environment)}${quick ? '-quick' : ''}`
   const summary = {
     servers: results.peers.map((id) => ({ id, ...PEERS[id] })),
     figures: results.rows.map((result) => ({

@@ -27,18 +27,23 @@ const VERDICTS: Readonly<Record<Verdict, string>> = {
 export class ProgressLine {
   readonly #terminal: boolean = process.stderr.isTTY === true
   readonly #started: number = Date.now()
+  readonly #command: string
   #part = ''
+
+  constructor(command = 'bench') {
+    this.#command = command
+  }
 
   /** Shows what is going on, with the time since the start. */
   show(text: string): void {
     const elapsed = `${Math.floor((Date.now() - this.#started) / 1000)} s`
     if (this.#terminal) {
       const width = (process.stderr.columns ?? 80) - 1
-      process.stderr.write(`\r${`bench ${elapsed}  ${text}`.slice(0, width)}\x1b[K`)
+      process.stderr.write(`\r${`${this.#command} ${elapsed}  ${text}`.slice(0, width)}\x1b[K`)
       return
     }
     const part = text.split(':')[0] ?? text
-    if (part !== this.#part) process.stderr.write(`bench ${elapsed}  ${text}\n`)
+    if (part !== this.#part) process.stderr.write(`${this.#command} ${elapsed}  ${text}\n`)
     this.#part = part
   }
 

@@ -2,8 +2,9 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { ROOT } from '../load.js'
-import { describeMachine } from '../machine.js'
+import { list } from '../flags.js'
+import { RESULTS, ROOT } from '../load.js'
+import { describeMachine, resultName } from '../machine.js'
 import { ProgressLine } from '../terminal.js'
 import {
   type Figure,
@@ -60,9 +61,7 @@ export async function runSupervision(args: readonly string[]): Promise<number> {
     process.stdout.write(HELP)
     return 0
   }
-  const names = values.parts.split(',').map((name) => name.trim())
-  const unknown = names.find((name) => !(PARTS as readonly string[]).includes(name))
-  if (unknown !== undefined) throw new Error(`--parts: ${unknown} is not one of ${PARTS.join(', ')}`)
+  const names = list('--parts', values.parts, PARTS)
   const plan = values.quick ? QUICK : FULL
   const environment = describeMachine(ROOT, null)
   const line = new ProgressLine()
@@ -81,7 +80,7 @@ export async function runSupervision(args: readonly string[]): Promise<number> {
     queue: () => measureQueue(plan, progress),
   }
   let broken = false
-  for (const part of PARTS.filter((name) => names.includes(name))) {
+  for (const part of names) {
     try {
       figures.push(...(await measure[part]()))
     } catch (error) {
@@ -110,14 +109,12 @@ function print(figures: readonly Figure[]): void {
 }
 
 function save(results: SupervisionResults): string[] {
-  const directory = join(ROOT, 'bench', 'results')
-  mkdirSync(directory, { recursive: true })
+  mkdirSync(RESULTS, { recursive: true })
   const { environment, quick } = results
-  const stamp = environment.date.slice(0, 19).replaceAll(':', '-')
-  const name = `${stamp}-${environment.commit.slice(0, 7)}-supervision${quick ? '-quick' : ''}`
+  const name = `${resultName(environment)}-supervision${quick ? '-quick' : ''}`
   for (const base of [name, 'latest-supervision']) {
-    writeFileSync(join(directory, `${base}.json`), `${JSON.stringify(results, null, 1)}\n`)
-    writeFileSync(join(directory, `${base}.html`), supervisionReport(results))
+    writeFileSync(join(RESULTS, `${base}.json`), `${JSON.stringify(results, null, 1)}\n`)
+    writeFileSync(join(RESULTS, `${base}.html`), supervisionReport(results))
   }
-  return [join(directory, `${name}.json`), join(directory, `${name}.html`)]
+  return [join(RESULTS, `${name}.json`), join(RESULTS, `${name}.html`)]
 }

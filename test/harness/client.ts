@@ -166,6 +166,9 @@ export class Client extends Observable {
   }
 }
 
+/** What came is not what was sent. */
+export class WrongBytes extends Error {}
+
 /** Asserts that `actual` equals `expected`, and names the first byte that differs rather than print megabytes. */
 export function assertBytes(actual: Uint8Array, expected: Uint8Array, what = 'bytes'): void {
   if (actual.length === expected.length && Buffer.compare(actual, expected) === 0) return
@@ -173,7 +176,7 @@ export function assertBytes(actual: Uint8Array, expected: Uint8Array, what = 'by
   let at = 0
   while (at < limit && actual[at] === expected[at]) at++
   const show = (bytes: Uint8Array): string => Buffer.from(bytes.subarray(at, at + 16)).toString('hex')
-  throw new Error(
+  throw new WrongBytes(
     `${what}: ${actual.length} bytes, expected ${expected.length}; they differ from byte ${at} on: ` +
       `${show(actual)}, expected ${show(expected)}`,
   )

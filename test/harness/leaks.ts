@@ -64,6 +64,11 @@ export function openDescriptors(): Map<string, string> {
   return open
 }
 
+/** How many threads this process has. Linux only. */
+export function threadCount(): number {
+  return readdirSync('/proc/self/task').length
+}
+
 function reportLeaks(): void {
   if (before === undefined) return
   const left = [...openDescriptors()].filter(

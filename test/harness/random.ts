@@ -16,7 +16,12 @@ export class Random {
   /** Seeded from the environment, else freshly. */
   static fromEnvironment(): Random {
     const given = process.env[SEED_VARIABLE]
-    return new Random(given === undefined ? randomBytes(4).readUInt32LE() : Number(given))
+    return given === undefined ? Random.fresh() : new Random(Number(given))
+  }
+
+  /** Seeded by chance. */
+  static fresh(): Random {
+    return new Random(randomBytes(4).readUInt32LE())
   }
 
   /** How to run the same again; for failure messages. */

@@ -11,7 +11,11 @@ export async function echoThrough(
   random: Random,
   pieceMax: number,
 ): Promise<void> {
-  const sending = send(client, data, random, pieceMax)
+  await Promise.all([send(client, data, random, pieceMax), receive(client, data)])
+}
+
+/** Reads `data` and compares it while it comes. */
+async function receive(client: Client, data: Buffer): Promise<void> {
   for (let offset = 0; offset < data.length; ) {
     const length = Math.min(data.length - offset, 256 * 1024)
     assertBytes(
@@ -21,7 +25,6 @@ export async function echoThrough(
     )
     offset += length
   }
-  await sending
 }
 
 /** Sends `data` in pieces of 1 to `pieceMax` bytes, waiting whenever the kernel takes no more. */
