@@ -76,7 +76,7 @@ function burnSection(results: Results, bars: readonly BarResult[]): string {
 <p class="soft">Right is better; the dashed line is mio. ${RATIO_KEY}</p>
 ${ratioPlot('Ratio to mio', groups)}`
   return `<h2>Protocols with work of their own</h2>
-<p class="soft">For each message the protocol keeps its thread in JavaScript for ${BURN_US} µs by the clock before it answers. The server has two CPUs, and the client shares the second.</p>
+<p class="soft">For each message the protocol keeps its thread in JavaScript for ${BURN_US} µs by the clock before it answers. The server has two CPUs, one for JavaScript and one for its I/O thread, if it has one; the client shares the second.</p>
 ${ratios}
 <h3>Requests per second</h3>
 <p class="soft">Right is better; median of the rounds that count.</p>

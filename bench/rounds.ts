@@ -10,7 +10,7 @@ import { type LatencySummary, type LoadResult, runLoad } from './load.js'
 import { measuredCpus } from './machine.js'
 import { BASELINES, isOurs, MODES, type PeerId } from './peers.js'
 import type { Row } from './rows.js'
-import { type RunningServer, rowCommand, startServer } from './servers.js'
+import { placeThreads, type RunningServer, rowCommand, startServer } from './servers.js'
 import { shuffled } from './statistics.js'
 
 /** Rounds that one set of server processes is measured in. */
@@ -169,6 +169,7 @@ async function startAll(
       if (command === null) throw new Error(`${peer} is not installed`)
       const server = await startServer(cpus, command)
       servers.set(peer, server)
+      if (row.work === 'burn') placeThreads(server, serverCpu, clientCpu)
       await load(row, server, 0, plan.firstWarmupSecs)
     }
   } catch (error) {

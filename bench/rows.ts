@@ -20,7 +20,7 @@ export interface Row {
   readonly busyFloor: number | null
   /**
    * What the servers do with a message: send it back, with all their threads on one CPU; or burn {@link BURN_US}
-   * microseconds of JavaScript before, with two CPUs, of which the client shares one. Only ours burn.
+   * microseconds of JavaScript before, with two CPUs: one for JavaScript, one for an I/O thread and the client. Only ours burn.
    */
   readonly work: 'echo' | 'burn'
   /** What servers are compared by. */

@@ -1,6 +1,6 @@
 /** Starts and stops the servers that are measured, as a rule each pinned to the server's CPU. */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, readdirSync } from 'node:fs'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { loadgenProgram, ROOT } from './load.js'
@@ -10,6 +10,8 @@ import type { Row } from './rows.js'
 
 const START_TIMEOUT_MS = 20_000
 const STOP_TIMEOUT_MS = 20_000
+/** Name of an I/O thread of ours. */
+const IO_THREAD = 'shard-io'
 
 /** A server that is ready. */
 export interface RunningServer {
@@ -122,6 +124,22 @@ export async function startServer(cpus: Cpus | null, command: readonly string[])
     }
   }
   return { pid: child.pid, addr, child, lines, stop }
+}
+
+/**
+ * Gives the thread with a server's JavaScript, which must be the process's main thread, one CPU, and its I/O thread, if it has
+ * one, another; V8's helpers may use both. With more CPUs than threads the scheduler finds as good places by itself. With two, which the
+ * client uses too, it puts the I/O thread now here, now there, for seconds, and what is compared would be its luck.
+ */
+export function placeThreads({ pid }: RunningServer, javascriptCpu: number, ioCpu: number): void {
+  const threads = readdirSync(`/proc/${pid}/task`)
+  const isIo = (thread: string): boolean =>
+    readFileSync(`/proc/${pid}/task/${thread}/comm`, 'utf8') === `${IO_THREAD}\n`
+  for (const thread of [String(pid), ...threads.filter(isIo)]) {
+    const cpu = thread === String(pid) ? javascriptCpu : ioCpu
+    const { status, stderr } = spawnSync('taskset', ['-p', '-c', String(cpu), thread], { encoding: 'utf8' })
+    if (status !== 0) throw new Error(`thread ${thread} of ${pid} cannot be moved to CPU ${cpu}: ${stderr}`)
+  }
 }
 
 /** The promise's value, or null after `ms`. */

@@ -1,5 +1,5 @@
 /**
- * Echo on one shard whose protocol has work of its own: {@link BURN_US} of JavaScript for each message, before that is
+ * Echo on the main thread whose protocol has work of its own: {@link BURN_US} of JavaScript for each message, before that is
  * sent back. Arguments: [--host H] [--port P] [--engine mio|tokio] [--mode chunk|borrowed] [--size BYTES-OF-A-MESSAGE].
  */
 import { parseArgs } from 'node:util'
@@ -47,12 +47,12 @@ const server = await createServer(
   {
     host: values.host,
     port: Number(values.port),
-    shards: 1,
+    shards: 0, // in the main thread, so that the benchmark knows which it is
     // What is no engine is refused by name there.
     engine: values.engine as 'auto',
   },
 )
 if (isSupervisor) {
   const [listener] = server.addresses
-  console.log(`listening on tcp://${listener?.address}:${listener?.port} (shards 1, engine ${server.engine})`)
+  console.log(`listening on tcp://${listener?.address}:${listener?.port} (shards 0, engine ${server.engine})`)
 }

@@ -8,6 +8,11 @@ pub const EVENT_RING_RECORDS: usize = 4096;
 pub const PIPE_RECORDS: usize = 4096;
 /// Bytes that the I/O thread has received and JavaScript has not taken yet. Past it, as with entries.
 pub const PIPE_EVENT_BYTES: usize = 512 * 1024;
+/// Time for which JavaScript has work in one batch from an I/O thread, as the last ones went. Past it the I/O thread gets its
+/// answers and JavaScript the next batch.
+pub const BATCH_US: u64 = 300;
+/// Events of such a batch at least, however long they take.
+pub const BATCH_EVENTS_MIN: usize = 4;
 /// New connections that the I/O thread has accepted and JavaScript has not taken yet. Past it, as with entries.
 pub const OFFERS_MAX: usize = 1024;
 /// Turns of the I/O thread until tokio looks at its descriptors again.

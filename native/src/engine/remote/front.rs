@@ -5,7 +5,7 @@ use super::{Back, COMMAND_CALL, COMMAND_FREE, COMMAND_OWNED, Driver, Shared};
 use crate::abi;
 use crate::connection::Handle;
 use crate::engine::Engine;
-use crate::limits::READ_MAX_BYTES;
+use crate::limits::{BATCH_EVENTS_MIN, BATCH_US, PIPE_RECORDS, READ_MAX_BYTES};
 use crate::pipe::{Reader, Words, Writer, write_copy};
 use crate::shard::{Commands, Event, ServerLimits, Sink};
 use crate::system::{Left, System};
@@ -33,8 +33,41 @@ pub struct Front<S: System, D: Driver> {
     /// Of this batch: connections whose end is in it.
     ended: Vec<i32>,
     released_pins: Vec<Pin>,
+    pace: Pace,
     /// It was found that there is nothing to do, so the back may have rung since.
     slept: Cell<bool>,
+}
+
+/// How many events a batch has. JavaScript's answers leave when its batch is over: was that all that waits, the back would
+/// have nothing to do while JavaScript computes, and JavaScript nothing while the back sends. So a batch has as much as takes
+/// JavaScript [`BATCH_US`].
+#[derive(Debug)]
+struct Pace {
+    most: usize,
+    events: usize,
+    began: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { most: BATCH_EVENTS_MIN, events: 0, began: Instant::now() }
+    }
+
+    /// A batch of so many goes to JavaScript.
+    fn begin(&mut self, events: usize) {
+        self.events = events;
+        self.began = Instant::now();
+    }
+
+    /// It was handled. What is hoped for at most doubles and at most halves, for a batch may have met with a pause.
+    fn end(&mut self) {
+        let took_ns = self.began.elapsed().as_nanos().max(1) as usize;
+        let fits = self.events * (BATCH_US as usize * 1_000) / took_ns;
+        let (least, most) = ((self.most / 2).max(BATCH_EVENTS_MIN), (self.most * 2).min(PIPE_RECORDS));
+        if self.events == self.most || fits < self.most {
+            self.most = fits.clamp(least, most);
+        }
+    }
 }
 
 /// What is known here of a connection.
@@ -58,6 +91,7 @@ impl<S: System, D: Driver> Front<S, D> {
             offers: 0,
             ended: Vec::new(),
             released_pins: Vec::new(),
+            pace: Pace::new(),
             slept: Cell::new(false),
         }
     }
@@ -245,11 +279,13 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
             self.driver.silence();
             self.shared.front.wake_up();
         }
-        let mut waiting = self.events.len();
-        while waiting > 0 && sink.room() > 0 && self.hand_on(sink) {
+        let waiting = self.events.len();
+        let mut handed_on = 0;
+        while handed_on < waiting.min(self.pace.most) && sink.room() > 0 && self.hand_on(sink) {
             self.events.advance(1);
-            waiting -= 1;
+            handed_on += 1;
         }
+        self.pace.begin(handed_on);
         let released = self.events.release();
         if self.shared.accepting_rests.load(Ordering::Relaxed) {
             self.shared.accepting_rests.store(false, Ordering::Relaxed);
@@ -268,6 +304,7 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
     }
 
     fn end_batch(&mut self) {
+        self.pace.end();
         if self.ended.is_empty() {
             return;
         }
