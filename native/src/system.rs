@@ -1,5 +1,6 @@
 //! What lies outside of a shard: sockets, word of what is ready, and other shards. The shard layer asks nothing else of
-//! the world, so a network that is made up fits in its place.
+//! the world, so a network that is made up fits in its place: `tests/simulation/` is one, and its drawn runs hold the shard
+//! layer to what is said here.
 //!
 //! Two things differ between systems: how they learn what is ready ([`System::poll`]), and what a watched socket is. The
 //! calls on sockets are those of [`crate::net::tcp`] for everything that has a descriptor. A system that is told of

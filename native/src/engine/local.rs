@@ -19,9 +19,9 @@ pub struct Local<S: System> {
 }
 
 impl<S: System> Local<S> {
-    /// On this system.
-    pub fn new(system: S, metrics: Arc<Metrics>) -> Self {
-        Self { shard: Shard::new(system, metrics, Instant::now()) }
+    /// On this system. Time begins with `now`.
+    pub fn new(system: S, metrics: Arc<Metrics>, now: Instant) -> Self {
+        Self { shard: Shard::new(system, metrics, now) }
     }
 
     /// The shard layer.

@@ -17,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The engine.
 pub type MioEngine = Local<MioSystem>;
@@ -25,7 +25,7 @@ pub type MioEngine = Local<MioSystem>;
 impl MioEngine {
     /// Opens a poll. With a link, other threads may hand it connections.
     pub fn open(metrics: Arc<Metrics>, link: Option<Arc<ShardLink>>) -> io::Result<Self> {
-        Ok(Self::new(MioSystem::new(link)?, metrics))
+        Ok(Self::new(MioSystem::new(link)?, metrics, Instant::now()))
     }
 }
 

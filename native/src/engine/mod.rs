@@ -18,6 +18,8 @@
 //! - Listeners are shared by reference and never closed by an engine.
 //! - Dropping an engine closes every descriptor of its own, ends its thread if it has one, and leaves nothing behind.
 //!
+//! `tests/engines.rs` checks this of each engine; `tests/simulation/` of both ways to run the shard layer, under faults.
+//!
 //! Nothing here hands out a reference into a connection, since that may live on another thread.
 
 pub mod bell;

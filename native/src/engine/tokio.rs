@@ -5,7 +5,7 @@
 //! runtime runs, which is the shard's turn. So there is no task per connection, and an idle one has no buffer.
 
 use super::bell::Bell;
-use super::remote::{Back, Caller, Driver, Front, Neighbours, Seed, Take, halves};
+use super::remote::{Back, Caller, Driver, Front, Neighbours, PipeSizes, Seed, Take, halves};
 use super::{Look, SocketEngine};
 use crate::abi;
 use crate::connection::Handle;
@@ -46,7 +46,7 @@ impl TokioEngine {
         let bell = Arc::new(Bell::new()?);
         let ready = Arc::<ReadyList>::default();
         let driver = IoThread { bell: bell.clone(), ready: ready.clone(), handle: None };
-        let (mut front, seed) = halves(driver)?;
+        let (mut front, seed) = halves(driver, PipeSizes::default())?;
         let caller = Box::new(ShardThread { bell, thread: thread::current() });
         let (sender, started) = mpsc::channel();
         let run = move || {

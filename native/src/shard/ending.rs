@@ -9,9 +9,10 @@ use std::mem::MaybeUninit;
 use std::time::Duration;
 
 impl<S: System> Shard<S> {
-    /// The connection is gone for this reason; its descriptor closes now.
-    pub(super) fn lose(&mut self, handle: Handle, reason: i32) {
-        self.take_socket(handle, reason);
+    /// A call has failed, so the connection is given up. By a reset: an error need not be the connection's own (ENOMEM,
+    /// ENOBUFS), and the peer must not take what came until then for all there was.
+    pub(super) fn lose(&mut self, handle: Handle, errno: i32) {
+        self.reset(handle, errno);
     }
 
     /// Ends a connection by a reset.

@@ -220,6 +220,9 @@ impl<S: System, D: Driver> Front<S, D> {
             }
             // What was received behind the last answer is answered first; that is looked at again with the answer.
             abi::EVENT_ANSWERED if self.known(handle).is_some_and(|known| known.unanswered) => {}
+            // The handle of this one is a server. Any other may be of a connection that was taken back since: its timeout
+            // passed while it was offered.
+            kind if kind != abi::EVENT_ACCEPT_ERROR && self.known(handle).is_none() => {}
             kind => {
                 if kind == abi::EVENT_CLOSED {
                     self.ended.push(handle);

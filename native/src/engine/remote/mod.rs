@@ -91,8 +91,25 @@ struct Shared<S: System> {
     left: Mutex<Left<S>>,
 }
 
+/// How much the pipes hold.
+#[derive(Debug, Clone, Copy)]
+pub struct PipeSizes {
+    /// Entries of either; a power of two.
+    pub entries: usize,
+    /// Bytes that were received.
+    pub event_bytes: usize,
+    /// Bytes to write; two pieces of [`crate::limits::READ_MAX_BYTES`] at least.
+    pub command_bytes: usize,
+}
+
+impl Default for PipeSizes {
+    fn default() -> Self {
+        Self { entries: PIPE_RECORDS, event_bytes: PIPE_EVENT_BYTES, command_bytes: WRITE_SLAB_BYTES }
+    }
+}
+
 /// Joins two halves. `back` is to be made where it will run, since a system may belong to its thread.
-pub fn halves<S: System, D: Driver>(driver: D) -> io::Result<(Front<S, D>, Seed<S>)> {
+pub fn halves<S: System, D: Driver>(driver: D, sizes: PipeSizes) -> io::Result<(Front<S, D>, Seed<S>)> {
     let shared = Arc::new(Shared {
         front: Sleep::default(),
         front_waits: Sleep::default(),
@@ -105,8 +122,8 @@ pub fn halves<S: System, D: Driver>(driver: D) -> io::Result<(Front<S, D>, Seed<
         failure: OnceLock::new(),
         left: Mutex::new(Vec::new()),
     });
-    let (event_writer, event_reader) = pipe(PIPE_RECORDS, PIPE_EVENT_BYTES)?;
-    let (command_writer, command_reader) = pipe(PIPE_RECORDS, WRITE_SLAB_BYTES)?;
+    let (event_writer, event_reader) = pipe(sizes.entries, sizes.event_bytes)?;
+    let (command_writer, command_reader) = pipe(sizes.entries, sizes.command_bytes)?;
     let front = Front::new(shared.clone(), event_reader, command_writer, driver);
     Ok((front, Seed { shared, events: event_writer, commands: command_reader }))
 }
