@@ -12,6 +12,7 @@ const STAGES = [
   // What knows no engine runs twice: the summary stays that of `npm test`.
   { name: 'test on tokio', minutes: 12, args: ['test.mjs', '--engine', 'tokio'] },
   { name: 'test:long', minutes: 40, args: ['test.mjs', '--long'] },
+  { name: 'test:long on tokio', minutes: 40, args: ['test.mjs', '--long', '--engine', 'tokio'] },
 ]
 /** How long a stage that was asked to end has to print its summary. */
 const END_GRACE_MS = 10_000
