@@ -47,6 +47,8 @@ impl Site for Loopback {
         false
     }
 
+    fn hush(&mut self, _hush: bool) {}
+
     fn calm(&mut self) {}
 
     fn set_away(&mut self, _away: bool) {}

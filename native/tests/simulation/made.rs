@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::draw::Draw;
-use crate::network::{Id, Net, address};
+use crate::network::{Faults, Id, Net, address};
 use crate::site::{Counts, Facts, Site};
 use crate::system::{Elsewhere, SimListener, SimSocket, SimSystem, network_errno};
 use crate::violation::note;
@@ -20,12 +20,13 @@ pub struct Made {
     pub net: Arc<Mutex<Net>>,
     pub elsewhere: Arc<Mutex<Elsewhere>>,
     lent: Vec<u32>,
+    hushed: Option<Faults>,
 }
 
 impl Made {
     /// On this network.
     pub fn new(net: Net) -> Self {
-        Self { net: Arc::new(Mutex::new(net)), elsewhere: Arc::default(), lent: Vec::new() }
+        Self { net: Arc::new(Mutex::new(net)), elsewhere: Arc::default(), lent: Vec::new(), hushed: None }
     }
 
     /// As a shard sees it.
@@ -89,6 +90,15 @@ impl Site for Made {
 
     fn settle(&mut self) -> bool {
         self.net.lock().settle()
+    }
+
+    fn hush(&mut self, hush: bool) {
+        let mut net = self.net.lock();
+        if hush {
+            self.hushed = Some(std::mem::take(&mut net.faults));
+        } else if let Some(faults) = self.hushed.take() {
+            net.faults = faults;
+        }
     }
 
     fn calm(&mut self) {

@@ -50,6 +50,8 @@ pub trait Site {
     fn disturb(&mut self, draw: &mut Draw) -> bool;
     /// All that is on its way arrives. Whether anything was.
     fn settle(&mut self) -> bool;
+    /// Nothing goes wrong for a moment, or as it did before.
+    fn hush(&mut self, hush: bool);
     /// Nothing goes wrong any more.
     fn calm(&mut self);
     /// JavaScript runs without an end, or does so no more.

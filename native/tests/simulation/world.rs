@@ -267,8 +267,10 @@ impl<S: Stage> World<S> {
 
     /// Looks though nobody was told to, and finds nothing.
     fn look_for_what_is_left(&mut self) {
+        self.stage.site().hush(true);
         self.stage.turn_for_nothing();
         let events = self.js.look_for_nothing(&mut self.stage);
+        self.stage.site().hush(false);
         ensure!(
             events == 0,
             Liveness,

@@ -136,7 +136,12 @@ impl<S: System> Back<S> {
             return false;
         }
         self.shared.back_wants_room.store(backlog, Ordering::Relaxed);
-        self.shared.back.fall_asleep(|| !self.commands.is_empty() || (backlog && !self.sink.is_stuck()))
+        // The front may have come back since the turn began.
+        let rests = !self.is_over && self.shard.accepting_rests();
+        let accepts_again = || rests && !self.shared.accepting_rests.load(Ordering::Relaxed);
+        self.shared.back.fall_asleep(|| {
+            !self.commands.is_empty() || (backlog && !self.sink.is_stuck()) || accepts_again()
+        })
     }
 
     /// It is awake, for whatever reason.
