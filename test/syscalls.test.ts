@@ -108,8 +108,10 @@ forEachEngine('the threads of a shard', (test, engine) => {
       const descriptors = new Set(rings.map(({ descriptor }) => descriptor))
       const silenced = calls.filter(({ name, descriptor }) => name === 'read' && descriptors.has(descriptor))
       assert.equal(descriptors.size, engine === 'tokio' ? 1 : 0)
+      // One that falls asleep and finds something at once listens for nothing.
+      const [most, least] = [rings.length * 1.05 + 2, rings.length - 2]
       assert.ok(
-        Math.abs(rings.length - silenced.length) <= 2,
+        silenced.length <= most && silenced.length >= least,
         `${rings.length} rings, ${silenced.length} heard`,
       )
       assert.ok(rings.length < requestsTotal / 2, `${rings.length} rings for ${requestsTotal} requests`)

@@ -353,17 +353,17 @@ impl Host {
             if !self.call_javascript() || self.closing.get() {
                 break;
             }
-            let backlog = self.guarded(|| {
+            let ended = self.guarded(|| {
                 self.submit();
-                self.engine.borrow_mut().as_mut().is_some_and(|engine| {
-                    engine.end_batch();
+                let now = Instant::now();
+                let backlog = self.engine.borrow_mut().as_mut().is_some_and(|engine| {
+                    engine.end_batch(now);
                     engine.has_backlog()
-                })
+                });
+                (now, backlog)
             });
-            if backlog != Some(true) {
-                break;
-            }
-            now = Instant::now();
+            let Some((at, true)) = ended else { break };
+            now = at;
             if now.duration_since(began) >= Duration::from_micros(WAKE_BUDGET_US) {
                 break;
             }

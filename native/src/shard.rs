@@ -212,6 +212,11 @@ impl<S: System> Shard<S> {
             || (!self.accepting_rests && self.listeners.iter().flatten().any(|l| l.readable && !l.paused))
     }
 
+    /// Whether the last turn only served what was left of an earlier poll.
+    pub fn is_unpolled(&self) -> bool {
+        self.unpolled_turns > 0
+    }
+
     /// When time alone makes something to do.
     pub fn next_wake(&self) -> Option<Instant> {
         let timer = self

@@ -146,7 +146,7 @@ impl Bench {
         loop {
             let seen = self.batch();
             self.flush();
-            self.engine.end_batch();
+            self.engine.end_batch(Instant::now());
             let stop = seen.iter().any(&mut done);
             all.extend(seen);
             if stop {
@@ -188,7 +188,7 @@ impl Bench {
         let Seen::Open(handle) = self.batch()[0] else { panic!("the first event is not an open") };
         self.command(abi::COMMAND_START, handle, 0, 0);
         self.flush();
-        self.engine.end_batch();
+        self.engine.end_batch(Instant::now());
         handle
     }
 }
@@ -288,7 +288,7 @@ fn bytes_come_in_and_go_out_and_every_connection_ends_once(open: Open) {
     bench.command(abi::COMMAND_CLOSE, handle, 0, 0);
     bench.flush();
     assert_eq!(bench.batch(), [Seen::Other(CLOSED, handle, 0)]);
-    bench.engine.end_batch();
+    bench.engine.end_batch(Instant::now());
     assert!(!bench.is_open(handle));
     assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
 }
@@ -361,7 +361,7 @@ fn pinned_memory_is_released_when_flushed_and_when_the_connection_ends(open: Ope
                 flushed += count;
             }
         }
-        bench.engine.end_batch();
+        bench.engine.end_batch(Instant::now());
         bench.engine.take_released_pins(&mut released);
     }
     assert_eq!(released, [0, 1, 2, 3, 4, 5, 6, 7]);
@@ -389,7 +389,7 @@ fn nothing_is_lost_when_slabs_and_batches_are_too_small_for_what_is_ready(open: 
             let Seen::Open(handle) = seen else { panic!("unexpected {seen:?}") };
             handles.push(handle);
         }
-        bench.engine.end_batch();
+        bench.engine.end_batch(Instant::now());
     }
     for (index, peer) in peers.iter_mut().enumerate() {
         peer.write_all(&vec![index as u8; 30_000]).unwrap();
@@ -409,7 +409,7 @@ fn nothing_is_lost_when_slabs_and_batches_are_too_small_for_what_is_ready(open: 
                 other => panic!("unexpected {other:?}"),
             }
         }
-        bench.engine.end_batch();
+        bench.engine.end_batch(Instant::now());
     }
     let mut totals: Vec<_> = received.values().map(|bytes| (bytes[0], bytes.len())).collect();
     totals.sort_unstable();
@@ -424,7 +424,7 @@ fn what_waits_in_the_queue_when_listening_stops_is_announced(open: Open) {
     let mut opens = 0;
     while opens < peers.len() {
         opens += bench.batch().iter().filter(|seen| matches!(seen, Seen::Open(_))).count();
-        bench.engine.end_batch();
+        bench.engine.end_batch(Instant::now());
     }
     assert!(TcpStream::connect(address).is_err(), "the listener is closed");
     for peer in &peers {
@@ -515,7 +515,7 @@ fn what_is_a_threads_own_affair_is_given_to_nobody(open: Open) {
     bench.batch();
     assert!(bench.engine.retire().is_empty());
     let mut later = TcpStream::connect(address).unwrap();
-    bench.engine.end_batch();
+    bench.engine.end_batch(Instant::now());
     assert!(matches!(bench.batch()[..], [Seen::Open(_)]), "it still accepts");
     assert!(bench.engine.abandon().is_empty());
     for peer in [&mut peer, &mut later] {
@@ -531,4 +531,29 @@ fn dropping_an_engine_closes_no_listener(open: Open) {
     engine.listen(0, listener.clone()).unwrap();
     drop(engine);
     TcpStream::connect(address).unwrap();
+}
+
+/// What an engine with a thread of its own is for. On `mio` that takes JavaScript's thread.
+#[test]
+fn what_is_queued_is_sent_while_javascript_takes_nothing_of_what_comes_in() {
+    const ANSWER_BYTES: usize = 64 << 20;
+    let limits = ServerLimits { write_max_bytes: 2 * ANSWER_BYTES, ..server_limits() };
+    let open: Open = |metrics| Box::new(TokioEngine::open(metrics, None).unwrap());
+    let (mut bench, address) = Bench::new(open, limits, 32 << 10);
+    let mut reader = TcpStream::connect(address).unwrap();
+    let answered = bench.accept();
+    let mut sender = TcpStream::connect(address).unwrap();
+    bench.accept();
+    bench.engine.write(Instant::now(), Handle::from_word(answered), &vec![5; ANSWER_BYTES]);
+    assert!(bench.engine.queued_bytes(Handle::from_word(answered)) > 0);
+    // Until the pipe and the sockets are full.
+    sender.set_nonblocking(true).unwrap();
+    let full = Instant::now() + Duration::from_secs(10);
+    while bench.metrics.read(abi::METRIC_BYTES_READ) < limits::PIPE_EVENT_BYTES as u64 / 2 {
+        assert!(Instant::now() < full);
+        _ = sender.write(&[1; 64 << 10]);
+    }
+    while sender.write(&[1; 64 << 10]).is_ok() {}
+    reader.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert_eq!(read_exactly(&mut reader, ANSWER_BYTES), vec![5; ANSWER_BYTES]);
 }

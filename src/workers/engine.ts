@@ -9,7 +9,7 @@ export type EngineName = 'mio' | 'tokio'
 /** All of them. The native addon refuses one that it was built without. */
 export const ENGINES: readonly EngineName[] = ['mio', 'tokio']
 
-/** The engine for `'auto'` where none runs yet; chosen by measurement, see ARCHITECTURE.md. */
+/** The engine for `'auto'` where none runs yet; ARCHITECTURE.md, "Which to pick", has the measurements. */
 export function automaticEngine(): EngineName {
   return 'mio'
 }

@@ -25,7 +25,7 @@ export interface Holding {
   readonly deaths: number
   /** That callbacks threw, since the start. */
   readonly exceptions: number
-  /** What the first death and the first exception said. */
+  /** What the first death and the first exception said, and that a shard did not tell of itself. */
   readonly causes: readonly string[]
 }
 

@@ -52,7 +52,11 @@ function ofProblems(check: Problem['check'], problems: readonly Problem[]): Verd
 
 function duration({ secs, interrupted }: SoakRecord, { minutes }: SoakOptions): Verdict {
   const text = `${Math.round(secs)} s of ${Math.round(minutes * 60)} s`
-  return { check: 'duration', passed: !interrupted, text: interrupted ? `interrupted after ${text}` : text }
+  return {
+    check: 'duration',
+    passed: !interrupted && secs >= minutes * 60,
+    text: interrupted ? `interrupted after ${text}` : text,
+  }
 }
 
 /** A run in which some kind never came to its end would show nothing about it. */

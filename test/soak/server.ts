@@ -40,6 +40,8 @@ const { events } = servers.chunk
 const started = performance.now()
 let [deaths, exceptions, asked] = [0, 0, 0]
 const causes: string[] = []
+/** Some shard's figures are old. */
+let isUntold = false
 const told: ThreadMemory[] = Array(plan.shards).fill({ heapBytes: 0, externalBytes: 0, bufferBytes: 0 })
 const answers = new Map<number, Set<number>>()
 const channel = new BroadcastChannel(CHANNEL)
@@ -91,6 +93,10 @@ async function ask(collect: boolean): Promise<void> {
   while (answered.size < plan.shards && performance.now() < deadline)
     await sleep(2, undefined, { ref: false }) // one that never answers must not keep the process
   answers.delete(question.ask)
+  if (answered.size < plan.shards && deaths === 0 && !isUntold) {
+    isUntold = true
+    causes.push(`shards did not say within ${ANSWER_WITHIN_MS} ms what they hold`)
+  }
 }
 
 function heard(said: ShardSays): void {

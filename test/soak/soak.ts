@@ -211,13 +211,7 @@ export class Soak extends Observable {
   }
 
   async #end(): Promise<void> {
-    if (this.#problems.length > 0 && this.#child.exit === undefined) {
-      // A client knows of a death before the supervisor does.
-      await sleep(NEWS_MS)
-      const before = this.#samples.length
-      this.#child.send('look')
-      await this.until(() => this.#samples.length > before || this.#child.exit !== undefined)
-    }
+    if (this.#child.exit !== undefined) this.#note('server', 'it ended before it was told')
     await Promise.all(
       this.#residents.map(async (resident) => {
         if (this.#problems.length === 0 && this.#child.exit === undefined)
@@ -225,6 +219,13 @@ export class Soak extends Observable {
         await resident.destroy()
       }),
     )
+    if (this.#child.exit === undefined) {
+      // What went wrong last is told, too; a client knows of a death before the supervisor does.
+      await sleep(NEWS_MS)
+      const before = this.#samples.length
+      this.#child.send('look')
+      await this.until(() => this.#samples.length > before || this.#child.exit !== undefined)
+    }
     this.#child.process.stdin.end('end\n')
     const ended = await Promise.race([this.#child.untilExit(), sleep(END_TIMEOUT_MS, null, { ref: false })])
     if (ended === null) {

@@ -62,7 +62,7 @@ impl<S: System> Engine for Local<S> {
         self.shard.turn(now, sink, memory);
     }
 
-    fn end_batch(&mut self) {
+    fn end_batch(&mut self, _now: Instant) {
         self.shard.free_ended();
     }
 

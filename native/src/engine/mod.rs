@@ -8,7 +8,7 @@
 //!
 //! What an engine owes to the host, which calls it on the shard's JavaScript thread only:
 //! - [`Engine::collect`] never blocks and never calls JavaScript. It delivers what happened, in the order of each
-//!   connection, until the sink is full; what is left over is kept, and [`Engine::has_backlog`] says so.
+//!   connection, until the sink is full or the batch as long as it should be; what is left over is kept, and [`Engine::has_backlog`] says so.
 //! - [`Engine::submit`] applies commands in order; several writes to one connection become one system call. It never
 //!   calls JavaScript: the events that it causes come with a later `collect`.
 //! - The bytes behind a command or a direct write are valid during the call only.
@@ -64,7 +64,7 @@ pub trait Engine {
     /// Delivers events.
     fn collect(&mut self, now: Instant, sink: &mut dyn Sink, memory: &dyn PinnedMemory);
     /// The batch is handled: handles whose closed event was in it are free.
-    fn end_batch(&mut self);
+    fn end_batch(&mut self, now: Instant);
     /// Applies commands.
     fn submit(&mut self, now: Instant, commands: &dyn Commands);
     /// Sends at once and queues a copy of what the kernel does not take.

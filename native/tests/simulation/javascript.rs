@@ -108,7 +108,7 @@ impl Js {
         let mut sink = Narrow { batch, room, planted, draw: draw.clone() };
         stage.engine().collect(now, &mut sink, &self.pins);
         if planted == Some(Planted::FreeEarly) {
-            stage.engine().end_batch();
+            stage.engine().end_batch(now);
             stage.engine().collect(now, &mut sink, &self.pins);
         }
         let (events, _) = sink.batch.finish();
@@ -319,7 +319,8 @@ impl Js {
     /// The batch is handled: slots may be used again.
     fn end_batch(&mut self, stage: &mut impl Stage) {
         self.memory.replace_slabs();
-        stage.engine().end_batch();
+        let now = stage.site().now();
+        stage.engine().end_batch(now);
         for handle in self.ended.drain(..) {
             self.slots.remove(&(handle & abi::HANDLE_SLOT_MASK));
             self.stale.push(handle);

@@ -79,7 +79,7 @@ const USUAL: [(&str, i32); 36] = [
 
 fn run(kind: Kind, unusual: &[(&str, i32)]) {
     if !run_all(kind, SEEDS, STEPS) {
-        return; // one seed need not come by everything
+        return; // fewer need not come by everything
     }
     let seen = tally::take();
     let missing: Vec<_> = USUAL.iter().chain(unusual).filter(|&what| !seen.contains_key(what)).collect();

@@ -71,6 +71,8 @@ pub struct Net {
     /// Names that are nobody's any more.
     stale: Vec<Source>,
     pub inbox_edge: bool,
+    /// The thread that polls was woken for what the next poll tells: it is not woken for it again.
+    pub word_heard: bool,
     /// Sockets of shards, the most that there were, and how many there may be.
     pub open: usize,
     pub open_most: usize,
@@ -96,6 +98,7 @@ impl Net {
             ready: VecDeque::new(),
             stale: Vec::new(),
             inbox_edge: false,
+            word_heard: false,
             open: 0,
             open_most: 0,
             open_max: usize::MAX,
@@ -153,6 +156,7 @@ impl Net {
 
     /// Tells.
     pub fn poll(&mut self, ready: &mut Ready) {
+        self.word_heard = false;
         if self.ready.len() > 1 && self.draw.chance(50) {
             let by = self.draw.below(self.ready.len());
             self.ready.rotate_left(by);

@@ -52,7 +52,7 @@ impl Thread {
     fn is_runnable(&self) -> bool {
         let net = self.net.lock();
         let due = self.next_wake().is_some_and(|at| at <= net.now);
-        self.bells.woken.get() || due || net.has_word()
+        self.bells.woken.get() || due || (net.has_word() && !net.word_heard)
     }
 
     fn next_wake(&self) -> Option<Instant> {
@@ -81,7 +81,11 @@ impl Thread {
         } else {
             back.wake_up();
         }
-        let turns = 1 + self.net.lock().draw.below(TURNS_PER_POLL);
+        let turns = {
+            let mut net = self.net.lock();
+            net.word_heard = net.has_word();
+            1 + net.draw.below(TURNS_PER_POLL)
+        };
         for _ in 0..turns {
             let now = self.net.lock().now;
             back.turn(now);

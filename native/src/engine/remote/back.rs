@@ -132,7 +132,8 @@ impl<S: System> Back<S> {
     /// Whether it may sleep until it is woken, its system has something, or [`Back::next_wake`] has come.
     pub fn fall_asleep(&mut self) -> bool {
         let backlog = !self.is_over && self.shard.has_backlog();
-        if backlog && !self.sink.is_stuck() {
+        // Room to write and ends must be learnt, however full the pipe is: what told of them will not do so again.
+        if backlog && (!self.sink.is_stuck() || self.shard.is_unpolled()) {
             return false;
         }
         self.shared.back_wants_room.store(backlog, Ordering::Relaxed);

@@ -45,23 +45,27 @@ pub struct Front<S: System, D: Driver> {
 struct Pace {
     most: usize,
     events: usize,
-    began: Instant,
+    began: Option<Instant>,
 }
 
 impl Pace {
     fn new() -> Self {
-        Self { most: BATCH_EVENTS_MIN, events: 0, began: Instant::now() }
+        Self { most: BATCH_EVENTS_MIN, events: 0, began: None }
     }
 
     /// A batch of so many goes to JavaScript.
-    fn begin(&mut self, events: usize) {
+    fn begin(&mut self, now: Instant, events: usize) {
         self.events = events;
-        self.began = Instant::now();
+        self.began = Some(now);
     }
 
     /// It was handled. What is hoped for at most doubles and at most halves, for a batch may have met with a pause.
-    fn end(&mut self) {
-        let took_ns = self.began.elapsed().as_nanos().max(1) as usize;
+    fn end(&mut self, now: Instant) {
+        let Some(began) = self.began.take() else { return };
+        if self.events == 0 {
+            return; // a slab was replaced, or got the first part of an event
+        }
+        let took_ns = now.saturating_duration_since(began).as_nanos().max(1) as usize;
         let fits = self.events * (BATCH_US as usize * 1_000) / took_ns;
         let (least, most) = ((self.most / 2).max(BATCH_EVENTS_MIN), (self.most * 2).min(PIPE_RECORDS));
         if self.events == self.most || fits < self.most {
@@ -277,7 +281,7 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
         self.call(|back| back.abandon())
     }
 
-    fn collect(&mut self, _now: Instant, sink: &mut dyn Sink, _memory: &dyn PinnedMemory) {
+    fn collect(&mut self, now: Instant, sink: &mut dyn Sink, _memory: &dyn PinnedMemory) {
         if self.slept.replace(false) {
             self.driver.silence();
             self.shared.front.wake_up();
@@ -288,7 +292,7 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
             self.events.advance(1);
             handed_on += 1;
         }
-        self.pace.begin(handed_on);
+        self.pace.begin(now, handed_on);
         let released = self.events.release();
         if self.shared.accepting_rests.load(Ordering::Relaxed) {
             self.shared.accepting_rests.store(false, Ordering::Relaxed);
@@ -297,7 +301,7 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
             // What was given back comes before the look, as the back's wish comes before its look.
             fence(Ordering::SeqCst);
             if self.shared.back_wants_room.load(Ordering::Relaxed) {
-                self.shared.back_wants_room.store(false, Ordering::Relaxed);
+                // It stays said until the back unsays it: a wish that is made just now must not get lost.
                 self.send();
             }
         }
@@ -306,8 +310,8 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
         }
     }
 
-    fn end_batch(&mut self) {
-        self.pace.end();
+    fn end_batch(&mut self, now: Instant) {
+        self.pace.end(now);
         if self.ended.is_empty() {
             return;
         }
