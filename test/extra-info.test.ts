@@ -167,10 +167,19 @@ forEachEngine('extra info', (test) => {
     const descriptor = transport.getExtraInfo('socket')?.fileno()
     first.client.reset()
     await first.protocol.lost()
-    // The kernel gives the lowest free number: a successor gets this one sooner or later.
-    const successors = []
-    for (let count = 0; count < 30; count++) successors.push(await t.join(accepting))
-    const numbers = successors.map(({ protocol }) => protocol.transport.getExtraInfo('socket')?.fileno())
+    // The kernel gives the lowest free number: a successor gets this one sooner or later. Its own client may be first, which
+    // is in this process, too: then that has to go.
+    const numbers: (number | undefined)[] = []
+    for (let round = 0; round < 10 && !numbers.includes(descriptor); round++) {
+      const successors = []
+      for (let count = 0; count < 10; count++) successors.push(await t.join(accepting))
+      for (const { protocol } of successors) numbers.push(protocol.transport.getExtraInfo('socket')?.fileno())
+      if (numbers.includes(descriptor)) break
+      for (const { client, protocol } of successors) {
+        client.reset()
+        await protocol.lost()
+      }
+    }
     if (process.platform === 'linux') assert.ok(numbers.includes(descriptor), `${descriptor} in ${numbers}`)
     assert.equal(transport.getExtraInfo('socket')?.fileno(), -1)
     assert.equal(transport.getExtraInfo('peername')?.port, port)
