@@ -17,15 +17,8 @@ const RATIO_MAX = 1.1
 const SETTLE_MS = 3_000
 /** Then an idle server is left alone for this long, and must not do anything. */
 const QUIET_MS = 4_000
-const SOCKET_CALLS: readonly string[] = [
-  'accept4',
-  'recvfrom',
-  'recvmsg',
-  'sendto',
-  'sendmsg',
-  'writev',
-  'shutdown',
-]
+/** On connections. (To accept is the guardian's, too: strace makes a shard look stuck.) */
+const SOCKET_CALLS: readonly string[] = ['recvfrom', 'recvmsg', 'sendto', 'sendmsg', 'writev', 'shutdown']
 const EXAMPLE = fileURLToPath(new URL('../examples/echo.js', import.meta.url))
 
 forEachEngine('system calls', (test, engine) => {
@@ -64,7 +57,7 @@ forEachEngine('system calls', (test, engine) => {
 })
 
 forEachEngine('the threads of a shard', (test, engine) => {
-  const name = 'one of them makes all calls on sockets; the other is woken once for all that it finds'
+  const name = 'one of them makes all calls on connections; the other is woken once for all that it finds'
   if (process.platform !== 'linux' || spawnSync('strace', ['-V']).status !== 0) {
     test.skip(name, 'strace is not installed')
     return
@@ -97,7 +90,7 @@ forEachEngine('the threads of a shard', (test, engine) => {
         return { thread, name, descriptor }
       })
       const onSockets = calls.filter(({ name }) => SOCKET_CALLS.includes(name))
-      assert.ok(onSockets.length > 2 * requestsTotal, `${onSockets.length} calls, ${requestsTotal} requests`)
+      assert.ok(onSockets.length >= 2 * requestsTotal, `${onSockets.length} calls, ${requestsTotal} requests`)
       const threads = new Set(onSockets.map(({ thread }) => thread))
       assert.equal(threads.size, 1)
       assert.deepEqual(serving, engine === 'tokio' ? [...threads] : [])
