@@ -94,20 +94,18 @@ forEachEngine('the threads of a shard', (test, engine) => {
       const threads = new Set(onSockets.map(({ thread }) => thread))
       assert.equal(threads.size, 1)
       assert.deepEqual(serving, engine === 'tokio' ? [...threads] : [])
-      // What the I/O thread writes to is what JavaScript's sleeps on, which reads it when it wakes up.
-      const rings = calls.filter(
-        ({ thread, name }) => name === 'write' && threads.has(thread) && engine === 'tokio',
-      )
-      const descriptors = new Set(rings.map(({ descriptor }) => descriptor))
-      const silenced = calls.filter(({ name, descriptor }) => name === 'read' && descriptors.has(descriptor))
-      assert.equal(descriptors.size, engine === 'tokio' ? 1 : 0)
+      if (engine === 'mio') return
+      // What the I/O thread rings, JavaScript's reads when it wakes up. (It writes to others now and then: to the guardian.)
+      const written = calls.filter(({ thread, name }) => name === 'write' && threads.has(thread))
+      const ringsOf = (bell: string): number => written.filter(({ descriptor }) => descriptor === bell).length
+      const bells = [...new Set(written.map(({ descriptor }) => descriptor))]
+      const [bell = ''] = bells.sort((one, other) => ringsOf(other) - ringsOf(one))
+      const rings = ringsOf(bell)
+      const silenced = calls.filter(({ name, descriptor }) => name === 'read' && descriptor === bell).length
       // One that falls asleep and finds something at once listens for nothing.
-      const [most, least] = [rings.length * 1.05 + 2, rings.length - 2]
-      assert.ok(
-        silenced.length <= most && silenced.length >= least,
-        `${rings.length} rings, ${silenced.length} heard`,
-      )
-      assert.ok(rings.length < requestsTotal / 2, `${rings.length} rings for ${requestsTotal} requests`)
+      const [most, least] = [rings * 1.05 + 2, rings - 2]
+      assert.ok(silenced <= most && silenced >= least, `${rings} rings, ${silenced} heard`)
+      assert.ok(rings > 0 && rings < requestsTotal / 2, `${rings} rings for ${requestsTotal} requests`)
     },
     { timeoutMs: 60_000 },
   )
