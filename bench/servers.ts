@@ -127,9 +127,9 @@ export async function startServer(cpus: Cpus | null, command: readonly string[])
 }
 
 /**
- * Gives the thread with a server's JavaScript, which must be the process's main thread, one CPU, and its I/O thread, if it has
- * one, another; V8's helpers may use both. With more CPUs than threads the scheduler finds as good places by itself. With two, which the
- * client uses too, it puts the I/O thread now here, now there, for seconds, and what is compared would be its luck.
+ * Gives the thread with a server's JavaScript, which must be the process's main thread, one CPU, and its I/O thread, if it
+ * has one, another; V8's helpers may use both. With two CPUs, which the client uses too, the scheduler puts the I/O thread
+ * now here, now there, for seconds, and what is compared would be its luck.
  */
 export function placeThreads({ pid }: RunningServer, javascriptCpu: number, ioCpu: number): void {
   const threads = readdirSync(`/proc/${pid}/task`)

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { loadgenProgram } from '../bench/load.js'
 import type { Child } from './harness/child.js'
-import { forEachEngine, type TestContext } from './harness/suite.js'
+import { forEachEngine, type SuiteTests, type TestContext } from './harness/suite.js'
 
 const CONNECTIONS = 64
 const SIZE_BYTES = 64
@@ -22,133 +22,115 @@ const SOCKET_CALLS: readonly string[] = ['recvfrom', 'recvmsg', 'sendto', 'sendm
 const EXAMPLE = fileURLToPath(new URL('../examples/echo.js', import.meta.url))
 
 forEachEngine('system calls', (test, engine) => {
-  const strace = spawnSync('strace', ['-V']).status === 0
   for (const mode of ['chunk', 'borrowed']) {
     const name = `${mode}: no more than 10 % above a raw mio echo, per request`
-    if (process.platform !== 'linux' || !strace) {
-      test.skip(name, 'strace is not installed')
-      continue
-    }
-    test(
-      name,
-      async (t) => {
-        const raw = await perRequest(t, t.spawn(['--port', '0'], { command: loadgenProgram('raw-mio-echo') }))
-        const args = [
-          '--host',
-          '127.0.0.1',
-          '--port',
-          '0',
-          '--shards',
-          '1',
-          '--engine',
-          engine,
-          '--mode',
-          mode,
-        ]
-        const ours = await perRequest(t, t.spawn([EXAMPLE, ...args]))
-        assert.ok(
-          ours.calls <= raw.calls * RATIO_MAX,
-          `${ours.calls} per request, raw mio ${raw.calls}\n${ours.summary}\n${raw.summary}`,
-        )
-      },
-      { timeoutMs: 60_000 },
-    )
+    traced(test, name, async (t) => {
+      const raw = await perRequest(t, t.spawn(['--port', '0'], { command: loadgenProgram('raw-mio-echo') }))
+      const args = ['--host', '127.0.0.1', '--port', '0', '--shards', '1', '--engine', engine, '--mode', mode]
+      const ours = await perRequest(t, t.spawn([EXAMPLE, ...args]))
+      assert.ok(
+        ours.calls <= raw.calls * RATIO_MAX,
+        `${ours.calls} per request, raw mio ${raw.calls}\n${ours.summary}\n${raw.summary}`,
+      )
+    })
   }
 })
 
 forEachEngine('the threads of a shard', (test, engine) => {
   const name = 'one of them makes all calls on connections; the other is woken once for all that it finds'
-  if (process.platform !== 'linux' || spawnSync('strace', ['-V']).status !== 0) {
-    test.skip(name, 'strace is not installed')
-    return
-  }
-  test(
-    name,
-    async (t) => {
-      const args = ['--host', '127.0.0.1', '--port', '0', '--shards', '1', '--engine', engine]
-      const server = t.spawn([EXAMPLE, ...args])
-      const port = (await server.line(/^listening on tcp:\/\/127\.0\.0\.1:(\d+)/))[1]
-      const file = join(tmpdir(), `shardloop-threads-${process.pid}-${server.pid}`)
-      t.defer(() => rmSync(file, { force: true }))
-      const strace = t.spawn(
-        ['-f', '-e', `trace=${SOCKET_CALLS.join()},read,write`, '-o', file, '-p', `${server.pid}`],
-        {
-          command: 'strace',
-        },
-      )
-      await strace.until(() => strace.stderr.includes('attached') || strace.exit !== undefined)
-      assert.equal(strace.exit, undefined, strace.describe())
-      const load = ['--addr', `127.0.0.1:${port}`, '--conns', `${CONNECTIONS}`, '--size', `${SIZE_BYTES}`]
-      const { requestsTotal } = await runLoad(t, [...load, '--secs', '1'])
-      const serving = readdirSync(`/proc/${server.pid}/task`).filter((thread) => {
-        return readFileSync(`/proc/${server.pid}/task/${thread}/comm`, 'utf8') === 'shard-io\n'
-      })
-      strace.kill('SIGINT')
-      await strace.untilExit()
-      const calls = [...readFileSync(file, 'utf8').matchAll(/^(\d+) +(\w+)\((\d+)/gm)].map((call) => {
-        const [, thread = '', name = '', descriptor = ''] = call
-        return { thread, name, descriptor }
-      })
-      const onSockets = calls.filter(({ name }) => SOCKET_CALLS.includes(name))
-      assert.ok(onSockets.length >= 2 * requestsTotal, `${onSockets.length} calls, ${requestsTotal} requests`)
-      const threads = new Set(onSockets.map(({ thread }) => thread))
-      assert.equal(threads.size, 1)
-      assert.deepEqual(serving, engine === 'tokio' ? [...threads] : [])
-      if (engine === 'mio') return
-      // What the I/O thread rings, JavaScript's reads when it wakes up. (It writes to others now and then: to the guardian.)
-      const written = calls.filter(({ thread, name }) => name === 'write' && threads.has(thread))
-      const ringsOf = (bell: string): number => written.filter(({ descriptor }) => descriptor === bell).length
-      const bells = [...new Set(written.map(({ descriptor }) => descriptor))]
-      const [bell = ''] = bells.sort((one, other) => ringsOf(other) - ringsOf(one))
-      const rings = ringsOf(bell)
-      const silenced = calls.filter(({ name, descriptor }) => name === 'read' && descriptor === bell).length
-      // One that falls asleep and finds something at once listens for nothing.
-      const [most, least] = [rings * 1.05 + 2, rings - 2]
-      assert.ok(silenced <= most && silenced >= least, `${rings} rings, ${silenced} heard`)
-      assert.ok(rings > 0 && rings < requestsTotal / 2, `${rings} rings for ${requestsTotal} requests`)
-    },
-    { timeoutMs: 60_000 },
-  )
+  traced(test, name, async (t) => {
+    const args = ['--host', '127.0.0.1', '--port', '0', '--shards', '1', '--engine', engine]
+    const server = t.spawn([EXAMPLE, ...args])
+    const port = (await server.line(/^listening on tcp:\/\/127\.0\.0\.1:(\d+)/))[1]
+    const trace = await Strace.attach(t, server, ['-e', `trace=${SOCKET_CALLS.join()},read,write`])
+    const load = ['--addr', `127.0.0.1:${port}`, '--conns', `${CONNECTIONS}`, '--size', `${SIZE_BYTES}`]
+    const { requestsTotal } = await runLoad(t, [...load, '--secs', '1'])
+    const serving = readdirSync(`/proc/${server.pid}/task`).filter((thread) => {
+      return readFileSync(`/proc/${server.pid}/task/${thread}/comm`, 'utf8') === 'shard-io\n'
+    })
+    const calls = [...(await trace.end()).matchAll(/^(\d+) +(\w+)\((\d+)/gm)].map((call) => {
+      const [, thread = '', name = '', descriptor = ''] = call
+      return { thread, name, descriptor }
+    })
+    const onSockets = calls.filter(({ name }) => SOCKET_CALLS.includes(name))
+    assert.ok(onSockets.length >= 2 * requestsTotal, `${onSockets.length} calls, ${requestsTotal} requests`)
+    const threads = new Set(onSockets.map(({ thread }) => thread))
+    assert.equal(threads.size, 1)
+    assert.deepEqual(serving, engine === 'tokio' ? [...threads] : [])
+    if (engine === 'mio') return
+    // What the I/O thread rings, JavaScript's reads when it wakes up. (It writes to others now and then: to the guardian.)
+    const written = calls.filter(({ thread, name }) => name === 'write' && threads.has(thread))
+    const ringsOf = (bell: string): number => written.filter(({ descriptor }) => descriptor === bell).length
+    const bells = [...new Set(written.map(({ descriptor }) => descriptor))]
+    const [bell = ''] = bells.sort((one, other) => ringsOf(other) - ringsOf(one))
+    const rings = ringsOf(bell)
+    const silenced = calls.filter(({ name, descriptor }) => name === 'read' && descriptor === bell).length
+    // One that falls asleep and finds something at once listens for nothing.
+    const [most, least] = [rings * 1.05 + 2, rings - 2]
+    assert.ok(silenced <= most && silenced >= least, `${rings} rings, ${silenced} heard`)
+    assert.ok(rings > 0 && rings < requestsTotal / 2, `${rings} rings for ${requestsTotal} requests`)
+  })
 })
 
 forEachEngine('an idle server', (test, engine) => {
   const name = 'makes no system call at all, with open connections and two shards'
-  if (process.platform !== 'linux' || spawnSync('strace', ['-V']).status !== 0) {
-    test.skip(name, 'strace is not installed')
-    return
-  }
-  test(
-    name,
-    async (t) => {
-      const args = ['--host', '127.0.0.1', '--port', '0', '--shards', '2', '--engine', engine]
-      const server = t.spawn([EXAMPLE, ...args])
-      const port = Number((await server.line(/^listening on tcp:\/\/127\.0\.0\.1:(\d+)/))[1])
-      for (let connections = 0; connections < 20; connections++) {
-        const client = await t.connect(port)
-        await client.write('hello')
-        await client.readExactly(5)
-      }
-      const file = join(tmpdir(), `shardloop-idle-${process.pid}-${server.pid}`)
-      t.defer(() => rmSync(file, { force: true }))
-      const strace = t.spawn(['-f', '-ttt', '-o', file, '-p', String(server.pid)], { command: 'strace' })
-      await strace.until(() => strace.stderr.includes('attached') || strace.exit !== undefined)
-      assert.equal(strace.exit, undefined, strace.describe())
-      const attachedAt = Date.now()
-      await new Promise((resolve) => setTimeout(resolve, SETTLE_MS + QUIET_MS))
-      const endedAt = Date.now()
-      strace.kill('SIGINT')
-      await strace.untilExit()
-      const calls = readFileSync(file, 'utf8').split('\n')
-      assert.ok(calls.length > 5, 'strace saw the process')
-      const late = calls.filter((line) => {
-        const at = Number(line.split(/\s+/)[1]) * 1000
-        return at > attachedAt + SETTLE_MS && at < endedAt
-      })
-      assert.deepEqual(late, [])
-    },
-    { timeoutMs: 60_000 },
-  )
+  traced(test, name, async (t) => {
+    const args = ['--host', '127.0.0.1', '--port', '0', '--shards', '2', '--engine', engine]
+    const server = t.spawn([EXAMPLE, ...args])
+    const port = Number((await server.line(/^listening on tcp:\/\/127\.0\.0\.1:(\d+)/))[1])
+    for (let connections = 0; connections < 20; connections++) {
+      const client = await t.connect(port)
+      await client.write('hello')
+      await client.readExactly(5)
+    }
+    const trace = await Strace.attach(t, server, ['-ttt'])
+    const attachedAt = Date.now()
+    await new Promise((resolve) => setTimeout(resolve, SETTLE_MS + QUIET_MS))
+    const endedAt = Date.now()
+    const calls = (await trace.end()).split('\n')
+    assert.ok(calls.length > 5, 'strace saw the process')
+    const late = calls.filter((line) => {
+      const at = Number(line.split(/\s+/)[1]) * 1000
+      return at > attachedAt + SETTLE_MS && at < endedAt
+    })
+    assert.deepEqual(late, [])
+  })
 })
+
+/** A test that needs strace. */
+function traced(test: SuiteTests, name: string, body: (t: TestContext) => Promise<void>): void {
+  const isThere = process.platform === 'linux' && spawnSync('strace', ['-V']).status === 0
+  if (isThere) test(name, body, { timeoutMs: 60_000 })
+  else test.skip(name, 'strace is not installed')
+}
+
+/** strace on all threads of a process. */
+class Strace {
+  readonly #strace: Child
+  readonly #file: string
+
+  private constructor(strace: Child, file: string) {
+    this.#strace = strace
+    this.#file = file
+  }
+
+  /** Resolves when it sees every call. */
+  static async attach(t: TestContext, server: Child, flags: readonly string[]): Promise<Strace> {
+    const file = join(tmpdir(), `shardloop-strace-${process.pid}-${server.pid}`)
+    t.defer(() => rmSync(file, { force: true }))
+    const strace = t.spawn(['-f', ...flags, '-o', file, '-p', String(server.pid)], { command: 'strace' })
+    await strace.until(() => strace.stderr.includes('attached') || strace.exit !== undefined)
+    assert.equal(strace.exit, undefined, strace.describe())
+    return new Strace(strace, file)
+  }
+
+  /** Lets go of the process, and returns what was seen. */
+  async end(): Promise<string> {
+    this.#strace.kill('SIGINT')
+    await this.#strace.untilExit()
+    return readFileSync(this.#file, 'utf8')
+  }
+}
 
 /** System calls of a server's process, all threads, per request of a fixed load. */
 async function perRequest(t: TestContext, server: Child): Promise<{ calls: number; summary: string }> {
@@ -163,17 +145,11 @@ async function perRequest(t: TestContext, server: Child): Promise<{ calls: numbe
   ]
   // Compiles what the load runs, so that the compiler's own calls are not counted.
   await runLoad(t, [...address, '--secs', '1'])
-  const file = join(tmpdir(), `shardloop-strace-${process.pid}-${server.pid}`)
-  t.defer(() => rmSync(file, { force: true }))
-  const strace = t.spawn(['-c', '-f', '-o', file, '-p', String(server.pid)], { command: 'strace' })
-  await strace.until(() => strace.stderr.includes('attached') || strace.exit !== undefined)
-  assert.equal(strace.exit, undefined, strace.describe())
+  const trace = await Strace.attach(t, server, ['-c'])
   const { requestsTotal } = await runLoad(t, [...address, '--secs', String(SECONDS)])
-  strace.kill('SIGINT')
-  await strace.untilExit()
+  const summary = await trace.end()
   server.kill('SIGTERM')
   await server.untilExit()
-  const summary = readFileSync(file, 'utf8')
   const total = /^\s*100\.00\s+\S+\s+(?:\S+\s+)?(\d+)\s+(?:\d+\s+)?total$/m.exec(summary)?.[1]
   assert.ok(total !== undefined, summary)
   return { calls: Number(total) / requestsTotal, summary }

@@ -8,7 +8,8 @@
 //!
 //! What an engine owes to the host, which calls it on the shard's JavaScript thread only:
 //! - [`Engine::collect`] never blocks and never calls JavaScript. It delivers what happened, in the order of each
-//!   connection, until the sink is full or the batch as long as it should be; what is left over is kept, and [`Engine::has_backlog`] says so.
+//!   connection, until the sink is full or the batch as long as it should be; what is left over is kept, and
+//!   [`Engine::has_backlog`] says so.
 //! - [`Engine::submit`] applies commands in order; several writes to one connection become one system call. It never
 //!   calls JavaScript: the events that it causes come with a later `collect`.
 //! - The bytes behind a command or a direct write are valid during the call only.

@@ -405,3 +405,40 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
         self.known(handle.word()).map(|known| known.peer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// Batches of all that there is, each event of which takes JavaScript so long. How many events the next may have.
+    fn after(pace: &mut Pace, batches: usize, waiting: usize, event: Duration) -> usize {
+        let now = Instant::now();
+        for _ in 0..batches {
+            let events = waiting.min(pace.most);
+            pace.begin(now, events);
+            pace.end(now + event * events as u32);
+        }
+        pace.most
+    }
+
+    #[test]
+    fn a_batch_is_as_long_as_takes_javascript_its_time() {
+        let mut pace = Pace::new();
+        assert_eq!(after(&mut pace, 20, PIPE_RECORDS, Duration::from_micros(20)), BATCH_US as usize / 20);
+        assert_eq!(after(&mut pace, 20, PIPE_RECORDS, Duration::from_nanos(1)), PIPE_RECORDS);
+        assert_eq!(after(&mut pace, 1, PIPE_RECORDS, Duration::from_millis(9)), PIPE_RECORDS / 2, "a pause");
+        assert_eq!(after(&mut pace, 20, PIPE_RECORDS, Duration::from_millis(9)), BATCH_EVENTS_MIN);
+    }
+
+    #[test]
+    fn batches_that_were_short_of_events_say_nothing_of_longer_ones() {
+        let mut pace = Pace::new();
+        after(&mut pace, 20, PIPE_RECORDS, Duration::from_micros(1));
+        let most = pace.most;
+        assert_eq!(after(&mut pace, 20, 1, Duration::from_nanos(1)), most);
+        assert_eq!(after(&mut pace, 20, 0, Duration::ZERO), most, "without an event");
+        pace.end(Instant::now());
+        assert_eq!(pace.most, most, "without a batch");
+    }
+}
