@@ -26,6 +26,21 @@ impl Loopback {
     fn peer(&mut self, id: Id) -> io::Result<&mut TcpStream> {
         self.peers[id as usize].as_mut().ok_or(io::ErrorKind::NotConnected.into())
     }
+
+    /// A socket with an address that no peer had before: by it a connection is told from all others. The kernel
+    /// promises less: it gives a port again when its peer is gone, and to peers of different listeners at once.
+    fn bind_peer(&self) -> io::Result<(Socket, SocketAddr)> {
+        let mut had_before = Vec::new(); // held meanwhile, so that the kernel gives another
+        loop {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+            let local = socket.local_addr()?.as_socket().expect("an address of IPv4");
+            if !self.ids.contains_key(&local) {
+                return Ok((socket, local));
+            }
+            had_before.push(socket);
+        }
+    }
 }
 
 impl Site for Loopback {
@@ -78,7 +93,7 @@ impl Site for Loopback {
 
     fn connect(&mut self, port: u32, draw: &mut Draw) -> Option<Id> {
         let address = self.ports[port as usize].as_ref()?.address();
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
+        let (socket, local) = self.bind_peer().ok()?;
         if draw.chance(50) {
             // Small buffers fill; they are set before the window is told.
             socket.set_recv_buffer_size(1 << 12).ok()?;
@@ -86,10 +101,9 @@ impl Site for Loopback {
         }
         socket.connect(&address.into()).ok()?;
         socket.set_nonblocking(true).ok()?;
-        let peer = TcpStream::from(socket);
         let id = self.peers.len() as Id;
-        self.ids.insert(peer.local_addr().ok()?, id);
-        self.peers.push(Some(peer));
+        self.ids.insert(local, id);
+        self.peers.push(Some(TcpStream::from(socket)));
         Some(id)
     }
 
