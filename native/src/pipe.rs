@@ -298,3 +298,31 @@ impl Sleep {
         self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
     }
 }
+
+/// That a writer which may sleep wants room. It stays said until the writer unsays it: a reader that unsaid it would do so to
+/// a wish that is made just then.
+#[derive(Debug)]
+pub struct Wish(AtomicBool);
+
+impl Default for Wish {
+    fn default() -> Self {
+        Self(AtomicBool::new(false)) // as above
+    }
+}
+
+impl Wish {
+    /// The writer says so, or that it wants none, before it falls asleep by [`Sleep::fall_asleep`] with a look whether
+    /// something was given back.
+    #[inline]
+    pub fn say(&self, wishes: bool) {
+        self.0.store(wishes, Ordering::Relaxed);
+    }
+
+    /// The reader has given something back. Whether the writer wants to know; then the reader asks its [`Sleep`].
+    #[inline]
+    pub fn is_said(&self) -> bool {
+        // What was given back comes before the look, as the wish comes before the writer's: one sees the other's.
+        fence(Ordering::SeqCst);
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -90,7 +90,7 @@ mod sync {
 mod pipe;
 
 use loom::thread;
-use pipe::{Reader, Sleep, Writer, pipe};
+use pipe::{Reader, Sleep, Wish, Writer, pipe};
 use sync::Arc;
 
 fn put(writer: &mut Writer, byte: u8) -> bool {
@@ -178,5 +178,45 @@ fn a_sleeper_is_woken_or_sees_the_work_itself_and_is_woken_by_one() {
         let wakes = waking.join().unwrap();
         assert!(!sleeps || wakes == 1, "it sleeps, and was woken {wakes} times");
         assert!(wakes <= 1);
+    });
+}
+
+#[test]
+fn a_writer_that_sleeps_for_want_of_room_is_woken_by_whatever_is_given_back() {
+    // Orders with so many preemptions; of all there are too many.
+    let mut few = loom::model::Builder::new();
+    few.preemption_bound = Some(3);
+    few.check(|| {
+        let (mut writer, mut reader) = pipe(2, 64).unwrap();
+        writer.push([0; 4], 0);
+        writer.push([0; 4], 0);
+        writer.publish();
+        let shared = Arc::new((Sleep::default(), Wish::default()));
+        let its = shared.clone();
+        let reading = thread::spawn(move || {
+            let (sleep, wish) = &*its;
+            assert_eq!(reader.len(), 2);
+            for _ in 0..2 {
+                reader.advance(1);
+                if reader.release() && wish.is_said() {
+                    sleep.needs_waking();
+                }
+            }
+        });
+        let (sleep, wish) = &*shared;
+        let mut slept_since = None;
+        // It may be up for another reason, with its wish still said.
+        for _ in 0..2 {
+            sleep.wake_up();
+            let taken = writer.released();
+            let full = taken < 2;
+            wish.say(full);
+            let sleeps = sleep.fall_asleep(|| !full || writer.released() != taken);
+            slept_since = sleeps.then_some(taken);
+        }
+        reading.join().unwrap();
+        if slept_since.is_some_and(|taken| writer.released() != taken) {
+            assert!(!sleep.needs_waking(), "it sleeps although something was given back");
+        }
     });
 }

@@ -136,7 +136,7 @@ impl<S: System> Back<S> {
         if backlog && (!self.sink.is_stuck() || self.shard.is_unpolled()) {
             return false;
         }
-        self.shared.back_wants_room.store(backlog, Ordering::Relaxed);
+        self.shared.room.say(backlog);
         // The front may have come back since the turn began.
         let rests = !self.is_over && self.shard.accepting_rests();
         let accepts_again = || rests && !self.shared.accepting_rests.load(Ordering::Relaxed);

@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
@@ -297,13 +297,8 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
         if self.shared.accepting_rests.load(Ordering::Relaxed) {
             self.shared.accepting_rests.store(false, Ordering::Relaxed);
             self.send();
-        } else if released {
-            // What was given back comes before the look, as the back's wish comes before its look.
-            fence(Ordering::SeqCst);
-            if self.shared.back_wants_room.load(Ordering::Relaxed) {
-                // It stays said until the back unsays it: a wish that is made just now must not get lost.
-                self.send();
-            }
+        } else if released && self.shared.room.is_said() {
+            self.send();
         }
         if waiting == 0 {
             self.panic_if_failed();

@@ -31,7 +31,7 @@ pub use front::Front;
 
 use crate::limits::{PIPE_EVENT_BYTES, PIPE_RECORDS, WRITE_SLAB_BYTES};
 use crate::metrics::Metrics;
-use crate::pipe::{Sleep, pipe};
+use crate::pipe::{Sleep, Wish, pipe};
 use crate::shard::Shard;
 use crate::system::{Left, System};
 use offers::Offers;
@@ -76,8 +76,8 @@ struct Shared<S: System> {
     /// Of the front, in the middle of a call.
     front_waits: Sleep,
     back: Sleep,
-    /// The back cannot deliver all that is ready until the front has taken something.
-    back_wants_room: AtomicBool,
+    /// Of the back, which cannot deliver all that is ready until the front has taken something.
+    room: Wish,
     /// JavaScript was stuck: the back accepts nothing until the front is back.
     accepting_rests: AtomicBool,
     /// There are listeners or connections.
@@ -114,7 +114,7 @@ pub fn halves<S: System, D: Driver>(driver: D, sizes: PipeSizes) -> io::Result<(
         front: Sleep::default(),
         front_waits: Sleep::default(),
         back: Sleep::default(),
-        back_wants_room: AtomicBool::new(false),
+        room: Wish::default(),
         accepting_rests: AtomicBool::new(false),
         alive: AtomicBool::new(false),
         offers: Offers::default(),
