@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { ServerOptions } from '../src/index.js'
+import { DIRECT_WRITE_BYTES } from '../src/native/abi.js'
 import { assertBytes, type Client } from './harness/client.js'
 import { Deferred, eventually } from './harness/deferred.js'
 import { KiB } from './harness/memory.js'
@@ -46,6 +47,27 @@ async function drainPaused(
   assert.equal(client.ended, false)
   protocol.transport.resumeReading()
   return { drained }
+}
+
+/**
+ * Drains a connection that was greeted before its request came, and answers that when it could have been closed; the
+ * server's other connection owes nothing.
+ */
+async function answerLate(
+  probe: Parameters<typeof settle>[0],
+  server: Pair<Recorder>['server'],
+  { client, protocol }: Pick<Pair<Recorder>, 'client' | 'protocol'>,
+  other: Client,
+): Promise<void> {
+  assert.equal((await client.readExactly(6)).toString(), 'hello ')
+  const drained = server.drain()
+  await other.readToEnd()
+  await settle(probe)
+  assert.equal(client.ended, false)
+  protocol.transport.write('answer')
+  assert.equal((await client.readToEnd()).toString(), 'answer')
+  for (const peer of [client, other]) peer.end()
+  await drained
 }
 
 forEachEngine('draining', (test, engine) => {
@@ -213,6 +235,47 @@ forEachEngine('draining', (test, engine) => {
     assert.equal((await client.readToEnd()).toString(), 'answer')
     client.end()
     await drained
+  })
+
+  test('what another connection wrote to it in the same batch is no answer to what it received', async (t) => {
+    const order: Recorder[] = []
+    class Greeting extends Recorder {
+      to: Recorder | undefined
+      override dataReceived(chunk: Buffer): void {
+        super.dataReceived(chunk)
+        order.push(this)
+        this.to?.transport.write('hello ')
+      }
+    }
+    const probe = await t.pair(() => new Recorder())
+    const first = await t.pair(() => new Greeting(), { drainTimeoutMs: NEVER_MS })
+    const pairs = [first, await t.join(first.accepting)] as const
+    pairs.forEach(({ protocol }, index) => {
+      protocol.to = pairs[1 - index]?.protocol
+    })
+    // This very thread is their shard: it looks when both have sent.
+    for (const { client } of pairs) client.socket.write('request')
+    for (const { protocol } of pairs) await protocol.receivedAtLeast(7)
+    const [answered, owed] = pairs[0].protocol === order[0] ? pairs : [pairs[1], pairs[0]]
+    await answerLate(probe, first.server, owed, answered.client)
+  })
+
+  test('nor is what another callback of the loop wrote to it before, in the same turn', async (t) => {
+    const probe = await t.pair(() => new Recorder())
+    const { accepting, server, client, protocol } = await t.pair(() => new Recorder(), {
+      drainTimeoutMs: NEVER_MS,
+    })
+    const other = await t.join(accepting)
+    await settle(probe)
+    // epoll tells in the order of readiness: again of the other's client, before the shard.
+    other.client.socket.once('data', () => {
+      other.client.socket.once('data', () => protocol.transport.write('hello '))
+      other.protocol.transport.write(Buffer.alloc(DIRECT_WRITE_BYTES)) // which leaves at once
+      client.socket.write('request')
+    })
+    other.protocol.transport.write('!')
+    await protocol.receivedAtLeast(7)
+    await answerLate(probe, server, { client, protocol }, other.client)
   })
 
   test('pipelined requests are all answered when each is a promise', async (t) => {

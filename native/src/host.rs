@@ -341,6 +341,8 @@ impl Host {
         if self.closing.get() || self.in_batch.replace(true) {
             return; // a nested run of the loop (Atomics.wait cannot, but a debugger may)
         }
+        // What another callback of this turn has written comes before what is received now: it is no answer to it.
+        self.guarded(|| self.submit());
         let began = Instant::now();
         let mut now = began;
         for _ in 0..BATCHES_PER_WAKE {

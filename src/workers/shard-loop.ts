@@ -63,6 +63,9 @@ interface Borrow {
   memory: Buffer | null
 }
 
+/** The numbers of batches start over behind this one: they stay small integers, as V8 has them. */
+const BATCH_MAX = 0x3fff_ffff
+
 /** As they were before the program may have replaced them (timers of a test runner). */
 const [later, exit] = [setImmediate, process.exit.bind(process)]
 
@@ -138,6 +141,9 @@ export class ShardLoop {
   private readonly freeServers: number[] = []
   private readonly supervised: boolean
   private sequence = 0
+  /** @internal The number of the batch that is handled, or was last: above 0. */ batch = 1
+  /** Which received something behind a write of the same batch. */
+  private readonly owing: TcpTransport[] = []
   /** Whose callback runs, and which: for the case that it throws. */
   private current: TcpTransport | undefined = undefined
   private currentName: CallbackName = 'factory'
@@ -275,6 +281,7 @@ export class ShardLoop {
   private drain(): void {
     const control = this.control
     const end = control[CONTROL_EVENTS] as number
+    this.batch = this.batch === BATCH_MAX ? 1 : this.batch + 1
     // The loop that is hot has no handler inside: what a callback throws is caught here, and the batch goes on behind
     // its record, for the cursor is stored before each callback.
     while ((control[CONTROL_CURSOR] as number) < end) {
@@ -284,9 +291,19 @@ export class ShardLoop {
         this.callbackFailed(error)
       }
     }
+    if (this.owing.length > 0) this.sayWhatIsOwed()
     if (control[CONTROL_RETIRED] !== 0) this.replaceSlabs()
     else if (control[CONTROL_COPY_CHUNKS] !== 0 && this.retention.hasFallen())
       control[CONTROL_COPY_CHUNKS] = 0
+  }
+
+  /**
+   * Native code has noted what was received before the batch began, so it takes any write of the batch for the answer to
+   * all of it.
+   */
+  private sayWhatIsOwed(): void {
+    for (const transport of this.owing) if (transport.wroteIn !== this.batch) transport.unanswered()
+    this.owing.length = 0
   }
 
   private deliver(end: number): void {
@@ -315,7 +332,13 @@ export class ShardLoop {
         const slab = this.slabs[slabIndex] as Buffer
         if (slab.length === 0) transport.abortFor(CLOSE_DETACHED, this.detachedError(transport))
         else if (transport.paused || transport.holds) transport.hold(exactCopy(slab, start, start + length))
-        else this.receive(transport, slab, slabIndex, start, length)
+        else {
+          if (transport.wroteIn === this.batch) {
+            transport.wroteIn = 0
+            this.owing.push(transport)
+          }
+          this.receive(transport, slab, slabIndex, start, length)
+        }
       } else if (kind === EVENT_CLOSED) {
         transports[handle & HANDLE_SLOT_MASK] = undefined
         this.end(transport, events[at + 2] as number)

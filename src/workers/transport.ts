@@ -84,6 +84,7 @@ export class TcpTransport implements Transport {
   /** @internal */ paused = false
   /** @internal */ receiving: Receiving = RECEIVE_CHUNKS
   /** @internal How many promises that callbacks returned are pending. */ pendingPromises = 0
+  /** @internal The batch in which it was written to last; 0 when something was received since. */ wroteIn = 0
   protocol: Protocol
   private eofWritten = false
   private rare: Rare | undefined = undefined
@@ -107,6 +108,7 @@ export class TcpTransport implements Transport {
       this.refuseWriteAfterEof()
       return
     }
+    this.wroteIn = this.loop.batch
     if (typeof data === 'string') {
       if (data.length <= TEXT_MAX_LENGTH) {
         if (data.length > 0) this.loop.commands.writeText(this.handle, data)
@@ -146,6 +148,7 @@ export class TcpTransport implements Transport {
       )
     }
     return new Promise((resolve, reject) => {
+      this.wroteIn = this.loop.batch
       // What cannot be written (any more) is lost with its connection, whose end rejects it.
       this.loop.native.writeOwned(this.handle, data)
       const rare = this.rarely()
@@ -181,6 +184,7 @@ export class TcpTransport implements Transport {
       return
     }
     if (start === end) return
+    this.wroteIn = this.loop.batch
     if (borrow.slab < 0) this.write((borrow.memory as Buffer).subarray(start, end))
     else this.loop.writeFromSlab(this.handle, borrow.slab, start, end - start)
   }
@@ -301,6 +305,11 @@ export class TcpTransport implements Transport {
     }
   }
 
+  /** @internal What native code took for answered, by a write that came before this, is not. */
+  unanswered(): void {
+    this.loop.commands.push(COMMAND_UNANSWERED, this.handle, 0, 0)
+  }
+
   /** @internal Native code says that nothing is owed. */
   answered(): void {
     // What waits here is not known there. When it is dealt with, `finish` asks again.
@@ -418,7 +427,7 @@ export class TcpTransport implements Transport {
           this.loop.commands.push(COMMAND_RESUME, this.handle, 0, 0)
           if (this.server.isDraining) this.finish()
         } else {
-          if (event !== null) this.loop.commands.push(COMMAND_UNANSWERED, this.handle, 0, 0)
+          if (event !== null) this.unanswered()
           this.loop.deliverHeld(this, event)
         }
       }
