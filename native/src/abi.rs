@@ -114,7 +114,8 @@ abi! {
     COMMAND_MODE = 11;
     /// Tell by EVENT_ANSWERED when nothing is owed to the peer; at once when that is so. It may be asked again.
     COMMAND_FINISH = 12;
-    /// Bytes that JavaScript held back are delivered now: as if they were just received, an answer is owed.
+    /// An answer is owed, as if something were just received: JavaScript delivers bytes that it held back, or has delivered
+    /// some behind the writes that come before this.
     COMMAND_UNANSWERED = 13;
 
     /// Control word: words used in the events ring.

@@ -1,7 +1,7 @@
 //! A shard's native half, nested in its thread's libuv loop.
 //!
 //! `uv_poll` watches the engine's descriptor; when it is readable a batch is collected and JavaScript is called once.
-//! `uv_prepare` flushes commands just before libuv blocks. `uv_idle` keeps libuv from blocking while the engine has a
+//! What was written in between is sent first, and by `uv_prepare` just before libuv blocks. `uv_idle` keeps libuv from blocking while the engine has a
 //! backlog, and `uv_timer` wakes it when time alone makes something to do.
 //!
 //! Everything here runs on the shard's thread. The engine and the shared memory are borrowed for as long as native

@@ -81,7 +81,7 @@ export const COMMAND_IDLE_TIMEOUT = 10 as const
 export const COMMAND_MODE = 11 as const
 /** Tell by EVENT_ANSWERED when nothing is owed to the peer; at once when that is so. It may be asked again. */
 export const COMMAND_FINISH = 12 as const
-/** Bytes that JavaScript held back are delivered now: as if they were just received, an answer is owed. */
+/** An answer is owed, as if something were just received: JavaScript delivers bytes that it held back, or has delivered some behind the writes that come before this. */
 export const COMMAND_UNANSWERED = 13 as const
 /** Control word: words used in the events ring. */
 export const CONTROL_EVENTS = 0 as const

@@ -275,13 +275,15 @@ export class ShardLoop {
     } catch (error) {
       this.callbackFailed(error)
     }
+    this.sayWhatIsOwed()
   }
 
   /** Called by native code with a batch in the events ring. Never throws. */
   private drain(): void {
     const control = this.control
     const end = control[CONTROL_EVENTS] as number
-    this.batch = this.batch === BATCH_MAX ? 1 : this.batch + 1
+    // Not when the rest of a batch follows, of which a call threw.
+    if (control[CONTROL_CURSOR] === 0) this.batch = this.batch === BATCH_MAX ? 1 : this.batch + 1
     // The loop that is hot has no handler inside: what a callback throws is caught here, and the batch goes on behind
     // its record, for the cursor is stored before each callback.
     while ((control[CONTROL_CURSOR] as number) < end) {
@@ -297,9 +299,15 @@ export class ShardLoop {
       control[CONTROL_COPY_CHUNKS] = 0
   }
 
+  /** It was written to, and receives now: that was no answer to this. */
+  private owesAgain(transport: TcpTransport): void {
+    transport.wroteIn = 0
+    this.owing.push(transport)
+  }
+
   /**
-   * Native code has noted what was received before the batch began, so it takes any write of the batch for the answer to
-   * all of it.
+   * Native code has noted what was received before JavaScript hears of any of it, so it takes a write for the answer to
+   * all. Once per batch, not once per chunk: a command between two writes would keep them apart.
    */
   private sayWhatIsOwed(): void {
     for (const transport of this.owing) if (transport.wroteIn !== this.batch) transport.unanswered()
@@ -332,13 +340,7 @@ export class ShardLoop {
         const slab = this.slabs[slabIndex] as Buffer
         if (slab.length === 0) transport.abortFor(CLOSE_DETACHED, this.detachedError(transport))
         else if (transport.paused || transport.holds) transport.hold(exactCopy(slab, start, start + length))
-        else {
-          if (transport.wroteIn === this.batch) {
-            transport.wroteIn = 0
-            this.owing.push(transport)
-          }
-          this.receive(transport, slab, slabIndex, start, length)
-        }
+        else this.receive(transport, slab, slabIndex, start, length)
       } else if (kind === EVENT_CLOSED) {
         transports[handle & HANDLE_SLOT_MASK] = undefined
         this.end(transport, events[at + 2] as number)
@@ -421,6 +423,7 @@ export class ShardLoop {
   ): void {
     const { protocol } = transport
     this.current = transport
+    if (transport.wroteIn === this.batch) this.owesAgain(transport)
     if (transport.receiving === RECEIVE_CHUNKS) {
       if (protocol.dataReceived === undefined) return
       // Slab 0 starts over with the next batch; the others are handed out.
@@ -461,6 +464,7 @@ export class ShardLoop {
         else this.receive(transport, rest, -1, 0, rest.length)
         return
       }
+      if (transport.wroteIn === this.batch) this.owesAgain(transport) // it has answered a part of this
       this.currentName = 'getBuffer'
       const target = transport.resource.runInAsyncScope(
         protocol.getBuffer as NonNullable<Protocol['getBuffer']>,

@@ -84,7 +84,7 @@ export class TcpTransport implements Transport {
   /** @internal */ paused = false
   /** @internal */ receiving: Receiving = RECEIVE_CHUNKS
   /** @internal How many promises that callbacks returned are pending. */ pendingPromises = 0
-  /** @internal The batch in which it was written to last; 0 when something was received since. */ wroteIn = 0
+  /** @internal The batch in which, or behind which, it was written to last; 0: not since it received. */ wroteIn = 0
   protocol: Protocol
   private eofWritten = false
   private rare: Rare | undefined = undefined
@@ -108,18 +108,17 @@ export class TcpTransport implements Transport {
       this.refuseWriteAfterEof()
       return
     }
-    this.wroteIn = this.loop.batch
-    if (typeof data === 'string') {
-      if (data.length <= TEXT_MAX_LENGTH) {
-        if (data.length > 0) this.loop.commands.writeText(this.handle, data)
-        return
-      }
-      this.loop.calls.write(this.handle, Buffer.from(data))
-    } else if (!(data instanceof Uint8Array)) {
+    const isText = typeof data === 'string'
+    if (!isText && !(data instanceof Uint8Array))
       throw invalid('data', data, 'a Uint8Array, a Buffer or a string')
+    if (data.length === 0) return
+    this.wroteIn = this.loop.batch
+    if (isText) {
+      if (data.length <= TEXT_MAX_LENGTH) this.loop.commands.writeText(this.handle, data)
+      else this.loop.calls.write(this.handle, Buffer.from(data))
     } else if (data.length >= DIRECT_WRITE_BYTES) {
       this.loop.calls.write(this.handle, data)
-    } else if (data.length > 0) {
+    } else {
       this.loop.commands.write(this.handle, data)
     }
   }
@@ -148,9 +147,9 @@ export class TcpTransport implements Transport {
       )
     }
     return new Promise((resolve, reject) => {
-      this.wroteIn = this.loop.batch
       // What cannot be written (any more) is lost with its connection, whose end rejects it.
       this.loop.native.writeOwned(this.handle, data)
+      this.wroteIn = this.loop.batch
       const rare = this.rarely()
       rare.owned ??= []
       rare.owned.push({ resolve, reject })

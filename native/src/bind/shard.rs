@@ -10,6 +10,7 @@ use crate::engine::tokio::TokioEngine;
 use crate::guardian;
 use crate::host::Host;
 use crate::link::ShardLink;
+use crate::malloc;
 use crate::metrics;
 use crate::net::{addresses, listen, options};
 use crate::ring::{SLABS, SharedMemory};
@@ -65,6 +66,7 @@ impl NativeShard {
         let metrics = metrics::find(token)
             .ok_or_else(|| Error::new(Status::InvalidArg, format!("no counters have the token {token}")))?;
         let link = supervised.then(|| Arc::new(ShardLink::new(token, metrics.clone())));
+        malloc::give_back_at_end();
         let engine = make_engine(&engine, &metrics, link.clone())?;
         // SAFETY: the values are handles of this call's scope.
         let bindings = unsafe {

@@ -14,6 +14,7 @@ use crate::guardian;
 use crate::inbox::Delivery;
 use crate::limits::{POLL_EVENTS, TURNS_PER_POLL};
 use crate::link::{self, ShardLink};
+use crate::malloc;
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::net::tcp;
@@ -51,6 +52,7 @@ impl TokioEngine {
         let (sender, started) = mpsc::channel();
         let run = move || {
             let _serving = ServingSlice::begin();
+            malloc::give_back_at_end();
             match Builder::new_current_thread().enable_all().max_io_events_per_tick(POLL_EVENTS).build() {
                 Ok(runtime) => {
                     let _context = runtime.enter();

@@ -93,7 +93,7 @@ impl Site for Loopback {
 
     fn connect(&mut self, port: u32, draw: &mut Draw) -> Option<Id> {
         let address = self.ports[port as usize].as_ref()?.address();
-        let (socket, local) = self.bind_peer().ok()?;
+        let (socket, local) = self.bind_peer().expect("a port for a peer");
         if draw.chance(50) {
             // Small buffers fill; they are set before the window is told.
             socket.set_recv_buffer_size(1 << 12).ok()?;
