@@ -44,8 +44,8 @@ interface Rare {
   /** Events that came while reading was paused, from the batch in which it was: chunks, then null for the end. */
   held?: (Buffer | null)[]
   releasing?: boolean
-  /** A callback's promise is fulfilled. */
-  fulfilled?: () => void
+  /** How many promises that callbacks returned are pending, and what is called when one is fulfilled. */
+  promises?: { pending: number; readonly fulfilled: () => void }
   /** `draining` was called. */
   toldDraining?: boolean
   /** As native code tells it: read when somebody asks, for few do. */
@@ -83,7 +83,6 @@ export class TcpTransport implements Transport {
   /** @internal connectionLost was or is being called. */ lost = false
   /** @internal */ paused = false
   /** @internal */ receiving: Receiving = RECEIVE_CHUNKS
-  /** @internal How many promises that callbacks returned are pending. */ pendingPromises = 0
   /** @internal The batch in which, or behind which, it was written to last; 0: not since it received. */ wroteIn = 0
   protocol: Protocol
   private eofWritten = false
@@ -312,7 +311,7 @@ export class TcpTransport implements Transport {
   /** @internal Native code says that nothing is owed. */
   answered(): void {
     // What waits here is not known there. When it is dealt with, `finish` asks again.
-    if (this.pendingPromises > 0 || this.holds || this.protocol.draining !== undefined) return
+    if ((this.rare?.promises?.pending ?? 0) > 0 || this.holds || this.protocol.draining !== undefined) return
     this.close()
   }
 
@@ -326,13 +325,19 @@ export class TcpTransport implements Transport {
 
   /** @internal A callback returned a promise: what to call when it is fulfilled. */
   promised(): () => void {
-    this.pendingPromises++
     const rare = this.rarely()
     // One function for all of a connection's promises.
-    rare.fulfilled ??= () => {
-      if (--this.pendingPromises === 0 && this.server.isDraining) this.finish()
+    if (rare.promises === undefined) {
+      const promises = {
+        pending: 0,
+        fulfilled: (): void => {
+          if (--promises.pending === 0 && this.server.isDraining) this.finish()
+        },
+      }
+      rare.promises = promises
     }
-    return rare.fulfilled
+    rare.promises.pending++
+    return rare.promises.fulfilled
   }
 
   /** @internal Keeps an event of the batch in which reading was paused; null is the peer's end. */
