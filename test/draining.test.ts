@@ -264,34 +264,37 @@ forEachEngine('draining', (test, engine) => {
     await answerLate(probe, first.server, owed, answered.client)
   })
 
-  test('nor is what another callback of the loop wrote to it before, in the same turn', async (t) => {
-    const order: string[] = []
-    class Noting extends Recorder {
-      override dataReceived(chunk: Buffer): void {
-        super.dataReceived(chunk)
-        order.push('request')
+  const sameTurn = 'nor is what another callback of the loop wrote to it before, in the same turn'
+  if (process.platform !== 'linux') test.skip(sameTurn, 'only epoll tells in the order of readiness')
+  else
+    test(sameTurn, async (t) => {
+      const order: string[] = []
+      class Noting extends Recorder {
+        override dataReceived(chunk: Buffer): void {
+          super.dataReceived(chunk)
+          order.push('request')
+        }
       }
-    }
-    const probe = await t.pair(() => new Recorder())
-    const { accepting, server, client, protocol } = await t.pair(() => new Noting(), {
-      drainTimeoutMs: NEVER_MS,
-    })
-    const other = await t.join(accepting)
-    await settle(probe)
-    // epoll tells in the order of readiness: again of the other's client, before the shard.
-    other.client.socket.once('data', () => {
-      other.client.socket.once('data', () => {
-        order.push('hello')
-        protocol.transport.write('hello ')
+      const probe = await t.pair(() => new Recorder())
+      const { accepting, server, client, protocol } = await t.pair(() => new Noting(), {
+        drainTimeoutMs: NEVER_MS,
       })
-      other.protocol.transport.write(Buffer.alloc(DIRECT_WRITE_BYTES)) // which leaves before this thread looks
-      client.socket.write('request')
+      const other = await t.join(accepting)
+      await settle(probe)
+      // epoll tells in the order of readiness: again of the other's client, before the shard.
+      other.client.socket.once('data', () => {
+        other.client.socket.once('data', () => {
+          order.push('hello')
+          protocol.transport.write('hello ')
+        })
+        other.protocol.transport.write(Buffer.alloc(DIRECT_WRITE_BYTES)) // which leaves before this thread looks
+        client.socket.write('request')
+      })
+      other.protocol.transport.write('!')
+      await protocol.receivedAtLeast(7)
+      assert.deepEqual(order, ['hello', 'request'])
+      await answerLate(probe, server, { client, protocol }, other.client)
     })
-    other.protocol.transport.write('!')
-    await protocol.receivedAtLeast(7)
-    assert.deepEqual(order, ['hello', 'request'])
-    await answerLate(probe, server, { client, protocol }, other.client)
-  })
 
   test('nor is what was written between two rounds of getBuffer to what comes in the second', async (t) => {
     class Halves extends BufferedRecorder {
