@@ -84,7 +84,9 @@ export interface SystemError extends Error {
  */
 export function systemError(errno: number, syscall: string, address?: string, port?: number): SystemError {
   const [code, description] = getSystemErrorMap().get(-errno) ?? [`E${errno}`, 'unknown error']
-  const where = address === undefined ? '' : ` ${port === undefined ? address : `${address}:${port}`}`
+  // An abstract name begins with a zero character, which ss(8) and others show so.
+  const shown = address?.replace(/^\0/, '@')
+  const where = shown === undefined ? '' : ` ${port === undefined ? shown : `${shown}:${port}`}`
   const details = {
     code,
     errno: -errno,

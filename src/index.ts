@@ -32,10 +32,12 @@ export { isSupervisor, shardId } from './workers/identity.js'
 export { onSignal } from './workers/on-signal.js'
 export type {
   ExtraInfo,
+  IpSocketAddress,
   Protocol,
   ProtocolFactory,
   SocketAddress,
   Transport,
+  UnixSocketAddress,
   WriteData,
 } from './workers/protocol.js'
 export type { ExceptionContext } from './workers/shard-loop.js'

@@ -111,3 +111,15 @@ export const VALUE_SHOWN_MAX_LENGTH = 80
  * their exact size until it falls, so that a few kept bytes do not hold whole slabs.
  */
 export const RETAINED_SLAB_BYTES: number = 64 * 1024 * 1024
+
+/** Time for which a thread keeps its loop after its last connection, if it has no server: past it the loop is closed. */
+export const LOOP_KEEP_MS = 1_000
+
+/** Time until the next of a host's addresses is tried beside those before it (RFC 8305, section 5); past it all go on. */
+export const CONNECTION_ATTEMPT_DELAY_MS = 250
+
+/** Pause before a Unix socket is tried again whose queue is full; it doubles each time... */
+export const UNIX_RETRY_FIRST_MS = 1
+
+/** ... up to this. */
+export const UNIX_RETRY_MAX_MS = 64

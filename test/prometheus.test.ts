@@ -98,6 +98,8 @@ forEachEngine('prometheus', (test) => {
     const read: Record<string, (shard: ShardMetrics) => number> = {
       shardloop_connections_open: (shard) => shard.connectionsOpen,
       shardloop_connections_total: (shard) => shard.connectionsTotal,
+      shardloop_connections_made_total: (shard) => shard.connectionsMade,
+      shardloop_connects_failed_total: (shard) => shard.connectsFailed,
       shardloop_connections_taken_over_total: (shard) => shard.connectionsTakenOver,
       shardloop_received_bytes_total: (shard) => Number(shard.bytesRead),
       shardloop_sent_bytes_total: (shard) => Number(shard.bytesWritten),

@@ -4,6 +4,7 @@ import { connect } from 'node:net'
 import type { Protocol, Transport } from '../src/index.js'
 import { DIRECT_WRITE_BYTES } from '../src/native/abi.js'
 import { native } from '../src/native/index.js'
+import { socketAddress } from '../src/server/listener-socket.js'
 import { ShardLoop } from '../src/workers/shard-loop.js'
 import { Recorder } from './harness/recorder.js'
 import { assertCode, assertThrows, forEachEngine, portOf } from './harness/suite.js'
@@ -120,7 +121,13 @@ forEachEngine('what broke once', (test, engine) => {
       exclusive: false,
     })
     assert.ok('token' in listener)
-    const loop = new ShardLoop({ shardId: 0, engine, metricsToken: token, supervised: false })
+    const loop = new ShardLoop({
+      shardId: 0,
+      engine,
+      metricsToken: token,
+      supervised: false,
+      clientGone: () => {},
+    })
     let transport: Transport | undefined
     let ends = 0
     let made: () => void = () => {}
@@ -147,7 +154,7 @@ forEachEngine('what broke once', (test, engine) => {
         throw error
       },
     })
-    const socket = connect(listener.address().port, '127.0.0.1')
+    const socket = connect(socketAddress(listener).port as number, '127.0.0.1')
     socket.on('error', () => {})
     await whenMade
     const owned = (transport as Transport).writeOwned(Buffer.alloc(32 << 20))

@@ -27,7 +27,7 @@ macro_rules! abi {
 
 abi! {
     /// Layout version; JavaScript refuses an addon of another.
-    ABI_VERSION = 3;
+    ABI_VERSION = 4;
 
     /// Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`.
     RECORD_WORDS = 4;
@@ -58,7 +58,7 @@ abi! {
     /// Above it in the first word: index of the slab that `a` (offset) and `b` (length) refer to.
     SLAB_SHIFT = 8;
 
-    /// A connection was accepted; a: server.
+    /// A connection was accepted; a: server, b: 1 when the peer is a Unix socket with a name.
     EVENT_OPEN = 1;
     /// Bytes arrived; a: offset, b: length, in the slab of the first word.
     EVENT_DATA = 2;
@@ -78,6 +78,21 @@ abi! {
     EVENT_ACCEPT_ERROR = 9;
     /// A finishing connection has written since it last received, and nothing is left to read.
     EVENT_ANSWERED = 10;
+    /// What was asked for is connected; a: request, b: 1 when the peer is a Unix socket with a name.
+    EVENT_CONNECTED = 11;
+    /// ... or could not be; handle: request, a: errno (ECANCELED when it was called off), b: the CALL_ that failed.
+    EVENT_CONNECT_FAILED = 12;
+
+    /// Of a connection's start: the system call connect...
+    CALL_CONNECT = 0;
+    /// ... socket...
+    CALL_SOCKET = 1;
+    /// ... bind...
+    CALL_BIND = 2;
+    /// ... one that sets an option...
+    CALL_OPTION = 3;
+    /// ... or the one by which the engine watches it.
+    CALL_WATCH = 4;
 
     /// More than the connection's limit was to be queued.
     CLOSE_WRITE_OVERFLOW = -1;
@@ -193,8 +208,12 @@ abi! {
     METRIC_TAKEN_OVER = 28;
     /// Connections that a dying shard had accepted and not yet shown to JavaScript, left to other shards.
     METRIC_CONNECTIONS_HANDED_OVER = 29;
+    /// Connections made to others.
+    METRIC_CONNECTIONS_CONNECTED = 30;
+    /// Attempts to make one that failed, or were called off.
+    METRIC_CONNECTS_FAILED = 31;
     /// The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again.
-    METRIC_LOOP_LAG_FIRST_BUCKET = 30;
+    METRIC_LOOP_LAG_FIRST_BUCKET = 32;
     /// Number of metrics.
     METRIC_COUNT = METRIC_LOOP_LAG_FIRST_BUCKET + LOOP_LAG_BUCKETS;
 
@@ -236,7 +255,7 @@ mod tests {
 
     #[test]
     fn event_kinds_commands_and_metrics_are_distinct_within_their_family() {
-        for family in ["EVENT_", "COMMAND_", "CLOSE_", "CONTROL_", "METRIC_"] {
+        for family in ["EVENT_", "COMMAND_", "CLOSE_", "CALL_", "CONTROL_", "METRIC_"] {
             let mut values: Vec<i64> = ALL
                 .iter()
                 .filter(|c| {

@@ -3,9 +3,9 @@
 
 use crate::abi::{HANDLE_GENERATION_SHIFT, HANDLE_SLOT_MASK};
 use crate::limits::CONNECTIONS_MAX;
+use crate::net::addresses::Peer;
 use crate::timer::Tick;
 use crate::write_queue::WriteQueue;
-use std::net::SocketAddr;
 
 /// Slot (20 bits) and generation (12 bits) of a connection. A command travels at most one batch, and a slot is freed
 /// only once JavaScript has seen its end, so 4,096 generations are far more than can be in flight.
@@ -85,6 +85,8 @@ flags! {
     FINISHING = 17;
     /// It may owe nothing: to be looked at, and told.
     ANSWERED = 18;
+    /// Not connected yet: nobody knows of it but who asked for it.
+    CONNECTING = 19;
 }
 
 impl Flags {
@@ -146,8 +148,10 @@ pub struct Connection<K> {
     pub active_at: Tick,
     /// The timer entry that counts; others are stale.
     pub timer_at: Tick,
-    /// The peer's address.
-    pub peer: SocketAddr,
+    /// The number by which it was asked for; 0 for one that was accepted.
+    pub request: u32,
+    /// The other end.
+    pub peer: Peer,
 }
 
 impl<K> Connection<K> {
@@ -240,9 +244,12 @@ impl<K> ConnectionTable<K> {
         self.slots.iter_mut().filter_map(|slot| slot.connection.as_mut())
     }
 
-    /// Connections whose socket is open.
+    /// Connections whose socket is open and connected.
     pub fn open_count(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.connection.as_ref().is_some_and(|c| c.socket.is_some())).count()
+        let is_open = |connection: &&Connection<K>| {
+            connection.socket.is_some() && !connection.flags.has(Flags::CONNECTING)
+        };
+        self.slots.iter().filter_map(|slot| slot.connection.as_ref()).filter(is_open).count()
     }
 
     /// Connections in the table.
@@ -277,7 +284,8 @@ mod tests {
             idle_ticks: 0,
             active_at: 0,
             timer_at: 0,
-            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            request: 0,
+            peer: Peer::Unix,
         }
     }
 

@@ -22,7 +22,7 @@ use crate::inbox::{Delivery, Unserved};
 use crate::limits::{GUARDIAN_ACCEPTS, GUARDIAN_BRISK_FOR_MS, UNSERVED_MAX};
 use crate::link::ShardLink;
 use crate::net::listen::{self, Listener};
-use crate::net::tcp::{self, AcceptFailure};
+use crate::net::stream::{self, AcceptFailure};
 use mio::unix::SourceFd;
 use mio::{Poll, Registry, Waker};
 use parking_lot::Mutex;
@@ -345,14 +345,14 @@ impl State {
             if link.inbox.is_full() || self.unserved.len() >= UNSERVED_MAX {
                 return Taken::None;
             }
-            match tcp::accept(listener.as_fd()) {
+            match stream::accept(listener.as_fd()) {
                 Ok((fd, peer)) => {
                     let delivery = Delivery::Connection(Unserved { server, fd, peer });
                     if let Err(Delivery::Connection(connection)) = link.inbox.push(delivery) {
                         self.unserved.push_back(connection); // another shard filled it just now
                     }
                 }
-                Err(error) => match tcp::accept_failure(&error) {
+                Err(error) => match stream::accept_failure(&error) {
                     AcceptFailure::Empty => return Taken::All,
                     AcceptFailure::Connection => {}
                     AcceptFailure::Exhausted | AcceptFailure::Other => return Taken::None,
@@ -468,5 +468,5 @@ impl State {
 
 /// Ends a connection that nobody will serve, so that its peer can tell.
 fn reset(connection: Unserved) {
-    tcp::reset_on_close(connection.fd.as_fd());
+    stream::reset_on_close(connection.fd.as_fd());
 }

@@ -2,10 +2,10 @@
 #![forbid(unsafe_code)]
 
 use crate::limits::INBOX_MAX;
+use crate::net::addresses::Peer;
 use crate::net::listen::Listener;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 
@@ -17,7 +17,7 @@ pub struct Unserved<F = OwnedFd> {
     /// Non-blocking; nothing was read from it or written to it.
     pub fd: F,
     /// The other end.
-    pub peer: SocketAddr,
+    pub peer: Peer,
 }
 
 /// One item.
@@ -125,14 +125,14 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::tcp;
+    use crate::net::stream;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
 
     fn connection(server: u32) -> Delivery {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (fd, peer) = tcp::accept(listener.as_fd()).unwrap();
+        let (fd, peer) = stream::accept(listener.as_fd()).unwrap();
         Delivery::Connection(Unserved { server, fd, peer })
     }
 

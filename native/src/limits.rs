@@ -105,3 +105,6 @@ pub const UNSERVED_MAX: usize = 65_536;
 pub const LOOP_LAG_BUCKETS: usize = 20;
 /// Where the first of them ends. A turn of a loaded shard takes some 100 µs.
 pub const LOOP_LAG_FIRST_NS: u64 = 64_000;
+/// Bytes of an address in text, or of a Unix socket's name; no kernel takes more. What is longer is cut, and refused as it
+/// is then.
+pub const ADDRESS_MAX_BYTES: usize = 256;

@@ -5,10 +5,10 @@ use crate::abi;
 use crate::inbox::{Delivery, Inbox, Unserved};
 use crate::limits::{RELIEF_LOOK_MAX, RELIEF_MIN, RELIEF_SHARE, RELIEF_STALL_MS, STALL_MS};
 use crate::metrics::Metrics;
+use crate::net::addresses::Peer;
 use crate::pulse::Pulse;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -59,8 +59,9 @@ impl ShardLink {
     pub fn load(&self) -> u64 {
         let gone = self.metrics.read(abi::METRIC_CONNECTIONS_CLOSED)
             + self.metrics.read(abi::METRIC_CONNECTIONS_HANDED_OVER);
-        let open = self.metrics.read(abi::METRIC_CONNECTIONS_ACCEPTED).saturating_sub(gone);
-        open + self.inbox.len() as u64
+        let made = self.metrics.read(abi::METRIC_CONNECTIONS_ACCEPTED)
+            + self.metrics.read(abi::METRIC_CONNECTIONS_CONNECTED);
+        made.saturating_sub(gone) + self.inbox.len() as u64
     }
 
     /// Who else serves a server from now on.
@@ -105,7 +106,7 @@ pub fn relieve<K: Into<OwnedFd> + From<OwnedFd>>(
     link: Option<&ShardLink>,
     server: u32,
     socket: K,
-    peer: SocketAddr,
+    peer: Peer,
 ) -> Result<(), (K, u64)> {
     let Some(link) = link else { return Err((socket, RELIEF_LOOK_MAX)) };
     let relieved = link.relieve(Unserved { server, fd: socket.into(), peer });
@@ -120,7 +121,7 @@ fn relief_bound(fewest: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::tcp;
+    use crate::net::stream;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
 
@@ -135,7 +136,7 @@ mod tests {
     fn connection() -> Unserved {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (fd, peer) = tcp::accept(listener.as_fd()).unwrap();
+        let (fd, peer) = stream::accept(listener.as_fd()).unwrap();
         Unserved { server: SERVER, fd, peer }
     }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod accepting;
+mod connecting;
 mod ending;
 mod handover;
 mod idle;
@@ -16,13 +17,13 @@ use crate::connection::{Connection, ConnectionTable, Flags, Handle, NO_RECORD};
 use crate::error::errno;
 use crate::limits::{READS_PER_BATCH, RELIEF_MIN, TIMER_TICK_MS, UNPOLLED_BATCHES};
 use crate::metrics::Metrics;
+use crate::net::addresses::Peer;
 use crate::system::{Readiness, Ready, Socket, Source, System};
 use crate::timer::{Tick, TimerWheel};
 use crate::write_queue::{Pin, PinnedMemory};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem::{self, MaybeUninit};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,8 +54,14 @@ pub trait Sink {
     /// The first `length` bytes of the last read buffer are a connection's data; there must be room for the event.
     fn received(&mut self, handle: i32, slab: usize, length: usize);
     /// Takes the event of a new connection; there must be room.
-    fn opened(&mut self, handle: i32, server: u16, _peer: SocketAddr) {
-        self.event(Event { kind: abi::EVENT_OPEN, handle, a: server.into(), b: 0 });
+    fn opened(&mut self, handle: i32, server: u16, peer: Peer) {
+        let named = (peer == Peer::NamedUnix).into();
+        self.event(Event { kind: abi::EVENT_OPEN, handle, a: server.into(), b: named });
+    }
+    /// Takes the event of a connection that was asked for; there must be room.
+    fn connected(&mut self, handle: i32, request: u32, peer: Peer) {
+        let named = (peer == Peer::NamedUnix).into();
+        self.event(Event { kind: abi::EVENT_CONNECTED, handle, a: request as i32, b: named });
     }
 }
 
@@ -134,6 +141,10 @@ pub struct Shard<S: System> {
     signals: VecDeque<Handle>,
     /// Failed accepts to be told: server, errno, whether accepting pauses.
     accept_errors: VecDeque<(u16, i32, bool)>,
+    /// Connections that were asked for and not told of yet, by the request's number.
+    requests: HashMap<u32, Handle>,
+    /// Requests that failed, to be told: the number, errno, the CALL_ that failed.
+    connect_failures: VecDeque<(u32, i32, i32)>,
     /// Connections whose closed event is in this batch.
     ended: Vec<Handle>,
     /// Of this flush: connections with something to do, and each record's successor in its connection's chain.
@@ -178,6 +189,8 @@ impl<S: System> Shard<S> {
             accept_from: 0,
             signals: VecDeque::new(),
             accept_errors: VecDeque::new(),
+            requests: HashMap::new(),
+            connect_failures: VecDeque::new(),
             ended: Vec::new(),
             dirty: Vec::new(),
             chain: Vec::new(),
@@ -208,6 +221,7 @@ impl<S: System> Shard<S> {
             || !self.lingering_ready.is_empty()
             || !self.signals.is_empty()
             || !self.accept_errors.is_empty()
+            || !self.connect_failures.is_empty()
             || (self.descriptor_freed && self.accept_retry_at.is_some())
             || (!self.accepting_rests && self.listeners.iter().flatten().any(|l| l.readable && !l.paused))
     }
@@ -230,6 +244,7 @@ impl<S: System> Shard<S> {
     /// Whether the loop must go on.
     pub fn is_alive(&self) -> bool {
         !self.connections.is_empty()
+            || !self.connect_failures.is_empty()
             || !self.lingering.is_empty()
             || self.listeners.iter().any(Option::is_some)
     }
@@ -282,7 +297,7 @@ impl<S: System> Shard<S> {
     }
 
     /// A connection's peer.
-    pub fn peer(&self, handle: Handle) -> Option<SocketAddr> {
+    pub fn peer(&self, handle: Handle) -> Option<Peer> {
         Some(self.connections.get(handle)?.peer)
     }
 
@@ -330,13 +345,24 @@ impl<S: System> Shard<S> {
             sink.event(event);
         }
         while sink.room() > SIGNALS_MAX {
+            let Some((request, errno, call)) = self.connect_failures.pop_front() else { break };
+            let event = Event { kind: abi::EVENT_CONNECT_FAILED, handle: request as i32, a: errno, b: call };
+            sink.event(event);
+        }
+        while sink.room() > SIGNALS_MAX {
             let Some(handle) = self.signals.pop_front() else { return };
             let Some(connection) = self.connections.get_mut(handle) else { continue };
             let flags = &mut connection.flags;
             flags.clear(Flags::LISTED_SIGNAL);
             if flags.has(Flags::UNANNOUNCED) {
                 flags.clear(Flags::UNANNOUNCED);
-                sink.opened(handle.word(), connection.server, connection.peer);
+                match connection.request {
+                    0 => sink.opened(handle.word(), connection.server, connection.peer),
+                    request => {
+                        self.requests.remove(&request);
+                        sink.connected(handle.word(), request, connection.peer);
+                    }
+                }
             }
             let mut event = |kind, a| sink.event(Event { kind, handle: handle.word(), a, b: 0 });
             if connection.owned_flushed > 0 {
@@ -451,6 +477,10 @@ impl<S: System> Shard<S> {
                 let Some(connection) = self.connections.get_mut(handle) else { return };
                 let Some(socket) = connection.socket.as_ref() else { return };
                 let readiness = self.system.look(socket, readiness);
+                if connection.flags.has(Flags::CONNECTING) {
+                    self.on_connecting(handle, readiness);
+                }
+                let Some(connection) = self.connections.get(handle) else { return };
                 if readiness.writable && connection.queue.is_some() {
                     self.send_queue(handle, memory);
                 }

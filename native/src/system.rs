@@ -3,17 +3,17 @@
 //! layer to what is said here.
 //!
 //! Two things differ between systems: how they learn what is ready ([`System::poll`]), and what a watched socket is. The
-//! calls on sockets are those of [`crate::net::tcp`] for everything that has a descriptor. A system that is told of
+//! calls on sockets are those of [`crate::net::stream`] for everything that has a descriptor. A system that is told of
 //! completions (io_uring) says "readable" when the kernel has filled one of its buffers, and [`Socket::receive`] takes
 //! from that; what it is given to send it takes into buffers of its own, and says "writable" when there is room again.
 #![forbid(unsafe_code)]
 
 use crate::connection::Handle;
 use crate::inbox::{Delivery, Unserved};
-use crate::net::tcp;
+use crate::net::addresses::Peer;
+use crate::net::stream;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 /// What a system tells of.
@@ -66,32 +66,32 @@ pub trait Socket {
 impl<T: AsFd> Socket for T {
     #[inline]
     fn receive(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
-        tcp::receive(self.as_fd(), buffer)
+        stream::receive(self.as_fd(), buffer)
     }
 
     #[inline]
     fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        tcp::send(self.as_fd(), pieces)
+        stream::send(self.as_fd(), pieces)
     }
 
     fn shutdown_write(&self) -> io::Result<()> {
-        tcp::shutdown_write(self.as_fd())
+        stream::shutdown_write(self.as_fd())
     }
 
     fn reset_on_close(&self) {
-        tcp::reset_on_close(self.as_fd());
+        stream::reset_on_close(self.as_fd());
     }
 
     fn close_may_lose_bytes(&self) -> bool {
-        tcp::close_may_lose_bytes(self.as_fd())
+        stream::close_may_lose_bytes(self.as_fd())
     }
 
     fn has_unread(&self) -> bool {
-        tcp::unread_bytes(self.as_fd()) > 0
+        stream::unread_bytes(self.as_fd()) > 0
     }
 
     fn take_error(&self) -> Option<io::Error> {
-        tcp::take_error(self.as_fd())
+        stream::take_error(self.as_fd())
     }
 }
 
@@ -121,7 +121,7 @@ pub trait System {
     /// Ends that.
     fn unwatch_listener(&mut self, listener: &Self::Listener, place: u32);
     /// Accepts a connection, which is not watched yet.
-    fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Socket, SocketAddr)>;
+    fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Socket, Peer)>;
 
     /// Whether JavaScript has been running for so long that new connections are better left to others. Never when it has
     /// just been seen: on its own thread.
@@ -135,12 +135,7 @@ pub trait System {
     fn delivery(&mut self) -> Option<Delivery<Self::Free, Self::Listener>>;
     /// A new connection for this shard, by the server's number in the process. Comes back when it is to be served here,
     /// with the number of accepted connections after which to ask again.
-    fn relieve(
-        &mut self,
-        server: u32,
-        socket: Self::Socket,
-        peer: SocketAddr,
-    ) -> Result<(), (Self::Socket, u64)>;
+    fn relieve(&mut self, server: u32, socket: Self::Socket, peer: Peer) -> Result<(), (Self::Socket, u64)>;
     /// Serves a socket that came from elsewhere.
     fn adopt(&mut self, socket: Self::Free) -> Self::Socket;
 }

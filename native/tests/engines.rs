@@ -8,8 +8,9 @@ use shardloop_native::connection::Handle;
 use shardloop_native::engine::{SocketEngine, mio::MioEngine, tokio::TokioEngine};
 use shardloop_native::limits;
 use shardloop_native::metrics::Metrics;
+use shardloop_native::net::addresses::Peer;
 use shardloop_native::net::listen::{ListenOptions, Listener, bind};
-use shardloop_native::net::tcp;
+use shardloop_native::net::stream;
 use shardloop_native::ring::{Attached, Region, SLABS, SharedMemory};
 use shardloop_native::shard::{Event, ServerLimits, Sink};
 use shardloop_native::write_queue::{Pin, PinnedMemory};
@@ -82,7 +83,7 @@ impl Bench {
         );
         engine.add_server(0, 0, limits);
         let listener = listener();
-        let address = listener.address();
+        let address = listener.address().ip().unwrap();
         engine.listen(0, Arc::new(listener)).unwrap();
         let bench = Self {
             engine,
@@ -467,19 +468,20 @@ fn what_is_new_when_javascript_ends_is_given_away_and_what_it_has_begun_ends_by_
     let shared = Arc::new(listener());
     bench.engine.add_server(1, 7, server_limits());
     bench.engine.listen(1, shared.clone()).unwrap();
-    let mut begun = TcpStream::connect(shared.address()).unwrap();
+    let mut begun = TcpStream::connect(shared.address().ip().unwrap()).unwrap();
     let handle = bench.accept();
     // Some are announced, and one is accepted only.
-    let mut unseen: Vec<_> = (0..2).map(|_| TcpStream::connect(shared.address()).unwrap()).collect();
+    let mut unseen: Vec<_> =
+        (0..2).map(|_| TcpStream::connect(shared.address().ip().unwrap()).unwrap()).collect();
     while bench.metrics.read(abi::METRIC_CONNECTIONS_ACCEPTED) < 3 {
         bench.batch();
     }
-    unseen.push(TcpStream::connect(shared.address()).unwrap());
+    unseen.push(TcpStream::connect(shared.address().ip().unwrap()).unwrap());
     bench.accept_without_room(4);
     let unserved = bench.engine.retire();
     let peers: Vec<_> = unserved.iter().map(|connection| connection.peer).collect();
     assert!(unserved.iter().all(|connection| connection.server == 7));
-    assert_eq!(peers, unseen.iter().map(|peer| peer.local_addr().unwrap()).collect::<Vec<_>>());
+    assert_eq!(peers, unseen.iter().map(|peer| Peer::Ip(peer.local_addr().unwrap())).collect::<Vec<_>>());
     for (peer, connection) in unseen.iter_mut().zip(unserved) {
         peer.write_all(b"for another").unwrap();
         let mut other = TcpStream::from(connection.fd);
@@ -487,12 +489,12 @@ fn what_is_new_when_javascript_ends_is_given_away_and_what_it_has_begun_ends_by_
         assert_eq!(read_exactly(&mut other, 11), b"for another");
     }
     // Others accept from the listener now; what has begun goes on to the end.
-    let late = TcpStream::connect(shared.address()).unwrap();
+    let late = TcpStream::connect(shared.address().ip().unwrap()).unwrap();
     begun.write_all(b"still here").unwrap();
     let seen = bench.until(|seen| matches!(seen, Seen::Data(..)));
     assert_eq!(seen, [Seen::Data(handle, b"still here".to_vec())]);
-    let (_, peer) = tcp::accept(shared.as_fd()).unwrap();
-    assert_eq!(peer, late.local_addr().unwrap());
+    let (_, peer) = stream::accept(shared.as_fd()).unwrap();
+    assert_eq!(peer, Peer::Ip(late.local_addr().unwrap()));
     assert_eq!(
         bench.engine.unlisten(Instant::now(), 1),
         1,
@@ -525,7 +527,7 @@ fn what_is_a_threads_own_affair_is_given_to_nobody(open: Open) {
 
 fn dropping_an_engine_closes_no_listener(open: Open) {
     let listener = Arc::new(listener());
-    let address = listener.address();
+    let address = listener.address().ip().unwrap();
     let mut engine = open(Arc::default());
     engine.add_server(0, 0, server_limits());
     engine.listen(0, listener.clone()).unwrap();

@@ -6,8 +6,9 @@ use parking_lot::{Mutex, MutexGuard};
 use shardloop_native::guardian;
 use shardloop_native::inbox::{Delivery, Unserved};
 use shardloop_native::link::ShardLink;
+use shardloop_native::net::addresses::Peer;
 use shardloop_native::net::listen::{self, ListenOptions};
-use shardloop_native::net::tcp;
+use shardloop_native::net::stream;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -42,7 +43,7 @@ fn listener() -> (u32, SocketAddr) {
         exclusive: false,
     });
     let listener = listener.unwrap();
-    let address = listener.address();
+    let address = listener.address().ip().unwrap();
     (listen::register(listener), address)
 }
 
@@ -55,7 +56,7 @@ fn shard() -> Arc<ShardLink> {
 fn unserved(server: u32) -> (Unserved, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (fd, peer) = tcp::accept(listener.as_fd()).unwrap();
+    let (fd, peer) = stream::accept(listener.as_fd()).unwrap();
     (Unserved { server, fd, peer }, client)
 }
 
@@ -282,7 +283,7 @@ fn the_queue_of_a_shard_that_is_down_is_handed_over_when_its_server_stops() {
     let HalfDown { server, alpha, client, tokens, _alone } = half_down();
     guardian::unguard(server);
     let Some(Delivery::Connection(connection)) = alpha.inbox.pop() else { panic!("nothing was handed over") };
-    assert_eq!(connection.peer, client.local_addr().unwrap());
+    assert_eq!(connection.peer, Peer::Ip(client.local_addr().unwrap()));
     assert!(alpha.inbox.pop().is_none());
     guardian::leave(&alpha, Vec::new());
     tokens.into_iter().for_each(listen::unregister);

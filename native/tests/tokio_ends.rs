@@ -7,6 +7,7 @@
 use shardloop_native::abi;
 use shardloop_native::connection::Handle;
 use shardloop_native::engine::{Engine, SocketEngine, tokio::TokioEngine};
+use shardloop_native::net::addresses::Peer;
 use shardloop_native::net::listen::{ListenOptions, Listener, bind};
 use shardloop_native::shard::{Event, ServerLimits, Sink};
 use shardloop_native::write_queue::{Pin, PinnedMemory};
@@ -72,7 +73,7 @@ fn serving(listener: &Arc<Listener>) -> (TokioEngine, TcpStream, Handle) {
     };
     engine.add_server(1, 7, limits);
     engine.listen(1, listener.clone()).unwrap();
-    let client = TcpStream::connect(listener.address()).unwrap();
+    let client = TcpStream::connect(listener.address().ip().unwrap()).unwrap();
     let opened = wait_for(&mut engine, abi::EVENT_OPEN);
     (engine, client, Handle::from_word(opened.handle))
 }
@@ -110,9 +111,9 @@ fn nothing_is_left_of_it_whenever_it_ends_and_a_panic_on_its_thread_is_told_and_
             1 => drop(engine.retire()),
             2 => drop(engine.abandon()),
             // With a connection on its way.
-            3 => drop(TcpStream::connect(listener.address()).unwrap()),
+            3 => drop(TcpStream::connect(listener.address().ip().unwrap()).unwrap()),
             _ => {
-                let waiting = TcpStream::connect(listener.address()).unwrap();
+                let waiting = TcpStream::connect(listener.address().ip().unwrap()).unwrap();
                 wait_for(&mut engine, abi::EVENT_OPEN);
                 let look = Box::new(|_: std::os::fd::BorrowedFd<'_>| panic!("a test asked for it"));
                 let told = catch_unwind(AssertUnwindSafe(|| engine.with_socket(handle, look))).unwrap_err();
@@ -121,12 +122,12 @@ fn nothing_is_left_of_it_whenever_it_ends_and_a_panic_on_its_thread_is_told_and_
                 assert!(told.is_err(), "every later batch says so, too");
                 let left = engine.abandon();
                 assert_eq!(left.len(), 2, "JavaScript has begun neither");
-                assert!(left.iter().any(|left| left.peer == waiting.local_addr().unwrap()));
+                assert!(left.iter().any(|left| left.peer == Peer::Ip(waiting.local_addr().unwrap())));
             }
         }
         drop(engine);
         _ = client.read_to_end(&mut Vec::new()); // it would wait for ever were the other end not closed
-        TcpStream::connect(listener.address()).expect("the listener is open");
+        TcpStream::connect(listener.address().ip().unwrap()).expect("the listener is open");
     }
     assert_eq!((count("/proc/self/fd"), count("/proc/self/task")), before);
 }

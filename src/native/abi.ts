@@ -1,6 +1,6 @@
 // Generated from native/src/abi.rs by `npm run build`. Do not edit: a test fails when it drifts.
 /** Layout version; JavaScript refuses an addon of another. */
-export const ABI_VERSION = 3 as const
+export const ABI_VERSION = 4 as const
 /** Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`. */
 export const RECORD_WORDS = 4 as const
 /** Records of the events ring. */
@@ -27,7 +27,7 @@ export const HANDLE_GENERATION_SHIFT = 20 as const
 export const KIND_MASK = 255 as const
 /** Above it in the first word: index of the slab that `a` (offset) and `b` (length) refer to. */
 export const SLAB_SHIFT = 8 as const
-/** A connection was accepted; a: server. */
+/** A connection was accepted; a: server, b: 1 when the peer is a Unix socket with a name. */
 export const EVENT_OPEN = 1 as const
 /** Bytes arrived; a: offset, b: length, in the slab of the first word. */
 export const EVENT_DATA = 2 as const
@@ -47,6 +47,20 @@ export const EVENT_IDLE = 8 as const
 export const EVENT_ACCEPT_ERROR = 9 as const
 /** A finishing connection has written since it last received, and nothing is left to read. */
 export const EVENT_ANSWERED = 10 as const
+/** What was asked for is connected; a: request, b: 1 when the peer is a Unix socket with a name. */
+export const EVENT_CONNECTED = 11 as const
+/** ... or could not be; handle: request, a: errno (ECANCELED when it was called off), b: the CALL_ that failed. */
+export const EVENT_CONNECT_FAILED = 12 as const
+/** Of a connection's start: the system call connect... */
+export const CALL_CONNECT = 0 as const
+/** ... socket... */
+export const CALL_SOCKET = 1 as const
+/** ... bind... */
+export const CALL_BIND = 2 as const
+/** ... one that sets an option... */
+export const CALL_OPTION = 3 as const
+/** ... or the one by which the engine watches it. */
+export const CALL_WATCH = 4 as const
 /** More than the connection's limit was to be queued. */
 export const CLOSE_WRITE_OVERFLOW = -1 as const
 /** Memory that a write referred to was detached. */
@@ -157,10 +171,14 @@ export const METRIC_ACCEPT_ERRORS_OTHER = 27 as const
 export const METRIC_TAKEN_OVER = 28 as const
 /** Connections that a dying shard had accepted and not yet shown to JavaScript, left to other shards. */
 export const METRIC_CONNECTIONS_HANDED_OVER = 29 as const
+/** Connections made to others. */
+export const METRIC_CONNECTIONS_CONNECTED = 30 as const
+/** Attempts to make one that failed, or were called off. */
+export const METRIC_CONNECTS_FAILED = 31 as const
 /** The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again. */
-export const METRIC_LOOP_LAG_FIRST_BUCKET = 30 as const
+export const METRIC_LOOP_LAG_FIRST_BUCKET = 32 as const
 /** Number of metrics. */
-export const METRIC_COUNT = 50 as const
+export const METRIC_COUNT = 52 as const
 /** Buckets of the loop lag. Each goes to twice the time of the one before; the last has no end. */
 export const LOOP_LAG_BUCKETS = 20 as const
 /** Where the first bucket ends, in nanoseconds. */

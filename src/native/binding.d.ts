@@ -8,7 +8,7 @@ export declare class Listener {
   /** The descriptor's number; -1 once closed. */
   get fd(): number
   /** Where it listens, or listened. */
-  address(): NativeAddress
+  address(): NativeAddress | string
   /** A socket option, as a number. */
   getOption(name: string): number | SystemFailure
   /** Lets go of it: it closes once no shard accepts from it. */
@@ -36,9 +36,12 @@ export declare class NativeShard {
    * The calls on the path of bytes. `flush` applies the commands in the ring; `write` does too, then sends large
    * data at once and copies the rest; `replaceSlab` puts another slab in the place of a retired one, once no command
    * refers to the old one, and returns how many replaced slabs are followed; `peer` tells a connection's peer, as family,
-   * port and address with spaces between, until the connection's end was handled.
+   * port and address with spaces between (`Unix` for a Unix socket), until the connection's end was handled. `connect`
+   * begins a connection on behalf of a server of this thread's own, to an IP address and port, or, with port -1, to the
+   * name of a Unix socket; `local` is an IP address to come from, `switches` has 1 for TCP_NODELAY and 2 for
+   * SO_KEEPALIVE. One event follows.
    */
-  hotCalls(): { flush: () => void, write: (handle: number, data: Uint8Array) => void, replaceSlab: (index: number, slab: Uint8Array) => number, peer: (handle: number) => string | null }
+  hotCalls(): { flush: () => void, write: (handle: number, data: Uint8Array) => void, replaceSlab: (index: number, slab: Uint8Array) => number, peer: (handle: number) => string | null, connect: (request: number, server: number, address: string, port: number, local: string, localPort: number, switches: number) => void }
   /** As `write`, but the rest is referred to. False when the connection is gone. */
   writeOwned(handle: number, data: Uint8Array): boolean
   /** Bytes of a connection that are not sent yet. */
@@ -46,7 +49,16 @@ export declare class NativeShard {
   /** How many slabs that were replaced may still be kept by a chunk; exact when more than `limit`. */
   retainedSlabs(limit: number): number
   /** Our address. */
-  localAddress(handle: number): NativeAddress | SystemFailure
+  localAddress(handle: number): NativeAddress | string | SystemFailure
+  /** The peer's address, asked of the kernel. */
+  peerAddress(handle: number): NativeAddress | string | SystemFailure
+  /**
+   * Begins with a socket that is connected already, on behalf of a server of this thread's own; as `connect`. Its
+   * descriptor is the shard's from now on, or, by `duplicate`, a duplicate of it is. Null when that is so.
+   */
+  adopt(request: number, server: number, fd: number, duplicate: boolean): SystemFailure | null
+  /** Calls a request off; unless its event is on its way it says ECANCELED. */
+  cancelConnect(request: number): void
   /** The descriptor's number; -1 once closed. */
   descriptor(handle: number): number
   /** A socket option, as a number. */
@@ -99,6 +111,9 @@ export interface BindOptions {
 
 /** Binds and listens. */
 export declare function bindTcp(options: BindOptions): Listener | SystemFailure
+
+/** Binds to a Unix socket and listens. A file that nobody listens on any more is replaced. */
+export declare function bindUnix(options: UnixBindOptions): Listener | SystemFailure
 
 /** Forgets a token. */
 export declare function freeMetrics(token: number): void
@@ -167,5 +182,18 @@ export interface SystemFailure {
 /** Takes the lock of a port; null while another process holds it. */
 export declare function tryStartLock(port: number): StartLock | SystemFailure | null
 
+/** Takes the lock of a Unix socket's path; null while another process holds it. */
+export declare function tryUnixStartLock(path: string): StartLock | SystemFailure | null
+
 /** The server takes no more connections: what waits for shards that are stuck or down is handed to the others, once. */
 export declare function unguardServer(server: number): void
+
+/** How to bind to a Unix socket. */
+export interface UnixBindOptions {
+  /** A path, or an abstract name behind a zero character. */
+  path: string
+  /** Length of the accept queue. */
+  backlog: number
+  /** Permissions of the file; null: what the umask leaves. */
+  mode?: number
+}

@@ -10,6 +10,7 @@ import {
 } from '../limits.js'
 import { ENGINES, type EngineName } from '../workers/engine.js'
 import type { ExceptionContext } from '../workers/shard-loop.js'
+import { isUnixPath, UNIX_PATH_EXPECTED } from '../workers/unix-path.js'
 import { automaticShards } from './cpu-quota.js'
 import type { ShardResourceLimits } from './worker-shard.js'
 
@@ -35,7 +36,7 @@ export class GivenOptions {
     max: number,
     fallback: Fallback,
   ): number | Fallback {
-    const value = this.#take(name)
+    const value = this.take(name)
     if (value === undefined) return fallback
     if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value
     throw wrong(name, value, `an integer from ${min} to ${max}`)
@@ -43,7 +44,7 @@ export class GivenOptions {
 
   /** A time that may be 0 for never. */
   milliseconds(name: string, min: number, fallback: number): number {
-    const value = this.#take(name)
+    const value = this.take(name)
     if (value === undefined) return fallback
     const fits = typeof value === 'number' && Number.isInteger(value) && value <= TIME_MAX_MS
     if (fits && (value === 0 || value >= min)) return value
@@ -51,14 +52,14 @@ export class GivenOptions {
   }
 
   boolean(name: string, fallback: boolean): boolean {
-    const value = this.#take(name)
+    const value = this.take(name)
     if (value === undefined) return fallback
     if (typeof value === 'boolean') return value
     throw wrong(name, value, 'true or false')
   }
 
   oneOf<Choice extends string>(name: string, choices: readonly Choice[], fallback: Choice): Choice {
-    const value = this.#take(name)
+    const value = this.take(name)
     if (value === undefined) return fallback
     const found = choices.find((choice) => choice === value)
     if (found !== undefined) return found
@@ -66,21 +67,21 @@ export class GivenOptions {
   }
 
   callable(name: string): ((context: ExceptionContext) => void) | undefined {
-    const value = this.#take(name)
+    const value = this.take(name)
     if (value === undefined || typeof value === 'function')
       return value as (context: ExceptionContext) => void
     throw wrong(name, value, 'a function')
   }
 
   name(): string | undefined {
-    const value = this.#take('name')
+    const value = this.take('name')
     if (value === undefined) return undefined
     if (typeof value === 'string' && value.length >= 1 && value.length <= NAME_MAX_LENGTH) return value
     throw wrong('name', value, `a string of 1 to ${NAME_MAX_LENGTH} characters`)
   }
 
   hosts(): readonly string[] | null {
-    const value = this.#take('host')
+    const value = this.take('host')
     if (value === undefined) return null
     const hosts: unknown[] = Array.isArray(value) ? value : [value]
     const fits = hosts.length >= 1 && hosts.length <= HOSTS_MAX
@@ -90,8 +91,23 @@ export class GivenOptions {
     throw wrong('host', value, `an address or a host name, or 1 to ${HOSTS_MAX} of them`)
   }
 
+  path(): string | null {
+    const value = this.take('path')
+    if (value === undefined) return null
+    if (isUnixPath(value)) return value
+    throw wrong('path', value, UNIX_PATH_EXPECTED)
+  }
+
+  /** Refuses options that mean nothing beside what else was given. @param expected for the message */
+  refuse(names: readonly string[], expected: string): void {
+    for (const name of names) {
+      const value = this.#given[name]
+      if (value !== undefined) throw wrong(name, value, expected)
+    }
+  }
+
   shards(): number | null {
-    const value = this.#take('shards')
+    const value = this.take('shards')
     if (value === undefined) return null
     if (value === 'auto') return automaticShards()
     if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= SHARDS_MAX)
@@ -105,7 +121,7 @@ export class GivenOptions {
   }
 
   resourceLimits(): ShardResourceLimits | null {
-    const value = this.#take('resourceLimits')
+    const value = this.take('resourceLimits')
     if (value === undefined) return null
     if (typeof value !== 'object' || value === null || Array.isArray(value))
       throw wrong('resourceLimits', value, `an object with some of ${RESOURCE_LIMITS.join(', ')}`)
@@ -131,7 +147,7 @@ export class GivenOptions {
     }
   }
 
-  #take(name: string): unknown {
+  protected take(name: string): unknown {
     this.#known.add(name)
     return this.#given[name]
   }

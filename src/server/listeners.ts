@@ -53,6 +53,7 @@ export class Listeners {
  * @param shards how many shards will accept; at least 1
  */
 export async function openListeners(settings: ServerSettings, shards: number): Promise<Listeners> {
+  if (settings.path !== null) return openUnixListener(settings, settings.path)
   const hosts = await lookupHosts(settings.hosts, settings.ipv6Only)
   const shared = settings.balance === 'shared'
   const binder = new Binder(settings, shared ? 1 : shards)
@@ -72,12 +73,36 @@ async function bindLocked(
   hosts: readonly BindHost[],
   port: number,
 ): Promise<Listener[][] | Error> {
+  return underLock(
+    () => native.tryStartLock(port),
+    `port ${port}`,
+    () => binder.bindAll(hosts, port),
+  )
+}
+
+/** All shards accept from one listener: the kernel does not spread connections over several on one path. */
+async function openUnixListener(settings: ServerSettings, path: string): Promise<Listeners> {
+  const { backlog, socketMode } = settings
+  const bound = await underLock(
+    () => native.tryUnixStartLock(path),
+    path,
+    () => native.bindUnix({ path, backlog, ...(socketMode !== null && { mode: socketMode }) }),
+  )
+  if ('errno' in bound) throw systemError(bound.errno, 'listen', path)
+  return new Listeners([[bound]], true)
+}
+
+async function underLock<Bound>(
+  take: () => ReturnType<typeof native.tryStartLock>,
+  what: string,
+  bind: () => Bound,
+): Promise<Bound> {
   const deadline = performance.now() + START_LOCK_TIMEOUT_MS
   for (;;) {
-    const lock = takeStartLock(port)
+    const lock = taken(take())
     if (lock !== null) {
       try {
-        return binder.bindAll(hosts, port)
+        return bind()
       } finally {
         lock.release()
       }
@@ -85,7 +110,7 @@ async function bindLocked(
     if (performance.now() >= deadline) {
       throw new ShardloopError(
         'ERR_SHARDLOOP_START',
-        `another process has been binding port ${port} for ${START_LOCK_TIMEOUT_MS} ms`,
+        `another process has been binding ${what} for ${START_LOCK_TIMEOUT_MS} ms`,
       )
     }
     await delay(START_LOCK_RETRY_MS)
@@ -101,8 +126,8 @@ function bindChosenPort(binder: Binder, hosts: readonly BindHost[]): Listener[][
     const bound = binder.bind(head, 0)
     if (bound instanceof Error) return bound
     if (others.length === 0) return [bound]
-    const port = socketAddress(first(bound)).port
-    const lock = takeStartLock(port)
+    const port = portOf(first(bound))
+    const lock = taken(native.tryStartLock(port))
     const rest = lock === null ? inUse(others[0], port) : binder.bindAll(others, port)
     lock?.release()
     if (!(rest instanceof Error)) return [bound, ...rest]
@@ -147,7 +172,7 @@ class Binder {
       return listenError(head.errno, address, port)
     }
     const opened = [head]
-    const chosen = socketAddress(head).port
+    const chosen = portOf(head)
     while (opened.length < this.#perAddress) {
       const next = this.#bindOne(address, chosen, false)
       if ('errno' in next) {
@@ -176,10 +201,15 @@ class Binder {
 /** What a system without IPv6, or with it switched off, says to a bind of `::`. */
 const LACKS_IPV6: ReadonlySet<string> = new Set(['EAFNOSUPPORT', 'EADDRNOTAVAIL', 'EPROTONOSUPPORT'])
 
-function takeStartLock(port: number): StartLock | null {
-  const lock = native.tryStartLock(port)
+function taken(lock: ReturnType<typeof native.tryStartLock>): StartLock | null {
   if (lock !== null && 'errno' in lock) throw systemError(lock.errno, lock.syscall)
   return lock
+}
+
+function portOf(listener: Listener): number {
+  const { port } = socketAddress(listener)
+  if (port === undefined) throw new Error('invariant: the listener is on an IP address')
+  return port
 }
 
 /** node:net names every failure on the way to a listener `listen`. */

@@ -1,5 +1,4 @@
 import type { EngineName } from '../workers/engine.js'
-import { printException } from '../workers/exception-report.js'
 import { importFactory, type Registration } from '../workers/factory-module.js'
 import type { ProtocolFactory } from '../workers/protocol.js'
 import type { ServedServer } from '../workers/shard-loop.js'
@@ -87,7 +86,7 @@ class LocalShard implements ShardControl {
     if (this.#cancelled) return
     this.#served = this.#held.loop.serve({
       factory,
-      exceptionHandler: exceptionHandler ?? printException,
+      exceptionHandler: exceptionHandler ?? null,
       number: 0,
       listeners: order.listeners,
       writeHighBytes: order.writeHighBytes,

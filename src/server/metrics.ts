@@ -11,7 +11,9 @@ import {
   METRIC_BYTES_WRITTEN,
   METRIC_CONNECTIONS_ACCEPTED,
   METRIC_CONNECTIONS_CLOSED,
+  METRIC_CONNECTIONS_CONNECTED,
   METRIC_CONNECTIONS_HANDED_OVER,
+  METRIC_CONNECTS_FAILED,
   METRIC_COUNT,
   METRIC_EVENTS,
   METRIC_LOOP_BUSY_NS,
@@ -88,6 +90,10 @@ export interface AcceptErrorCounts {
 /** Counters of one shard since it started, or of all of them. A shard's servers share its counters. */
 export interface ShardMetrics {
   readonly connectionsOpen: number
+  /** Connections that the shard has made to others, by `createConnection` and its like. */
+  readonly connectionsMade: number
+  /** Attempts to make one that failed, those called off included: of several addresses of a host each counts. */
+  readonly connectsFailed: number
   /** Connections accepted. One that a dying shard had accepted and left to another counts at both. */
   readonly connectionsTotal: number
   /** Connections that came to the queue of another shard, which was stuck, down or busier. */
@@ -174,10 +180,13 @@ function shape(counters: BigUint64Array, restarts: number): ShardMetrics {
   const count = (metric: number): number => Number(counters[metric] ?? 0n)
   const per = (sum: number, of: number): number => (of === 0 ? 0 : sum / of)
   const connectionsTotal = count(METRIC_CONNECTIONS_ACCEPTED)
+  const connectionsMade = count(METRIC_CONNECTIONS_CONNECTED)
   const gone = count(METRIC_CONNECTIONS_CLOSED) + count(METRIC_CONNECTIONS_HANDED_OVER)
   return {
     // The shard counts on while it is read: a connection may be seen closed that was not yet seen accepted.
-    connectionsOpen: Math.max(0, connectionsTotal - gone),
+    connectionsOpen: Math.max(0, connectionsTotal + connectionsMade - gone),
+    connectionsMade,
+    connectsFailed: count(METRIC_CONNECTS_FAILED),
     connectionsTotal,
     connectionsTakenOver: count(METRIC_TAKEN_OVER),
     resets: {

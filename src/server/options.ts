@@ -32,6 +32,14 @@ export interface ServerOptions {
   readonly host?: string | readonly string[]
   /** 0 to 65535. Default 0: the system chooses one port, the same for every host and shard. */
   readonly port?: number
+  /**
+   * A Unix socket to listen on, in place of `host` and `port`: a path, which is removed when the server has stopped
+   * listening, or on Linux an abstract name behind a zero character. A file that a process left behind when it died is
+   * replaced; one that somebody listens on is EADDRINUSE. All shards share its listener.
+   */
+  readonly path?: string
+  /** Permissions of that file, 0 to 0o777, as for chmod(2): who may write to it may connect. Default: what the umask leaves. */
+  readonly socketMode?: number
   /** Connections that may wait to be accepted, per listener; at least 1. Default 4096; the kernel caps it by its somaxconn. */
   readonly backlog?: number
   /** Whether an IPv6 listener refuses IPv4. Default false. */
@@ -115,6 +123,9 @@ export interface ServerSettings {
   /** null: node:net's default. */
   readonly hosts: readonly string[] | null
   readonly port: number
+  /** A Unix socket, in place of hosts and port. */
+  readonly path: string | null
+  readonly socketMode: number | null
   readonly backlog: number
   readonly ipv6Only: boolean
   /** null: not given; those that run, else 'auto'. 0: this thread. */
@@ -156,7 +167,11 @@ export function parseOptions(
   }
   const given = new GivenOptions(options as Record<string, unknown>)
   const writeHighBytes = given.integer('writeHighBytes', 1, WRITE_BOUND_MAX_BYTES, WRITE_HIGH_DEFAULT_BYTES)
+  const path = given.path()
+  const reusePort = kernelBalances && path === null
   const settings: ServerSettings = {
+    path,
+    socketMode: given.integer('socketMode', 0, 0o777, null),
     hosts: given.hosts(),
     port: given.integer('port', 0, 65535, 0),
     backlog: given.integer('backlog', 1, BACKLOG_MAX, BACKLOG_DEFAULT),
@@ -168,7 +183,7 @@ export function parseOptions(
     restartWindowMs: given.integer('restartWindowMs', 1, TIME_MAX_MS, null),
     resourceLimits: given.resourceLimits(),
     engine: given.engine(),
-    balance: given.oneOf('balance', ['reuseport', 'shared'], kernelBalances ? 'reuseport' : 'shared'),
+    balance: given.oneOf('balance', ['reuseport', 'shared'], reusePort ? 'reuseport' : 'shared'),
     name: given.name(),
     noDelay: given.boolean('noDelay', true),
     startTimeoutMs: given.integer('startTimeoutMs', 1, TIME_MAX_MS, START_TIMEOUT_DEFAULT_MS),
@@ -186,6 +201,12 @@ export function parseOptions(
     exceptionHandler: given.callable('exceptionHandler'),
   }
   given.refuseUnknown()
+  if (path === null) given.refuse(['socketMode'], "nothing without 'path': it is for a Unix socket's file")
+  else
+    given.refuse(
+      ['host', 'port', 'ipv6Only', 'noDelay'],
+      `nothing beside path (${show(path)}): it is for TCP`,
+    )
   refuseContradictions(settings, source, kernelBalances)
   return Object.freeze(settings)
 }
@@ -236,6 +257,9 @@ function refuseContradictions(
   }
   if (ipv6Only && hosts?.every((host) => isIPv4(host))) {
     throw wrong('ipv6Only', ipv6Only, `false, as host has IPv4 addresses only (${hosts.join(', ')})`)
+  }
+  if (balance === 'reuseport' && settings.path !== null) {
+    throw wrong('balance', balance, "'shared', as the kernel does not balance listeners on one Unix socket")
   }
   if (balance === 'reuseport' && !kernelBalances) {
     throw wrong(

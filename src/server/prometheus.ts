@@ -67,6 +67,16 @@ const FAMILIES: readonly Family[] = [
   gauge('shardloop_connections_open', 'Connections that are open.', (shard) => shard.connectionsOpen),
   counter('shardloop_connections_total', 'Connections accepted.', (shard) => shard.connectionsTotal),
   counter(
+    'shardloop_connections_made_total',
+    'Connections made to others.',
+    (shard) => shard.connectionsMade,
+  ),
+  counter(
+    'shardloop_connects_failed_total',
+    'Attempts to connect that failed or were called off.',
+    (shard) => shard.connectsFailed,
+  ),
+  counter(
     'shardloop_connections_taken_over_total',
     'Connections accepted out of the queue of another shard.',
     (shard) => shard.connectionsTakenOver,

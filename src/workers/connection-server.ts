@@ -1,4 +1,5 @@
 import type { Protocol, ProtocolFactory, Transport } from './protocol.js'
+import type { TcpTransport } from './transport.js'
 
 /** What an exception handler is told. */
 export interface ExceptionContext {
@@ -27,7 +28,8 @@ export interface ServeOptions {
   readonly writeMaxBytes: number
   /** 0 is none. */
   readonly idleTimeoutMs: number
-  readonly exceptionHandler: ExceptionHandler
+  /** null: the thread's own. */
+  readonly exceptionHandler: ExceptionHandler | null
 }
 
 /** One server's part in one shard. */
@@ -43,6 +45,16 @@ export interface ServedServer {
   drain(): Promise<void>
   /** Stops listening and aborts every connection (`ERR_SHARDLOOP_SERVER_ABORTED`). */
   abort(): void
+}
+
+/** Whose connections they are. */
+export interface ConnectionOwner extends ConnectionServer {
+  /** What happens to a connection that begins when it should not any more. */
+  readonly stopped: ((transport: TcpTransport) => void) | undefined
+  opened(): void
+  ended(): void
+  /** Tells what a callback threw, or what failed otherwise. Never throws. */
+  handleException(context: ExceptionContext): void
 }
 
 /** What a connection needs to know of its server. */

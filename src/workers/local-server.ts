@@ -1,18 +1,19 @@
 import { ShardloopError, systemError } from '../errors.js'
 import { CLOSE_SERVER } from '../native/abi.js'
 import type {
-  ConnectionServer,
+  ConnectionOwner,
   ExceptionContext,
   ExceptionHandler,
   ServedServer,
   ServeOptions,
 } from './connection-server.js'
+import { callExceptionHandler, tell } from './exception-handler.js'
 import type { ProtocolFactory } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
 import type { TcpTransport } from './transport.js'
 
 /** One server's connections in this thread. */
-export class LocalServer implements ServedServer, ConnectionServer {
+export class LocalServer implements ServedServer, ConnectionOwner {
   readonly factory: ProtocolFactory
   readonly writeHighBytes: number
   readonly writeLowBytes: number
@@ -22,7 +23,7 @@ export class LocalServer implements ServedServer, ConnectionServer {
   private readonly loop: ShardLoop
   private readonly number: number
   private readonly id: number
-  private readonly exceptionHandler: ExceptionHandler
+  private readonly exceptionHandler: ExceptionHandler | null
   private open = 0
   private announced = 0
   /** Connections in all, once listening has stopped. */
@@ -102,13 +103,10 @@ export class LocalServer implements ServedServer, ConnectionServer {
     this.handleException({ message: `accepting failed: ${error.code}; ${consequence}`, error })
   }
 
-  /** @internal Tells the user's handler; one that throws itself is reported, and nothing else suffers. */
+  /** @internal */
   handleException(context: ExceptionContext): void {
-    try {
-      this.exceptionHandler(context)
-    } catch (error) {
-      console.error('shardloop: the exception handler threw', error, 'while it was told of', context.error)
-    }
+    if (this.exceptionHandler === null) callExceptionHandler(context)
+    else tell(this.exceptionHandler, context)
   }
 
   private settle(): void {

@@ -58,12 +58,21 @@ export interface Protocol {
 /** Makes the protocol of a new connection; runs on the shard's thread. */
 export type ProtocolFactory = () => Protocol
 
-/** The address of one end, in the shape of Node's `net.AddressInfo`. */
-export interface SocketAddress {
+/** Where one end of a connection is over TCP, in the shape of Node's `net.AddressInfo`. */
+export interface IpSocketAddress {
   readonly address: string
   readonly family: 'IPv4' | 'IPv6'
   readonly port: number
 }
+
+/**
+ * The name of a Unix socket, as in node:net: a path; on Linux an abstract name begins with a zero character (unix(7)). Empty
+ * for a socket without a name, as most clients are. (It is a string, and has none of the other kind's properties.)
+ */
+export type UnixSocketAddress = string & { readonly [Name in keyof IpSocketAddress]?: undefined }
+
+/** Where one end of a connection is. */
+export type SocketAddress = IpSocketAddress | UnixSocketAddress
 
 /** What `getExtraInfo` knows about. */
 export interface ExtraInfo {

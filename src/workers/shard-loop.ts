@@ -1,7 +1,8 @@
 // Not the global: that one is a getter, called on every use.
+import type { AsyncResource } from 'node:async_hooks'
 import { Buffer } from 'node:buffer'
 import { markAsUntransferable } from 'node:worker_threads'
-import { ShardloopError, systemError } from '../errors.js'
+import { ShardloopError, type SystemError, systemError } from '../errors.js'
 import { RETAINED_SLAB_BYTES } from '../limits.js'
 import {
   BORROWED_SLAB_BYTES,
@@ -11,6 +12,7 @@ import {
   CLOSE_IDLE,
   CLOSE_PROGRAM,
   CLOSE_WRITE_OVERFLOW,
+  COMMAND_ABORT,
   COMMAND_START,
   CONTROL_COPY_CHUNKS,
   CONTROL_CURSOR,
@@ -20,6 +22,7 @@ import {
   EVENT_ACCEPT_ERROR,
   EVENT_ANSWERED,
   EVENT_CLOSED,
+  EVENT_CONNECTED,
   EVENT_DATA,
   EVENT_EOF,
   EVENT_IDLE,
@@ -35,11 +38,12 @@ import {
 } from '../native/abi.js'
 import type { NativeShard } from '../native/binding.js'
 import { native as binding } from '../native/index.js'
+import { Clients } from './clients.js'
 import { CommandRing } from './command-ring.js'
-import type { ExceptionContext, ServedServer, ServeOptions } from './connection-server.js'
+import type { ConnectionOwner, ExceptionContext, ServedServer, ServeOptions } from './connection-server.js'
 import type { EngineName } from './engine.js'
 import { LocalServer } from './local-server.js'
-import type { Protocol } from './protocol.js'
+import type { Protocol, ProtocolFactory } from './protocol.js'
 import { SlabRetention } from './retention.js'
 import { RECEIVE_BORROWED, RECEIVE_BUFFERED, RECEIVE_CHUNKS, receivingOf, TcpTransport } from './transport.js'
 
@@ -53,6 +57,36 @@ export interface ShardLoopOptions {
   readonly metricsToken: number
   /** Whether a supervisor has this thread: then other shards may hand it connections, and it leaves its own to them. */
   readonly supervised: boolean
+  /** Called for each connection of {@link ShardLoop.connect} that is over, and for each that came to nothing. */
+  readonly clientGone: () => void
+}
+
+/** Whereto a connection is made. */
+export interface ConnectTarget {
+  /** An IP address, or the name of a Unix socket. */
+  readonly address: string
+  /** -1 for a Unix socket. */
+  readonly port: number
+  /** An IP address to come from; empty: the system chooses. */
+  readonly localAddress: string
+  readonly localPort: number
+  readonly noDelay: boolean
+  readonly keepAlive: boolean
+}
+
+/** One attempt at a connection. Exactly one of its methods is called, unless it is called off by then. */
+export interface ConnectAttempt {
+  /** The async context of the connection's callbacks. */
+  readonly resource: AsyncResource
+  readonly factory: ProtocolFactory
+  /** Nobody wants it any more: a connection that comes of it is aborted, and its failure is nobody's. */
+  cancelled: boolean
+  /** After `connectionMade`. */
+  connected(transport: TcpTransport): void
+  /** @param error the system's */
+  failed(error: SystemError): void
+  /** It was connected, and then there was no protocol for it. */
+  refused(error: unknown): void
 }
 
 /** The range that `bytesReceived` is lending; `end` is -1 outside. `slab` is -1 when `memory` is not a native slab. */
@@ -63,6 +97,10 @@ interface Borrow {
   memory: Buffer | null
 }
 
+/** System calls by the CALL_ constants. */
+const CALLS: readonly string[] = ['connect', 'socket', 'bind', 'setsockopt', 'epoll_ctl']
+/** The numbers of requests start over behind this one. */
+const REQUEST_MAX = 0x3fff_ffff
 /** The numbers of batches start over behind this one: they stay small integers, as V8 has them. */
 const BATCH_MAX = 0x3fff_ffff
 
@@ -137,9 +175,14 @@ export class ShardLoop {
   /** By slot. */
   private readonly transports: (TcpTransport | undefined)[] = []
   /** By number; numbers of servers that are over are used again. */
-  private readonly servers: (LocalServer | undefined)[] = []
+  private readonly servers: (LocalServer | Clients | undefined)[] = []
   private readonly freeServers: number[] = []
   private readonly supervised: boolean
+  private readonly clientGone: () => void
+  private clients: Clients | undefined = undefined
+  /** Attempts at a connection whose event is to come, by the request's number. */
+  private readonly attempts = new Map<number, ConnectAttempt>()
+  private lastRequest = 0
   private sequence = 0
   /** @internal The number of the batch that is handled, or was last: above 0. */ batch = 1
   /** Which received something behind a write of the same batch. */
@@ -152,6 +195,7 @@ export class ShardLoop {
   constructor(options: ShardLoopOptions) {
     this.shardId = options.shardId
     this.supervised = options.supervised
+    this.clientGone = options.clientGone
     this.slabs.push(newSlab(BORROWED_SLAB_BYTES))
     for (let i = 0; i < CHUNK_SLABS; i++) this.slabs.push(newSlab(CHUNK_SLAB_BYTES))
     for (const slab of this.slabs) this.slabMemory.push(slab.buffer)
@@ -224,6 +268,53 @@ export class ShardLoop {
     }
   }
 
+  /**
+   * Begins a connection. What the thread's loop is released by is called once: when the connection is over, or has come to
+   * nothing.
+   * @returns the request's number
+   */
+  connect(target: ConnectTarget, attempt: ConnectAttempt): number {
+    const request = this.request(attempt)
+    const { address, port, localAddress, localPort } = target
+    const switches = (target.noDelay ? 1 : 0) | (target.keepAlive ? 2 : 0)
+    const { id } = this.clients as Clients
+    this.calls.connect(request, id, address, port, localAddress, localPort, switches)
+    return request
+  }
+
+  /**
+   * Begins with a socket that is connected.
+   * @param duplicate whether the descriptor stays the caller's, and a duplicate is taken
+   * @throws the system's error when it is no socket that is connected; then it stays the caller's
+   */
+  adopt(fd: number, duplicate: boolean, attempt: ConnectAttempt): void {
+    const request = this.request(attempt)
+    const failure = this.native.adopt(request, (this.clients as Clients).id, fd, duplicate)
+    if (failure === null) return
+    this.attempts.delete(request)
+    throw systemError(failure.errno, failure.syscall)
+  }
+
+  /** Calls a request off, unless it has ended: nothing is told of it any more. */
+  cancel(request: number): void {
+    const attempt = this.attempts.get(request)
+    if (attempt === undefined) return
+    attempt.cancelled = true
+    this.native.cancelConnect(request)
+  }
+
+  private request(attempt: ConnectAttempt): number {
+    if (this.clients === undefined) {
+      const id = this.freeServers.pop() ?? this.servers.length
+      this.clients = new Clients(this, id, this.clientGone)
+      this.servers[id] = this.clients
+    }
+    do this.lastRequest = this.lastRequest === REQUEST_MAX ? 1 : this.lastRequest + 1
+    while (this.attempts.has(this.lastRequest))
+    this.attempts.set(this.lastRequest, attempt)
+    return this.lastRequest
+  }
+
   /** @internal The server has neither listeners nor connections any more. */
   forget(id: number): void {
     this.servers[id] = undefined
@@ -237,7 +328,7 @@ export class ShardLoop {
   }
 
   /** @internal */
-  *transportsOf(server: LocalServer): Generator<TcpTransport> {
+  *transportsOf(server: ConnectionOwner): Generator<TcpTransport> {
     for (const transport of this.transports) if (transport?.server === server) yield transport
   }
 
@@ -322,11 +413,20 @@ export class ShardLoop {
       const kind = word & KIND_MASK
       const handle = events[at + 1] as number
       if (kind === EVENT_OPEN) {
-        this.open(handle, this.servers[events[at + 2] as number] as LocalServer)
+        const named = events[at + 3] !== 0
+        this.open(handle, this.servers[events[at + 2] as number] as LocalServer, named)
+        continue
+      }
+      if (kind >= EVENT_CONNECTED) {
+        if (kind === EVENT_CONNECTED) this.established(handle, events[at + 2] as number, events[at + 3] !== 0)
+        else this.notEstablished(handle, events[at + 2] as number, events[at + 3] as number)
         continue
       }
       if (kind === EVENT_ACCEPT_ERROR) {
-        this.servers[handle]?.acceptFailed(events[at + 2] as number, events[at + 3] !== 0)
+        ;(this.servers[handle] as LocalServer | undefined)?.acceptFailed(
+          events[at + 2] as number,
+          events[at + 3] !== 0,
+        )
         continue
       }
       const transport = transports[handle & HANDLE_SLOT_MASK]
@@ -377,13 +477,22 @@ export class ShardLoop {
     }
   }
 
-  private open(handle: number, server: LocalServer): void {
+  private open(handle: number, server: LocalServer, named: boolean): void {
     const transport = new TcpTransport(this, server, handle, ++this.sequence)
     this.transports[handle & HANDLE_SLOT_MASK] = transport
-    this.current = transport
     server.opened()
+    this.begin(transport, server.factory, named)
+    this.notify(transport, 'connectionMade', transport)
+    // Taken from the queue when listening stopped: now it is treated as all the others were.
+    server.stopped?.(transport)
+  }
+
+  /** Makes the protocol of a connection, and lets its bytes come. @param named its peer is a Unix socket with a name */
+  private begin(transport: TcpTransport, factory: ProtocolFactory, named: boolean): void {
+    if (named) transport.learnPeername()
+    this.current = transport
     this.currentName = 'factory'
-    const protocol: Protocol = transport.resource.runInAsyncScope(server.factory)
+    const protocol: Protocol = transport.resource.runInAsyncScope(factory)
     if (protocol === null || typeof protocol !== 'object' || 'then' in protocol) {
       throw new ShardloopError(
         'ERR_SHARDLOOP_ARGUMENT',
@@ -392,10 +501,43 @@ export class ShardLoop {
     }
     transport.protocol = protocol
     transport.receiving = receivingOf(protocol)
-    this.commands.push(COMMAND_START, handle, transport.receiving === RECEIVE_CHUNKS ? 0 : 1, 0)
-    this.notify(transport, 'connectionMade', transport)
-    // Taken from the queue when listening stopped: now it is treated as all the others were.
-    server.stopped?.(transport)
+    const mode = transport.receiving === RECEIVE_CHUNKS ? 0 : 1
+    this.commands.push(COMMAND_START, transport.handle, mode, 0)
+  }
+
+  /** A connection that this thread asked for stands. */
+  private established(handle: number, request: number, named: boolean): void {
+    const attempt = this.attempts.get(request) as ConnectAttempt
+    this.attempts.delete(request)
+    const clients = this.clients as Clients
+    if (attempt.cancelled) {
+      this.commands.push(COMMAND_ABORT, handle, CLOSE_PROGRAM, 0)
+      clients.ended()
+      return
+    }
+    const transport = new TcpTransport(this, clients, handle, ++this.sequence, attempt.resource)
+    this.transports[handle & HANDLE_SLOT_MASK] = transport
+    try {
+      this.begin(transport, attempt.factory, named)
+    } catch (error) {
+      // Whoever asked hears of it, and no handler.
+      transport.abort(error instanceof Error ? error : undefined)
+      attempt.refused(error)
+      return
+    }
+    try {
+      this.notify(transport, 'connectionMade', transport)
+    } finally {
+      attempt.connected(transport)
+      clients.stopped?.(transport)
+    }
+  }
+
+  private notEstablished(request: number, errno: number, call: number): void {
+    const attempt = this.attempts.get(request) as ConnectAttempt
+    this.attempts.delete(request)
+    ;(this.clients as Clients).ended()
+    if (!attempt.cancelled) attempt.failed(systemError(errno, CALLS[call] ?? 'connect'))
   }
 
   /** Calls a callback that takes at most the transport. */
@@ -513,7 +655,7 @@ export class ShardLoop {
   }
 
   private end(transport: TcpTransport, reason: number): void {
-    const server = transport.server as LocalServer
+    const { server } = transport
     const error = transport.error === undefined ? this.reasonOf(transport, reason) : transport.error
     transport.ended(error)
     try {
@@ -581,7 +723,7 @@ export class ShardLoop {
     const reason =
       error instanceof Error ? error : new Error(`${name} threw a value that is no Error`, { cause: error })
     transport.abort(reason)
-    ;(transport.server as LocalServer).handleException(context)
+    transport.server.handleException(context)
   }
 
   private replaceSlabs(): void {

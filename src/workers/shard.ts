@@ -4,7 +4,6 @@ import type { EndedCall, ServeOrder, ShardMessage, SupervisorMessage } from '../
 import { CallCounter } from './call-counter.js'
 import { CallHistory } from './call-history.js'
 import { packError, unpackError } from './error-transfer.js'
-import { printException } from './exception-report.js'
 import { importFactory, type Registration } from './factory-module.js'
 import type { ShardIdentity } from './identity.js'
 import { Program } from './program.js'
@@ -197,7 +196,7 @@ export class Shard {
       this.#held ??= threadLoop().acquire(this.identity.engine)
       link.served = this.#held.loop.serve({
         factory: registration.factory,
-        exceptionHandler: registration.exceptionHandler ?? printException,
+        exceptionHandler: registration.exceptionHandler ?? null,
         number: order.server,
         listeners: order.listeners,
         writeHighBytes: order.writeHighBytes,

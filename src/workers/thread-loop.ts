@@ -1,10 +1,13 @@
 import { threadId } from 'node:worker_threads'
-import { SHARDS_MAX } from '../limits.js'
+import { LOOP_KEEP_MS, SHARDS_MAX } from '../limits.js'
 import { native } from '../native/index.js'
 import { chooseEngine, type EngineName } from './engine.js'
 import { shardIdentity } from './identity.js'
 import { ShardLoop } from './shard-loop.js'
 import { threadSingleton } from './thread-singleton.js'
+
+/** As it was before the program may have replaced it (a test runner's timers). */
+const later = setTimeout
 
 /** The thread's loop, as one of its users holds it. */
 export interface HeldLoop {
@@ -22,6 +25,8 @@ export interface HeldLoop {
 export class ThreadLoop {
   #held: HeldLoop | null = null
   #users = 0
+  /** Closes a loop that has no users any more. */
+  #closing: NodeJS.Timeout | undefined
 
   /**
    * Every call that returns is paired with one `release`.
@@ -29,11 +34,28 @@ export class ThreadLoop {
    * @throws ShardloopError ERR_SHARDLOOP_OPTION when another one runs; what the addon says when it cannot make the loop
    */
   acquire(wanted: EngineName | null): HeldLoop {
+    clearTimeout(this.#closing)
+    const kept = this.#held
+    if (kept !== null && this.#users === 0 && wanted !== null && wanted !== kept.engine)
+      void this.#close(kept)
     const running = this.#held?.engine ?? shardIdentity()?.engine ?? null
-    const engine = chooseEngine(wanted, running, 'all servers of a thread share its loop')
-    this.#held ??= open(engine)
+    const engine = chooseEngine(wanted, running, 'all servers and connections of a thread share its loop')
+    this.#held ??= open(engine, () => this.releaseLater())
     this.#users += 1
     return this.#held
+  }
+
+  /** As `release`, but a loop without users is kept for a moment: who has made one connection soon makes the next. */
+  releaseLater(): void {
+    this.#users -= 1
+    const held = this.#held
+    if (this.#users > 0 || held === null) return
+    this.#closing = later(() => void this.#close(held), LOOP_KEEP_MS).unref()
+  }
+
+  /** Closes a loop that is only kept; resolves when that is done. */
+  async closeIdle(): Promise<void> {
+    if (this.#users === 0 && this.#held !== null) await this.#close(this.#held)
   }
 
   /** Resolves when the loop's handles are closed, or at once when others still use it. */
@@ -41,6 +63,11 @@ export class ThreadLoop {
     this.#users -= 1
     const held = this.#held
     if (this.#users > 0 || held === null) return
+    await this.#close(held)
+  }
+
+  async #close(held: HeldLoop): Promise<void> {
+    clearTimeout(this.#closing)
     this.#held = null
     await held.loop.close()
     // A shard's counters belong to the supervisor, which reads them after the shard is gone.
@@ -48,13 +75,19 @@ export class ThreadLoop {
   }
 }
 
-function open(engine: EngineName): HeldLoop {
+function open(engine: EngineName, clientGone: () => void): HeldLoop {
   const identity = shardIdentity()
   const metricsToken = identity?.metricsTokens[identity.shardId] ?? native.allocateMetrics()
   // Shards have the numbers below SHARDS_MAX; so a worker of the program's own cannot give out a shard's transport ids.
   const shardId = identity?.shardId ?? (threadId === 0 ? 0 : SHARDS_MAX + threadId)
   try {
-    const loop = new ShardLoop({ shardId, engine, metricsToken, supervised: identity !== null })
+    const loop = new ShardLoop({
+      shardId,
+      engine,
+      metricsToken,
+      supervised: identity !== null,
+      clientGone,
+    })
     return { loop, engine, metricsToken }
   } catch (error) {
     if (identity === null) native.freeMetrics(metricsToken)

@@ -67,6 +67,11 @@ export function socketOption<Name extends keyof SocketOptions>(
   return (SWITCHES.has(name) ? value !== 0 : value) as SocketOptions[Name]
 }
 
+/** Whether native code failed to tell an address. */
+export function isFailure(address: object | string): address is SystemFailure {
+  return typeof address === 'object' && 'errno' in address
+}
+
 /** What a socket view needs of its connection. */
 interface Connection {
   readonly handle: number
@@ -87,8 +92,8 @@ export class ConnectionSocket implements TransportSocket {
 
   getsockname(): SocketAddress {
     const address = this.native('getsockname').localAddress(this.connection.handle)
-    if ('errno' in address) throw systemError(address.errno, address.syscall)
-    return address
+    if (isFailure(address)) throw systemError(address.errno, address.syscall)
+    return address as SocketAddress
   }
 
   getpeername(): SocketAddress {

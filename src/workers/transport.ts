@@ -15,10 +15,10 @@ import {
   COMMAND_WRITE_LIMITS,
   DIRECT_WRITE_BYTES,
 } from '../native/abi.js'
-import type { ConnectionServer } from './connection-server.js'
-import type { ExtraInfo, Protocol, SocketAddress, Transport, WriteData } from './protocol.js'
+import type { ConnectionOwner } from './connection-server.js'
+import type { ExtraInfo, IpSocketAddress, Protocol, SocketAddress, Transport, WriteData } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
-import { ConnectionSocket } from './transport-socket.js'
+import { ConnectionSocket, isFailure } from './transport-socket.js'
 
 /** How a protocol takes bytes: `dataReceived`, `bytesReceived`, or `getBuffer` and `bufferUpdated`. */
 export type Receiving = typeof RECEIVE_CHUNKS | typeof RECEIVE_BORROWED | typeof RECEIVE_BUFFERED
@@ -71,7 +71,7 @@ function invalid(name: string, value: unknown, expected: string): ShardloopError
 /** One TCP connection. Its fields are few, for there may be very many of them. */
 export class TcpTransport implements Transport {
   /** @internal */ readonly loop: ShardLoop
-  /** @internal */ readonly server: ConnectionServer
+  /** @internal */ readonly server: ConnectionOwner
   /** @internal The native handle. */ readonly handle: number
   /** @internal Callbacks run in this connection's own async context. */ readonly resource: AsyncResource
   /**
@@ -89,13 +89,20 @@ export class TcpTransport implements Transport {
   private rare: Rare | undefined = undefined
   private readonly sequence: number
 
-  constructor(loop: ShardLoop, server: ConnectionServer, handle: number, sequence: number) {
+  /** @param resource the async context of its callbacks; one of its own when there is none */
+  constructor(
+    loop: ShardLoop,
+    server: ConnectionOwner,
+    handle: number,
+    sequence: number,
+    resource?: AsyncResource,
+  ) {
     this.loop = loop
     this.server = server
     this.handle = handle
     this.sequence = sequence
     this.protocol = NO_PROTOCOL
-    this.resource = new AsyncResource('SHARDLOOP_CONNECTION', RESOURCE_OPTIONS)
+    this.resource = resource ?? connectionResource()
   }
 
   get id(): string {
@@ -392,10 +399,15 @@ export class TcpTransport implements Transport {
     if (known !== undefined) return known
     const peer = this.rare?.peer ?? (this.lost ? null : this.loop.calls.peer(this.handle))
     if (peer === null) return undefined
-    const [family, port, address] = peer.split(' ') as [SocketAddress['family'], string, string]
-    const peername = { address, family, port: Number(port) }
+    const peername = peer === 'Unix' ? ('' as SocketAddress) : ipAddress(peer)
     this.rarely().peername = peername
     return peername
+  }
+
+  /** @internal The peer is a Unix socket with a name. It is asked for at once: native code does not keep it. */
+  learnPeername(): void {
+    const address = this.loop.native.peerAddress(this.handle)
+    if (!isFailure(address)) this.rarely().peername = address as SocketAddress
   }
 
   private sockname(): SocketAddress | undefined {
@@ -403,9 +415,10 @@ export class TcpTransport implements Transport {
     if (known !== undefined) return known
     if (this.lost) return undefined // the slot may be another connection's by now
     const address = this.loop.native.localAddress(this.handle)
-    if ('errno' in address) return undefined
-    this.rarely().sockname = address
-    return address
+    if (isFailure(address)) return undefined
+    const sockname = address as SocketAddress
+    this.rarely().sockname = sockname
+    return sockname
   }
 
   private rarely(): Rare {
@@ -451,6 +464,17 @@ function closedError(id: string): ShardloopError {
     'ERR_SHARDLOOP_CLOSED',
     `connection ${id} was closed before these bytes were sent`,
   )
+}
+
+/** @param text family, port and address, as native code tells them */
+function ipAddress(text: string): SocketAddress {
+  const [family, port, address] = text.split(' ') as [IpSocketAddress['family'], string, string]
+  return { address, family, port: Number(port) }
+}
+
+/** An async context for a connection, which goes on from that of the caller. */
+export function connectionResource(): AsyncResource {
+  return new AsyncResource('SHARDLOOP_CONNECTION', RESOURCE_OPTIONS)
 }
 
 const NO_PROTOCOL: Protocol = {}

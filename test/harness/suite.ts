@@ -228,7 +228,7 @@ export class Accepting<Made extends Recorder> extends Observable {
     protocol.noted('made').then(() => {
       const peer = protocol.transport.getExtraInfo('peername')
       assert.ok(peer !== undefined, 'the peer of a new connection is known')
-      this.#byPeerPort.set(peer.port, protocol)
+      if (peer.port !== undefined) this.#byPeerPort.set(peer.port, protocol)
       this.changed()
     })
     return protocol

@@ -6,14 +6,19 @@
 
 use super::javascript::{Bindings, View};
 use crate::connection::Handle;
+use crate::engine::Start;
 use crate::host::Host;
-use crate::net::addresses;
+use crate::limits::ADDRESS_MAX_BYTES;
+use crate::net::addresses::{self, Address, Peer};
+use crate::net::connect::Target;
 use crate::ring::SLABS;
 use napi::bindgen_prelude::{Error, Result, Status, check_status};
 use napi::sys;
 use std::ffi::{CStr, CString, c_void};
+use std::net::{IpAddr, ToSocketAddrs};
 use std::ptr;
 use std::rc::Rc;
+use std::time::Instant;
 
 /// What the calls work on.
 pub struct HotCalls {
@@ -24,17 +29,18 @@ pub struct HotCalls {
 }
 
 impl HotCalls {
-    /// An object with `flush`, `write`, `replaceSlab` and `peer`. The functions may outlive the shard.
+    /// An object with `flush`, `write`, `replaceSlab`, `peer` and `connect`. The functions may outlive the shard.
     pub fn into_object(self, env: sys::napi_env) -> Result<sys::napi_value> {
         let calls = Rc::new(self);
         let mut object = ptr::null_mut();
         // SAFETY: a plain call.
         check_status!(unsafe { sys::napi_create_object(env, &mut object) })?;
-        let functions: [(&CStr, sys::napi_callback); 4] = [
+        let functions: [(&CStr, sys::napi_callback); 5] = [
             (c"flush", Some(flush)),
             (c"write", Some(write)),
             (c"replaceSlab", Some(replace_slab)),
             (c"peer", Some(peer)),
+            (c"connect", Some(connect)),
         ];
         for (name, callback) in functions {
             let function = calls.function(env, name, callback)?;
@@ -104,6 +110,30 @@ fn integer(env: sys::napi_env, value: sys::napi_value) -> Result<i32> {
     // SAFETY: a handle of the current scope; what is no number is refused by status.
     check_status!(unsafe { sys::napi_get_value_int32(env, value, &mut integer) })?;
     Ok(integer)
+}
+
+/// Text of a bounded length, in UTF-8.
+fn text(env: sys::napi_env, value: sys::napi_value) -> Result<Vec<u8>> {
+    let mut bytes = vec![0u8; ADDRESS_MAX_BYTES + 1];
+    let mut length = 0;
+    // SAFETY: a handle of the current scope; Node writes as many bytes as there is room for, and a zero behind them.
+    check_status!(unsafe {
+        sys::napi_get_value_string_utf8(env, value, bytes.as_mut_ptr().cast(), bytes.len(), &mut length)
+    })?;
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// An IP address, which may have a zone behind a percent sign, and a port.
+fn ip(address: &[u8], port: u16) -> Result<Address> {
+    let refused = || Error::new(Status::InvalidArg, "expected an IP address");
+    let text = std::str::from_utf8(address).map_err(|_| refused())?;
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(Address::Ip((address, port).into()));
+    }
+    // An interface's name has to be looked up; nothing else is, for names are resolved before they come here.
+    let mut found = (text, port).to_socket_addrs().ok().filter(|_| text.contains('%')).ok_or_else(refused)?;
+    found.next().map(Address::Ip).ok_or_else(refused)
 }
 
 /// What a call returns; an error is thrown, and a panic was reported.
@@ -183,8 +213,14 @@ unsafe extern "C" fn peer(env: sys::napi_env, info: sys::napi_callback_info) -> 
     let ([handle], HotCalls { host, .. }) = unsafe { arguments(env, info) };
     let look = || {
         let handle = Handle::from_word(integer(env, handle)?);
-        let peer = host.inspect(|engine| engine.peer(handle)).flatten().map(addresses::parts);
-        let text = peer.map(|(address, family, port)| format!("{family} {port} {address}"));
+        let peer = host.inspect(|engine| engine.peer(handle)).flatten();
+        let text = peer.map(|peer| match peer {
+            Peer::Ip(peer) => {
+                let (address, family, port) = addresses::parts(peer);
+                format!("{family} {port} {address}")
+            }
+            Peer::Unix | Peer::NamedUnix => "Unix".into(),
+        });
         let mut result = ptr::null_mut();
         // SAFETY: plain calls; the text is copied.
         unsafe {
@@ -201,4 +237,27 @@ unsafe extern "C" fn peer(env: sys::napi_env, info: sys::napi_callback_info) -> 
         Ok(result)
     };
     returned(env, host.guarded(look))
+}
+
+/// `connect(request, server, address, port, local, localPort, switches)`: begins a connection; see `NativeShard::hot_calls`.
+// SAFETY: as `flush`.
+unsafe extern "C" fn connect(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {
+    // SAFETY: as in `flush`.
+    let ([request, server, address, port, local, local_port, switches], HotCalls { host, .. }) =
+        unsafe { arguments(env, info) };
+    let begin = || {
+        let (name, local) = (text(env, address)?, text(env, local)?);
+        let address = match u16::try_from(integer(env, port)?) {
+            Ok(port) => ip(&name, port)?,
+            Err(_) => Address::Unix(name),
+        };
+        let local = if local.is_empty() { None } else { Some(ip(&local, integer(env, local_port)? as u16)?) };
+        let switches = integer(env, switches)?;
+        let (no_delay, keep_alive) = (switches & 1 != 0, switches & 2 != 0);
+        let start = Start::To(Box::new(Target { address, local, no_delay, keep_alive }));
+        let (request, server) = (integer(env, request)? as u32, integer(env, server)? as u16);
+        host.with_engine(|engine| engine.connect(Instant::now(), request, server, start));
+        Ok(ptr::null_mut())
+    };
+    returned(env, host.guarded(begin))
 }

@@ -1,7 +1,9 @@
 //! Listening sockets, as the supervisor holds them.
 
-use super::{NativeAddress, SystemFailure};
-use crate::net::{listen, options};
+use super::{NativeAddress, SystemFailure, address_value};
+use crate::error::SystemError;
+use crate::net::addresses::Address;
+use crate::net::{listen, options, unix};
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 use std::os::fd::{AsFd, AsRawFd};
@@ -29,7 +31,7 @@ pub struct BindOptions {
 #[napi]
 pub struct Listener {
     token: u32,
-    address: std::net::SocketAddr,
+    address: Address,
 }
 
 #[napi]
@@ -48,8 +50,8 @@ impl Listener {
 
     /// Where it listens, or listened.
     #[napi(catch_unwind)]
-    pub fn address(&self) -> NativeAddress {
-        self.address.into()
+    pub fn address(&self) -> Either<NativeAddress, String> {
+        address_value(&self.address)
     }
 
     /// A socket option, as a number.
@@ -84,13 +86,35 @@ pub fn bind_tcp(options: BindOptions) -> Result<Either<Listener, SystemFailure>>
         no_delay: options.no_delay,
         exclusive: options.exclusive,
     });
-    Ok(match bound {
+    Ok(registered(bound))
+}
+
+/// How to bind to a Unix socket.
+#[napi(object)]
+pub struct UnixBindOptions {
+    /// A path, or an abstract name behind a zero character.
+    pub path: String,
+    /// Length of the accept queue.
+    pub backlog: i32,
+    /// Permissions of the file; null: what the umask leaves.
+    pub mode: Option<u32>,
+}
+
+/// Binds to a Unix socket and listens. A file that nobody listens on any more is replaced.
+#[napi(catch_unwind)]
+pub fn bind_unix(options: UnixBindOptions) -> Either<Listener, SystemFailure> {
+    let UnixBindOptions { path, backlog, mode } = options;
+    registered(unix::bind(&unix::UnixListenOptions { name: path.into_bytes(), backlog, mode }))
+}
+
+fn registered(bound: std::result::Result<listen::Listener, SystemError>) -> Either<Listener, SystemFailure> {
+    match bound {
         Ok(listener) => {
-            let address = listener.address();
+            let address = listener.address().clone();
             Either::A(Listener { token: listen::register(listener), address })
         }
         Err(error) => Either::B(error.into()),
-    })
+    }
 }
 
 /// Held by a process while it binds a port.
@@ -111,7 +135,19 @@ impl StartLock {
 /// Takes the lock of a port; null while another process holds it.
 #[napi(catch_unwind)]
 pub fn try_start_lock(port: u16) -> Option<Either<StartLock, SystemFailure>> {
-    match listen::start_lock(port) {
+    taken(listen::start_lock(port))
+}
+
+/// Takes the lock of a Unix socket's path; null while another process holds it.
+#[napi(catch_unwind)]
+pub fn try_unix_start_lock(path: String) -> Option<Either<StartLock, SystemFailure>> {
+    taken(unix::start_lock(path.as_bytes()))
+}
+
+fn taken(
+    lock: std::result::Result<Option<listen::StartLock>, SystemError>,
+) -> Option<Either<StartLock, SystemFailure>> {
+    match lock {
         Ok(lock) => lock.map(|lock| Either::A(StartLock { lock: Some(lock) })),
         Err(error) => Some(Either::B(error.into())),
     }

@@ -7,6 +7,7 @@ pub mod listener;
 pub mod metrics;
 pub mod shard;
 
+use crate::net::addresses::{self, Address};
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
@@ -50,8 +51,16 @@ pub struct NativeAddress {
 
 impl From<std::net::SocketAddr> for NativeAddress {
     fn from(address: std::net::SocketAddr) -> Self {
-        let (address, family, port) = crate::net::addresses::parts(address);
+        let (address, family, port) = addresses::parts(address);
         Self { address, family: family.into(), port }
+    }
+}
+
+/// An address as JavaScript sees it: a Unix socket's is its name, as in node:net, and empty when it has none.
+fn address_value(address: &Address) -> Either<NativeAddress, String> {
+    match address {
+        Address::Ip(address) => Either::A((*address).into()),
+        Address::Unix(name) => Either::B(String::from_utf8_lossy(name).into_owned()),
     }
 }
 

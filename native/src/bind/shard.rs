@@ -2,23 +2,26 @@
 
 use super::hot_calls::HotCalls;
 use super::javascript::{Bindings, View, element, property, uv_loop};
-use super::{NativeAddress, POLL_CONTROL, SystemFailure};
+use super::{NativeAddress, POLL_CONTROL, SystemFailure, address_value};
 use crate::connection::Handle;
-use crate::engine::SocketEngine;
 use crate::engine::mio::MioEngine;
 use crate::engine::tokio::TokioEngine;
+use crate::engine::{SocketEngine, Start};
+use crate::error::During;
 use crate::guardian;
 use crate::host::Host;
 use crate::link::ShardLink;
 use crate::malloc;
 use crate::metrics;
-use crate::net::{addresses, listen, options};
+use crate::net::addresses::{Address, Peer};
+use crate::net::{connect, listen, options};
 use crate::ring::{SLABS, SharedMemory};
 use crate::shard::ServerLimits;
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
+use socket2::SockAddr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
@@ -166,10 +169,13 @@ impl NativeShard {
     /// The calls on the path of bytes. `flush` applies the commands in the ring; `write` does too, then sends large
     /// data at once and copies the rest; `replaceSlab` puts another slab in the place of a retired one, once no command
     /// refers to the old one, and returns how many replaced slabs are followed; `peer` tells a connection's peer, as family,
-    /// port and address with spaces between, until the connection's end was handled.
+    /// port and address with spaces between (`Unix` for a Unix socket), until the connection's end was handled. `connect`
+    /// begins a connection on behalf of a server of this thread's own, to an IP address and port, or, with port -1, to the
+    /// name of a Unix socket; `local` is an IP address to come from, `switches` has 1 for TCP_NODELAY and 2 for
+    /// SO_KEEPALIVE. One event follows.
     #[napi(
         catch_unwind,
-        ts_return_type = "{ flush: () => void, write: (handle: number, data: Uint8Array) => void, replaceSlab: (index: number, slab: Uint8Array) => number, peer: (handle: number) => string | null }"
+        ts_return_type = "{ flush: () => void, write: (handle: number, data: Uint8Array) => void, replaceSlab: (index: number, slab: Uint8Array) => number, peer: (handle: number) => string | null, connect: (request: number, server: number, address: string, port: number, local: string, localPort: number, switches: number) => void }"
     )]
     pub fn hot_calls(&self, env: Env) -> Result<Object<'_>> {
         let calls = HotCalls { host: self.host.clone(), bindings: self.bindings.clone() };
@@ -197,12 +203,55 @@ impl NativeShard {
 
     /// Our address.
     #[napi(catch_unwind)]
-    pub fn local_address(&self, handle: i32) -> Either<NativeAddress, SystemFailure> {
+    pub fn local_address(&self, handle: i32) -> Either3<NativeAddress, String, SystemFailure> {
         let look = |fd: BorrowedFd<'_>| socket2::SockRef::from(&fd).local_addr();
-        match self.with_socket(handle, look) {
-            Ok(address) => Either::A(addresses::ip(&address).into()),
-            Err(error) => Either::B(SystemFailure::new("getsockname", &error)),
+        self.address(handle, "getsockname", look)
+    }
+
+    /// The peer's address, asked of the kernel.
+    #[napi(catch_unwind)]
+    pub fn peer_address(&self, handle: i32) -> Either3<NativeAddress, String, SystemFailure> {
+        let look = |fd: BorrowedFd<'_>| socket2::SockRef::from(&fd).peer_addr();
+        self.address(handle, "getpeername", look)
+    }
+
+    /// Begins with a socket that is connected already, on behalf of a server of this thread's own; as `connect`. Its
+    /// descriptor is the shard's from now on, or, by `duplicate`, a duplicate of it is. Null when that is so.
+    #[napi(catch_unwind)]
+    pub fn adopt(&self, request: u32, server: u16, fd: i32, duplicate: bool) -> Option<SystemFailure> {
+        // SAFETY: a question that a closed descriptor answers by EBADF.
+        if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+            return Some(SystemFailure::new("fcntl", &io::Error::last_os_error()));
         }
+        // SAFETY: it is open; whose it is, is JavaScript's word: its caller gives it away, or keeps it open for this call.
+        let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+        let taken = if duplicate {
+            let clone = owned.try_clone();
+            _ = owned.into_raw_fd(); // stays the caller's
+            clone.during("fcntl").and_then(|fd| connect::inspect(&fd).map(|peer| (fd, peer)))
+        } else {
+            match connect::inspect(&owned) {
+                Ok(peer) => Ok((owned, peer)),
+                Err(error) => {
+                    _ = owned.into_raw_fd(); // as above: it was not taken
+                    Err(error)
+                }
+            }
+        };
+        match taken {
+            Ok((fd, peer)) => {
+                let start = Start::With(fd, Peer::from(&peer));
+                self.host.with_engine(|engine| engine.connect(Instant::now(), request, server, start));
+                None
+            }
+            Err(error) => Some(error.into()),
+        }
+    }
+
+    /// Calls a request off; unless its event is on its way it says ECANCELED.
+    #[napi(catch_unwind)]
+    pub fn cancel_connect(&self, request: u32) {
+        self.host.with_engine(|engine| engine.cancel_connect(request));
     }
 
     /// The descriptor's number; -1 once closed.
@@ -246,6 +295,19 @@ impl NativeShard {
     #[napi(catch_unwind)]
     pub fn panic(&self) {
         self.host.with_engine(|_| panic!("a test asked for it"));
+    }
+
+    fn address(
+        &self,
+        handle: i32,
+        syscall: &str,
+        look: impl FnOnce(BorrowedFd<'_>) -> io::Result<SockAddr> + Send + 'static,
+    ) -> Either3<NativeAddress, String, SystemFailure> {
+        match self.with_socket(handle, look).map(|address| address_value(&Address::of(&address))) {
+            Ok(Either::A(address)) => Either3::A(address),
+            Ok(Either::B(name)) => Either3::B(name),
+            Err(error) => Either3::C(SystemFailure::new(syscall, &error)),
+        }
     }
 
     fn with_socket<T: Send + 'static>(

@@ -5,11 +5,11 @@
 use super::Engine;
 use crate::connection::Handle;
 use crate::metrics::Metrics;
+use crate::net::addresses::Peer;
 use crate::shard::{Commands, ServerLimits, Shard, Sink};
 use crate::system::{Left, System};
 use crate::write_queue::{Pin, PinnedMemory};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,6 +27,11 @@ impl<S: System> Local<S> {
     /// The shard layer.
     pub fn shard(&self) -> &Shard<S> {
         &self.shard
+    }
+
+    /// The shard layer, to change it.
+    pub fn shard_mut(&mut self) -> &mut Shard<S> {
+        &mut self.shard
     }
 }
 
@@ -105,7 +110,7 @@ impl<S: System> Engine for Local<S> {
         self.shard.queued_bytes(handle)
     }
 
-    fn peer(&self, handle: Handle) -> Option<SocketAddr> {
+    fn peer(&self, handle: Handle) -> Option<Peer> {
         self.shard.peer(handle)
     }
 }

@@ -2,19 +2,19 @@
 #![forbid(unsafe_code)]
 
 use super::local::Local;
-use super::{Look, SocketEngine};
+use super::{Look, SocketEngine, Start};
 use crate::connection::Handle;
 use crate::inbox::Delivery;
 use crate::limits::POLL_EVENTS;
 use crate::link::{self, ShardLink};
 use crate::metrics::Metrics;
+use crate::net::addresses::Peer;
 use crate::net::listen::Listener;
-use crate::net::tcp;
+use crate::net::stream;
 use crate::system::{Readiness, Ready, Source, System};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -128,8 +128,8 @@ impl System for MioSystem {
         self.deregister(listener.as_fd());
     }
 
-    fn accept(&mut self, listener: &Arc<Listener>) -> io::Result<(OwnedFd, SocketAddr)> {
-        tcp::accept(listener.as_fd())
+    fn accept(&mut self, listener: &Arc<Listener>) -> io::Result<(OwnedFd, Peer)> {
+        stream::accept(listener.as_fd())
     }
 
     fn release(&mut self, socket: OwnedFd) -> OwnedFd {
@@ -141,7 +141,7 @@ impl System for MioSystem {
         self.link.as_ref()?.inbox.pop()
     }
 
-    fn relieve(&mut self, server: u32, socket: OwnedFd, peer: SocketAddr) -> Result<(), (OwnedFd, u64)> {
+    fn relieve(&mut self, server: u32, socket: OwnedFd, peer: Peer) -> Result<(), (OwnedFd, u64)> {
         link::relieve(self.link.as_deref(), server, socket, peer)
     }
 
@@ -157,6 +157,14 @@ impl SocketEngine for MioEngine {
 
     fn with_socket(&mut self, handle: Handle, look: Look) -> bool {
         self.shard().socket(handle).map(|socket| look(socket.as_fd())).is_some()
+    }
+
+    fn connect(&mut self, now: Instant, request: u32, server: u16, start: Start) {
+        start.run(self.shard_mut(), now, request, server);
+    }
+
+    fn cancel_connect(&mut self, request: u32) {
+        self.shard_mut().cancel_connect(request);
     }
 }
 

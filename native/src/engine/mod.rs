@@ -29,13 +29,16 @@ pub mod mio;
 pub mod remote;
 pub mod tokio;
 
+use crate::abi;
 use crate::connection::Handle;
 use crate::inbox::Unserved;
+use crate::net::addresses::Peer;
+use crate::net::connect::{self, Connecting, Target};
 use crate::net::listen::Listener;
-use crate::shard::{Commands, ServerLimits, Sink};
+use crate::shard::{Commands, ServerLimits, Shard, Sink};
+use crate::system::System;
 use crate::write_queue::{Pin, PinnedMemory};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -93,7 +96,7 @@ pub trait Engine {
     /// Bytes in a connection's write queue.
     fn queued_bytes(&mut self, handle: Handle) -> usize;
     /// A connection's peer, also after it is lost, until its slot is freed.
-    fn peer(&self, handle: Handle) -> Option<SocketAddr>;
+    fn peer(&self, handle: Handle) -> Option<Peer>;
 }
 
 /// What is to be done with a connection's socket.
@@ -105,4 +108,48 @@ pub trait SocketEngine: Engine<Listener = Arc<Listener>, Free = OwnedFd> {
     fn pollable(&self) -> RawFd;
     /// Inspects or tunes a connection's socket, on the thread that owns it, before this returns. False once it is closed.
     fn with_socket(&mut self, handle: Handle, look: Look) -> bool;
+    /// Begins a connection on behalf of a server of this thread's own, as [`Shard::connect`] has it: one event with the
+    /// request's number follows. `request` is above 0, and of no request whose event is still to come.
+    fn connect(&mut self, now: Instant, request: u32, server: u16, start: Start);
+    /// Calls that off; its event says ECANCELED, unless it is on its way already.
+    fn cancel_connect(&mut self, request: u32);
+}
+
+/// How a connection begins.
+#[derive(Debug)]
+pub enum Start {
+    /// By connecting.
+    To(Box<Target>),
+    /// With a socket that is connected, to this peer.
+    With(OwnedFd, Peer),
+}
+
+impl Start {
+    fn peer(&self) -> Peer {
+        match self {
+            Self::To(target) => (&target.address).into(),
+            Self::With(_, peer) => *peer,
+        }
+    }
+
+    /// On the thread that does the I/O.
+    fn run<S: System<Free = OwnedFd>>(self, shard: &mut Shard<S>, now: Instant, request: u32, server: u16) {
+        let peer = self.peer();
+        let begun = match self {
+            Self::To(target) => connect::start(&target),
+            Self::With(fd, _) => Ok(Connecting { fd, done: true }),
+        };
+        match begun {
+            Ok(Connecting { fd, done }) => shard.connect(now, request, server, fd, peer, done),
+            Err(error) => {
+                let call = match error.syscall {
+                    "socket" => abi::CALL_SOCKET,
+                    "bind" => abi::CALL_BIND,
+                    "setsockopt" => abi::CALL_OPTION,
+                    _ => abi::CALL_CONNECT,
+                };
+                shard.connect_failed(request, error.errno(), call);
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@
 
 use super::bell::Bell;
 use super::remote::{Back, Caller, Driver, Front, Neighbours, PipeSizes, Seed, Take, halves};
-use super::{Look, SocketEngine};
+use super::{Look, SocketEngine, Start};
 use crate::abi;
 use crate::connection::Handle;
 use crate::error::panic_text;
@@ -16,8 +16,9 @@ use crate::limits::{POLL_EVENTS, TURNS_PER_POLL};
 use crate::link::{self, ShardLink};
 use crate::malloc;
 use crate::metrics::Metrics;
+use crate::net::addresses::Peer;
 use crate::net::listen::Listener;
-use crate::net::tcp;
+use crate::net::stream;
 use crate::slice::ServingSlice;
 use crate::system::{Readiness, Ready, Source, System};
 use parking_lot::Mutex;
@@ -25,7 +26,6 @@ use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::mem;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -78,6 +78,14 @@ impl SocketEngine for TokioEngine {
 
     fn with_socket(&mut self, handle: Handle, look: Look) -> bool {
         self.call(move |back| back.shard().socket(handle).map(|socket| look(socket.as_fd())).is_some())
+    }
+
+    fn connect(&mut self, now: Instant, request: u32, server: u16, start: Start) {
+        self.request(request, start.peer(), move |back| start.run(back.shard_mut(), now, request, server));
+    }
+
+    fn cancel_connect(&mut self, request: u32) {
+        self.post(move |back| back.shard_mut().cancel_connect(request));
     }
 }
 
@@ -458,8 +466,8 @@ impl System for TokioSystem {
         }
     }
 
-    fn accept(&mut self, listener: &Arc<Listener>) -> io::Result<(TokioSocket, SocketAddr)> {
-        tcp::accept(listener.as_fd()).map(|(fd, peer)| (fd.into(), peer))
+    fn accept(&mut self, listener: &Arc<Listener>) -> io::Result<(TokioSocket, Peer)> {
+        stream::accept(listener.as_fd()).map(|(fd, peer)| (fd.into(), peer))
     }
 
     fn is_away(&self) -> bool {
@@ -474,12 +482,7 @@ impl System for TokioSystem {
         self.link.as_ref()?.inbox.pop()
     }
 
-    fn relieve(
-        &mut self,
-        server: u32,
-        socket: TokioSocket,
-        peer: SocketAddr,
-    ) -> Result<(), (TokioSocket, u64)> {
+    fn relieve(&mut self, server: u32, socket: TokioSocket, peer: Peer) -> Result<(), (TokioSocket, u64)> {
         link::relieve(self.link.as_deref(), server, socket, peer)
     }
 

@@ -4,7 +4,7 @@
 use super::{ASLEEP, Guarded, Post, Report, STATE, State, Taken};
 use crate::abi;
 use crate::limits::{GUARDIAN_BRISK_MS, GUARDIAN_QUIET_MS, GUARDIAN_WATCH_MS, RELIEF_STALL_MS, STALL_MS};
-use crate::net::tcp;
+use crate::net::stream;
 use crate::slice::ServingSlice;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
@@ -186,7 +186,8 @@ impl State {
                 return false;
             }
             // It takes its connections itself; to be watched again once its queue was seen empty.
-            if post.rests_until.is_some_and(|until| now < until) || tcp::has_waiting(post.listener.as_fd()) {
+            if post.rests_until.is_some_and(|until| now < until) || stream::has_waiting(post.listener.as_fd())
+            {
                 return true;
             }
             return !post.arm(registry);

@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{During, SystemError};
-use crate::net::addresses;
+use crate::net::addresses::Address;
+use crate::net::unix::SocketFile;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::HashMap;
@@ -14,8 +15,11 @@ use std::sync::{Arc, LazyLock};
 /// A listening socket. The descriptor closes when the last reference goes.
 #[derive(Debug)]
 pub struct Listener {
+    /// Removed before the descriptor closes, so that who starts anew finds none.
+    #[allow(dead_code, reason = "held for its end")]
+    file: Option<SocketFile>,
     socket: Socket,
-    address: SocketAddr,
+    address: Address,
     token: u32,
 }
 
@@ -33,14 +37,20 @@ impl PartialEq for Listener {
 }
 
 impl Listener {
+    /// Of a socket that listens; `file` is the one that its bind has made.
+    pub(super) fn new(socket: Socket, file: Option<SocketFile>) -> Result<Self, SystemError> {
+        let address = Address::of(&socket.local_addr().during("getsockname")?);
+        Ok(Self { file, socket, address, token: 0 })
+    }
+
     /// Its name in every thread; 0 while it is not registered.
     pub fn token(&self) -> u32 {
         self.token
     }
 
     /// Where it listens; the port is the real one.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 }
 
@@ -77,8 +87,7 @@ pub fn bind(options: &ListenOptions) -> Result<Listener, SystemError> {
     }
     let socket = bound_socket(address, options, options.reuse_port)?;
     socket.listen(options.backlog).during("listen")?;
-    let address = addresses::ip(&socket.local_addr().during("getsockname")?);
-    Ok(Listener { socket, address, token: 0 })
+    Listener::new(socket, None)
 }
 
 fn bound_socket(
@@ -134,14 +143,19 @@ pub fn unregister(token: u32) {
 #[derive(Debug)]
 pub struct StartLock(#[allow(dead_code, reason = "held for its descriptor")] Option<Socket>);
 
-/// Takes the lock of a port; `None` while another process holds it. An abstract Unix socket: it cannot outlive its
-/// process, and needs no file. Only Linux has them, and only there are listeners shared by SO_REUSEPORT.
+/// Takes the lock of a port; `None` while another process holds it.
 pub fn start_lock(port: u16) -> Result<Option<StartLock>, SystemError> {
+    lock(&format!("shardloop-start-{port}"))
+}
+
+/// Takes the lock of that name, an abstract Unix socket: it cannot outlive its process, and needs no file. Only Linux has
+/// them. Elsewhere two starts on a port exclude each other without, since listeners are not shared by SO_REUSEPORT; of two on
+/// a socket file that is stale the later one may win.
+pub(super) fn lock(name: &str) -> Result<Option<StartLock>, SystemError> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        use socket2::SockAddr;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).during("socket")?;
-        let address = SockAddr::unix(format!("\0shardloop-start-{port}")).during("bind")?;
+        let address = Address::Unix(format!("\0{name}").into_bytes()).to_kernel().during("bind")?;
         match socket.bind(&address) {
             Ok(()) => Ok(Some(StartLock(Some(socket)))),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
@@ -150,7 +164,7 @@ pub fn start_lock(port: u16) -> Result<Option<StartLock>, SystemError> {
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     {
-        let _ = port;
+        let _ = name;
         Ok(Some(StartLock(None)))
     }
 }
@@ -158,6 +172,10 @@ pub fn start_lock(port: u16) -> Result<Option<StartLock>, SystemError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn ip(listener: &Listener) -> SocketAddr {
+        listener.address().ip().unwrap()
+    }
 
     fn options(port: u16) -> ListenOptions {
         ListenOptions {
@@ -174,7 +192,7 @@ mod tests {
     #[test]
     fn an_exclusive_bind_fails_where_a_listener_shares_its_port_and_succeeds_once_it_is_gone() {
         let first = bind(&options(0)).unwrap();
-        let port = first.address().port();
+        let port = ip(&first).port();
         assert_ne!(port, 0);
         let error = bind(&options(port)).unwrap_err();
         assert_eq!((error.errno(), error.syscall), (libc::EADDRINUSE, "bind"));
@@ -198,7 +216,7 @@ mod tests {
     #[test]
     fn a_listener_stays_open_while_somebody_holds_it() {
         let listener = bind(&options(0)).unwrap();
-        let address = listener.address();
+        let address = ip(&listener);
         let token = register(listener);
         let held = find(token).unwrap();
         unregister(token);

@@ -5,10 +5,10 @@ use super::{Connection, Flags, Listening, NO_RECORD, Server, ServerLimits, Serve
 use crate::abi;
 use crate::error::errno;
 use crate::limits::{ACCEPT_RETRY_MS, ACCEPTS_AT_STOP, ACCEPTS_PER_BATCH};
-use crate::net::tcp::{self, AcceptFailure};
+use crate::net::addresses::Peer;
+use crate::net::stream::{self, AcceptFailure};
 use std::io;
 use std::mem;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 impl<S: System> Shard<S> {
@@ -94,7 +94,7 @@ impl<S: System> Shard<S> {
                 }
                 Err(error) => error,
             };
-            match tcp::accept_failure(&error) {
+            match stream::accept_failure(&error) {
                 AcceptFailure::Empty => {
                     // Nothing waits, so nothing is left to be tried again: the next connection is a new edge.
                     listening.readable = false;
@@ -124,7 +124,7 @@ impl<S: System> Shard<S> {
         self.metrics.add(accept_error_metric(errno), 1);
     }
 
-    pub(super) fn open(&mut self, socket: S::Socket, peer: SocketAddr, server: u16) {
+    pub(super) fn open(&mut self, socket: S::Socket, peer: Peer, server: u16) {
         let Some(limits) = self.servers.get(&server).map(|server| server.limits) else {
             debug_assert!(false, "a listener's server is not known");
             return;
@@ -145,6 +145,7 @@ impl<S: System> Shard<S> {
             idle_ticks: 0,
             active_at: self.tick,
             timer_at: 0,
+            request: 0,
             peer,
         });
         let Ok(handle) = inserted else {
@@ -184,7 +185,7 @@ fn accept_error_metric(errno: i32) -> i32 {
     match errno {
         libc::EMFILE | libc::ENFILE => abi::METRIC_ACCEPT_ERRORS_DESCRIPTORS,
         libc::ENOBUFS | libc::ENOMEM => abi::METRIC_ACCEPT_ERRORS_MEMORY,
-        _ => match tcp::accept_failure(&io::Error::from_raw_os_error(errno)) {
+        _ => match stream::accept_failure(&io::Error::from_raw_os_error(errno)) {
             AcceptFailure::Connection => abi::METRIC_ACCEPT_ERRORS_ABORTED,
             _ => abi::METRIC_ACCEPT_ERRORS_OTHER,
         },

@@ -25,10 +25,12 @@ impl<S: System> Shard<S> {
 
     /// Ends a connection after its queue is empty, without destroying what the peer has not received yet.
     pub(super) fn close(&mut self, handle: Handle) {
-        let heard_end =
-            self.connections.get(handle).is_some_and(|connection| connection.flags.has(Flags::EOF));
+        let Some(connection) = self.connections.get(handle) else { return };
+        let (heard_end, is_unix) = (connection.flags.has(Flags::EOF), connection.peer.is_unix());
         let Some(socket) = self.take_socket(handle, 0) else { return };
-        if heard_end || self.lingering.len() >= LINGERING_MAX || !socket.close_may_lose_bytes() {
+        // What is sent over a Unix socket is with the peer; unread input makes its end a reset all the same.
+        let may_lose = || if is_unix { socket.has_unread() } else { socket.close_may_lose_bytes() };
+        if heard_end || self.lingering.len() >= LINGERING_MAX || !may_lose() {
             return;
         }
         let id = self.lingering_next;

@@ -6,9 +6,9 @@ use crate::abi;
 use crate::connection::{Connection, Handle};
 use crate::inbox::{Delivery, Unserved};
 use crate::limits::ACCEPT_RETRY_MS;
+use crate::net::addresses::Peer;
 use crate::system::Left;
 use std::mem;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 impl<S: System> Shard<S> {
@@ -57,7 +57,7 @@ impl<S: System> Shard<S> {
     }
 
     /// Gives a new connection to a shard that has far fewer; gives it back when there is none.
-    pub(super) fn relieve(&mut self, socket: S::Socket, peer: SocketAddr, server: u16) -> Option<S::Socket> {
+    pub(super) fn relieve(&mut self, socket: S::Socket, peer: Peer, server: u16) -> Option<S::Socket> {
         let Some(server) = self.servers.get(&server) else { return Some(socket) };
         match self.system.relieve(server.number, socket, peer) {
             Ok(()) => None,
@@ -86,7 +86,11 @@ impl<S: System> Shard<S> {
     /// by a reset, so that their peers can tell it from an orderly end.
     pub fn abandon(&mut self) -> Left<S> {
         let unserved = self.take_unserved(|_, _, _| true);
-        for socket in self.connections.iter_mut().filter_map(|connection| connection.socket.take()) {
+        for connection in self.connections.iter_mut() {
+            let Some(socket) = connection.socket.take() else { continue };
+            if connection.flags.has(Flags::CONNECTING) {
+                continue; // nobody's connection yet
+            }
             self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
             self.metrics.add(abi::METRIC_RESETS_SHARD_DEATH, 1);
             socket.reset_on_close();

@@ -153,7 +153,7 @@ impl Js {
         let id = stage.site().id(peer);
         note(|| format!("  {id} opens as {handle:#x}"));
         let Some(account) = accounts.get_mut(id as usize) else {
-            return ensure!(false, Ends, "{handle:#x} opens with the peer {peer}, which there is not");
+            return ensure!(false, Ends, "{handle:#x} opens with the peer {peer:?}, which there is not");
         };
         ensure!(!account.opened, Ends, "{id} opens twice");
         account.opened = true;

@@ -5,6 +5,7 @@ use crate::network::Id;
 use crate::site::{Counts, Facts, Site};
 use crate::stage::Stage;
 use shardloop_native::engine::SocketEngine;
+use shardloop_native::net::addresses::Peer;
 use shardloop_native::net::listen::{ListenOptions, Listener, bind};
 use socket2::{Domain, Socket, Type};
 use std::collections::HashMap;
@@ -92,14 +93,14 @@ impl Site for Loopback {
     }
 
     fn connect(&mut self, port: u32, draw: &mut Draw) -> Option<Id> {
-        let address = self.ports[port as usize].as_ref()?.address();
+        let address = self.ports[port as usize].as_ref()?.address().to_kernel().ok()?;
         let (socket, local) = self.bind_peer().expect("a port for a peer");
         if draw.chance(50) {
             // Small buffers fill; they are set before the window is told.
             socket.set_recv_buffer_size(1 << 12).ok()?;
             socket.set_send_buffer_size(1 << 12).ok()?;
         }
-        socket.connect(&address.into()).ok()?;
+        socket.connect(&address).ok()?;
         socket.set_nonblocking(true).ok()?;
         let id = self.peers.len() as Id;
         self.ids.insert(local, id);
@@ -131,8 +132,8 @@ impl Site for Loopback {
         }
     }
 
-    fn id(&self, peer: SocketAddr) -> Id {
-        self.ids.get(&peer).copied().unwrap_or(Id::MAX)
+    fn id(&self, peer: Peer) -> Id {
+        peer.ip().and_then(|peer| self.ids.get(&peer).copied()).unwrap_or(Id::MAX)
     }
 
     fn facts(&self, _id: Id) -> Option<Facts> {

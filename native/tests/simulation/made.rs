@@ -9,9 +9,10 @@ use crate::violation::note;
 use crate::wire::{Place, ResetCause, Wire};
 use parking_lot::Mutex;
 use shardloop_native::inbox::{Delivery, Unserved};
+use shardloop_native::net::addresses::Peer;
 use shardloop_native::system::Source;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -158,9 +159,9 @@ impl Site for Made {
         self.net.lock().peer_reset(id);
     }
 
-    fn id(&self, peer: SocketAddr) -> Id {
-        let IpAddr::V4(ip) = peer.ip() else { return Id::MAX };
-        let id = u32::from_be_bytes(ip.octets()) & 0xff_ffff;
+    fn id(&self, peer: Peer) -> Id {
+        let Peer::Ip(SocketAddr::V4(ip)) = peer else { return Id::MAX };
+        let id = u32::from_be_bytes(ip.ip().octets()) & 0xff_ffff;
         if address(id) == peer { id } else { Id::MAX }
     }
 

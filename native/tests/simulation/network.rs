@@ -7,9 +7,9 @@ use crate::tally;
 use crate::violation::note;
 use crate::wire::{Place, ResetCause, Wire};
 use shardloop_native::limits::{LINGER_MS, STALL_MS};
+use shardloop_native::net::addresses::Peer;
 use shardloop_native::system::{Readiness, Ready, Source};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// How a system tells what is ready.
@@ -370,7 +370,7 @@ fn told(source: Source, readiness: Readiness) -> Readiness {
 }
 
 /// The address of a peer says who it is.
-pub fn address(id: Id) -> SocketAddr {
+pub fn address(id: Id) -> Peer {
     let [_, a, b, c] = id.to_be_bytes();
-    SocketAddr::from(([10, a, b, c], 40_000))
+    Peer::Ip(([10, a, b, c], 40_000).into())
 }

@@ -3,8 +3,8 @@
 
 use crate::draw::Draw;
 use crate::network::Id;
+use shardloop_native::net::addresses::Peer;
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// What the network knows of a connection on the shard's side.
@@ -77,7 +77,7 @@ pub trait Site {
     /// Resets.
     fn reset(&mut self, id: Id);
     /// Who has this address.
-    fn id(&self, peer: SocketAddr) -> Id;
+    fn id(&self, peer: Peer) -> Id;
 
     /// What is known of it; `None` where nobody can say.
     fn facts(&self, id: Id) -> Option<Facts>;

@@ -9,11 +9,11 @@ use crate::violation::{ensure, note};
 use crate::wire::Place;
 use parking_lot::Mutex;
 use shardloop_native::inbox::{Delivery, Unserved};
+use shardloop_native::net::addresses::Peer;
 use shardloop_native::system::{Readiness, Ready, Socket, Source, System};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What the kernel says of a connection that is no more...
@@ -264,7 +264,7 @@ impl System for SimSystem {
         ensure!(was == Some(place), Leaks, "a listener was watched in place {was:?}, not {place}");
     }
 
-    fn accept(&mut self, listener: &SimListener) -> io::Result<(SimSocket, SocketAddr)> {
+    fn accept(&mut self, listener: &SimListener) -> io::Result<(SimSocket, Peer)> {
         let accepted = self.accept_from(listener);
         match &accepted {
             Ok((socket, _)) => note(|| format!("    accept from {} → {}", listener.0, socket.id)),
@@ -293,7 +293,7 @@ impl System for SimSystem {
         self.elsewhere.lock().inbox.pop_front()
     }
 
-    fn relieve(&mut self, server: u32, socket: SimSocket, peer: SocketAddr) -> Result<(), (SimSocket, u64)> {
+    fn relieve(&mut self, server: u32, socket: SimSocket, peer: Peer) -> Result<(), (SimSocket, u64)> {
         let mut elsewhere = self.elsewhere.lock();
         let mut net = self.net.lock();
         let (rate, ask_again_in) = (net.faults.relieve, net.draw.size(8) as u64);
@@ -314,7 +314,7 @@ impl System for SimSystem {
 }
 
 impl SimSystem {
-    fn accept_from(&mut self, listener: &SimListener) -> io::Result<(SimSocket, SocketAddr)> {
+    fn accept_from(&mut self, listener: &SimListener) -> io::Result<(SimSocket, Peer)> {
         let mut net = self.net.lock();
         let rate = net.faults.accept;
         if net.draw.chance(rate) {

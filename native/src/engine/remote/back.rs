@@ -5,6 +5,7 @@ use super::{COMMAND_CALL, COMMAND_FREE, COMMAND_OWNED, Caller, Shared};
 use crate::abi;
 use crate::connection::Handle;
 use crate::limits::{READ_HINT_MAX_BYTES, READ_MAX_BYTES, READ_MIN_BYTES, STALL_MS};
+use crate::net::addresses::Peer;
 use crate::pipe::{Reader, Words, Writer};
 use crate::shard::{Commands, Event, SIGNALS_MAX, Shard, Sink};
 use crate::system::{Left, System};
@@ -12,7 +13,6 @@ use crate::write_queue::{Pin, PinnedMemory};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::mem::{self, MaybeUninit};
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -356,7 +356,7 @@ impl<S: System> Sink for EventSink<S> {
         self.writer.push([abi::EVENT_DATA | (borrows as i32) << abi::SLAB_SHIFT, handle, 0, 0], length);
     }
 
-    fn opened(&mut self, handle: i32, server: u16, peer: SocketAddr) {
+    fn opened(&mut self, handle: i32, server: u16, peer: Peer) {
         let number = self.offers;
         self.offers += 1;
         self.shared.offers.offer(number, peer);

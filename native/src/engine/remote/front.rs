@@ -6,14 +6,15 @@ use crate::abi;
 use crate::connection::Handle;
 use crate::engine::Engine;
 use crate::limits::{BATCH_EVENTS_MIN, BATCH_US, PIPE_RECORDS, READ_MAX_BYTES};
+use crate::net::addresses::Peer;
 use crate::pipe::{Reader, Words, Writer, write_copy};
 use crate::shard::{Commands, Event, ServerLimits, Sink};
 use crate::system::{Left, System};
 use crate::write_queue::{Pin, PinnedMemory};
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::io;
 use std::mem;
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
@@ -30,6 +31,8 @@ pub struct Front<S: System, D: Driver> {
     connections: Vec<Known>,
     /// Offers that were come by.
     offers: usize,
+    /// Connections that were asked for and whose event was not handed on yet: whereto.
+    requests: HashMap<u32, Peer>,
     /// Of this batch: connections whose end is in it.
     ended: Vec<i32>,
     released_pins: Vec<Pin>,
@@ -80,7 +83,7 @@ struct Known {
     handle: i32,
     /// Bytes were handed on since JavaScript wrote last.
     unanswered: bool,
-    peer: SocketAddr,
+    peer: Peer,
 }
 
 impl<S: System, D: Driver> Front<S, D> {
@@ -93,6 +96,7 @@ impl<S: System, D: Driver> Front<S, D> {
             handed_on: 0,
             connections: Vec::new(),
             offers: 0,
+            requests: HashMap::new(),
             ended: Vec::new(),
             released_pins: Vec::new(),
             pace: Pace::new(),
@@ -126,6 +130,22 @@ impl<S: System, D: Driver> Front<S, D> {
             answer.is_some()
         });
         answer.expect("it was waited for")
+    }
+
+    /// Has the back do something, after all commands before it, without waiting for it.
+    pub fn post(&mut self, work: impl FnOnce(&mut Back<S>) + Send + 'static) {
+        self.shared.calls.lock().push_back(Box::new(move |back| {
+            work(back);
+            back.tell_alive();
+        }));
+        self.put([COMMAND_CALL, 0, 0, 0], &[]);
+        self.send();
+    }
+
+    /// Has the back begin a connection to this peer; its event is to come.
+    pub fn request(&mut self, request: u32, peer: Peer, work: impl FnOnce(&mut Back<S>) + Send + 'static) {
+        self.requests.insert(request, peer);
+        self.post(work);
     }
 
     /// Lets the back work until something is done.
@@ -221,6 +241,17 @@ impl<S: System, D: Driver> Front<S, D> {
                     self.know(Known { handle, unanswered: false, peer });
                     sink.opened(handle, a as u16, peer);
                 }
+            }
+            abi::EVENT_CONNECTED => {
+                let request = a as u32;
+                let peer =
+                    self.requests.remove(&request).expect("a connection has an event for each request");
+                self.know(Known { handle, unanswered: false, peer });
+                sink.connected(handle, request, peer);
+            }
+            abi::EVENT_CONNECT_FAILED => {
+                self.requests.remove(&(handle as u32));
+                sink.event(Event { kind: word, handle, a, b });
             }
             // What was received behind the last answer is answered first; that is looked at again with the answer.
             abi::EVENT_ANSWERED if self.known(handle).is_some_and(|known| known.unanswered) => {}
@@ -388,15 +419,15 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
 
     fn is_alive(&self) -> bool {
         // A connection is alive until we have said that its end is handled, and only a call makes a listener: no command
-        // or event on its way can change what was told.
-        self.shared.alive.load(Ordering::Acquire)
+        // or event on its way can change what was told. But a connection that was asked for may not have begun there.
+        !self.requests.is_empty() || self.shared.alive.load(Ordering::Acquire)
     }
 
     fn queued_bytes(&mut self, handle: Handle) -> usize {
         self.call(move |back| back.shard_mut().queued_bytes(handle))
     }
 
-    fn peer(&self, handle: Handle) -> Option<SocketAddr> {
+    fn peer(&self, handle: Handle) -> Option<Peer> {
         self.known(handle.word()).map(|known| known.peer)
     }
 }

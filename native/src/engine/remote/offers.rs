@@ -2,8 +2,8 @@
 //! the back takes it back.
 
 use crate::limits::OFFERS_MAX;
+use crate::net::addresses::Peer;
 use std::cell::UnsafeCell;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Nobody's: the back may use the place.
@@ -16,7 +16,7 @@ const WITHDRAWN: u8 = 2;
 struct Offer {
     state: AtomicU8,
     /// Written by the back while the place is free, read by the front while it is not.
-    peer: UnsafeCell<SocketAddr>,
+    peer: UnsafeCell<Peer>,
 }
 
 // SAFETY: who may touch `peer` follows from `state`, which is set by release and read by acquire.
@@ -28,8 +28,7 @@ pub(super) struct Offers(Box<[Offer]>);
 
 impl Default for Offers {
     fn default() -> Self {
-        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
-        let free = || Offer { state: AtomicU8::new(FREE), peer: UnsafeCell::new(nobody) };
+        let free = || Offer { state: AtomicU8::new(FREE), peer: UnsafeCell::new(Peer::Unix) };
         Self((0..OFFERS_MAX).map(|_| free()).collect())
     }
 }
@@ -45,7 +44,7 @@ impl Offers {
     }
 
     /// Offers a connection; there must be room. Called by the back.
-    pub(super) fn offer(&self, number: usize, peer: SocketAddr) {
+    pub(super) fn offer(&self, number: usize, peer: Peer) {
         assert!(self.has_room(number), "a connection was offered without asking for room");
         let place = self.place(number);
         // SAFETY: the place is free, so the front does not touch it; what it did there happened before.
@@ -54,7 +53,7 @@ impl Offers {
     }
 
     /// Takes an offer; `None` when it was taken back. Called by the front, once for each.
-    pub(super) fn take(&self, number: usize) -> Option<SocketAddr> {
+    pub(super) fn take(&self, number: usize) -> Option<Peer> {
         let place = self.place(number);
         // SAFETY: it was offered, and the back writes it again only once it is free, which is below.
         let peer = unsafe { *place.peer.get() };
@@ -78,8 +77,8 @@ impl Offers {
 mod tests {
     use super::*;
 
-    fn peer(port: u16) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], port))
+    fn peer(port: u16) -> Peer {
+        Peer::Ip(([127, 0, 0, 1], port).into())
     }
 
     #[test]

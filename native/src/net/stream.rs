@@ -1,5 +1,6 @@
-//! System calls on TCP connections, each without allocation.
+//! System calls on connections (TCP and Unix stream sockets), each without allocation.
 
+use super::addresses::Peer;
 use socket2::SockRef;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -7,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Accepts one connection, non-blocking and close-on-exec, with the peer's address.
-pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Peer)> {
     let mut address: MaybeUninit<libc::sockaddr_storage> = MaybeUninit::zeroed();
     let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     // SAFETY: `address` and `length` are valid for writes and agree; `listener` is open, as it is borrowed. A
@@ -38,8 +39,8 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
         prepared.map_err(|_| io::Error::from_raw_os_error(libc::ECONNABORTED))?;
     }
     // SAFETY: zeroed storage is a valid value, and the kernel wrote `length` bytes of an address into it.
-    let address = unsafe { socket_address(address.assume_init_ref()) };
-    Ok((fd, address))
+    let peer = unsafe { peer(address.assume_init_ref(), length) };
+    Ok((fd, peer))
 }
 
 /// Whether connections wait in a listener's queue.
@@ -49,9 +50,10 @@ pub fn has_waiting(listener: BorrowedFd<'_>) -> bool {
     unsafe { libc::poll(&mut poll, 1, 0) > 0 }
 }
 
-fn socket_address(storage: &libc::sockaddr_storage) -> SocketAddr {
+/// `length` is what the kernel says of the address; of a Unix socket without a name it has the family only, or nothing.
+fn peer(storage: &libc::sockaddr_storage, length: libc::socklen_t) -> Peer {
     let pointer = std::ptr::from_ref(storage);
-    match i32::from(storage.ss_family) {
+    let ip: SocketAddr = match i32::from(storage.ss_family) {
         libc::AF_INET6 => {
             // SAFETY: the family says that a sockaddr_in6 is stored, and storage is large and aligned enough for it.
             let address = unsafe { &*pointer.cast::<libc::sockaddr_in6>() };
@@ -63,13 +65,22 @@ fn socket_address(storage: &libc::sockaddr_storage) -> SocketAddr {
             )
             .into()
         }
-        _ => {
-            // SAFETY: as above, for sockaddr_in; any other family reads as zeros, for storage was zeroed.
+        libc::AF_INET => {
+            // SAFETY: as above, for sockaddr_in.
             let address = unsafe { &*pointer.cast::<libc::sockaddr_in>() };
             let ip = std::net::Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
             SocketAddr::from((ip, u16::from_be(address.sin_port)))
         }
-    }
+        _ => {
+            // SAFETY: as above; we listen on these two families and on Unix sockets only.
+            let name = unsafe { &(*pointer.cast::<libc::sockaddr_un>()).sun_path };
+            // macOS gives an address of 16 zero bytes to one that has none.
+            let named = length as usize > std::mem::offset_of!(libc::sockaddr_un, sun_path)
+                && (name[0] != 0 || cfg!(any(target_os = "linux", target_os = "android")));
+            return if named { Peer::NamedUnix } else { Peer::Unix };
+        }
+    };
+    Peer::Ip(ip)
 }
 
 /// Receives into `buffer`; 0 is the peer's end. EINTR is tried again.
@@ -107,6 +118,21 @@ pub fn send(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
             result => return result,
         }
     }
+}
+
+/// Leaves the choice of a local port to the connect, which needs no more than that the two addresses and ports together are
+/// unique (IP_BIND_ADDRESS_NO_PORT, since Linux 4.2). Where there is no such option the bind chooses.
+pub fn choose_port_late(fd: BorrowedFd<'_>) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let on: libc::c_int = 1;
+        let length = size_of::<libc::c_int>() as libc::socklen_t;
+        let (fd, value) = (fd.as_raw_fd(), (&raw const on).cast());
+        // SAFETY: the option is one int, which `value` points to; `fd` is open, as it is borrowed.
+        _ = unsafe { libc::setsockopt(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, value, length) };
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = fd;
 }
 
 /// Makes the close of `fd` a reset: what is not sent yet is dropped, and the peer can tell it from an orderly end.
@@ -222,7 +248,7 @@ mod tests {
             SockRef::from(&listener).set_tcp_nodelay(true).unwrap();
             let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (fd, peer) = accept(listener.as_fd()).unwrap();
-            assert_eq!(peer, client.local_addr().unwrap());
+            assert_eq!(peer, Peer::Ip(client.local_addr().unwrap()));
             assert!(SockRef::from(&fd).tcp_nodelay().unwrap());
             assert!(SockRef::from(&fd).nonblocking().unwrap());
         }
