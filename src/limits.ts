@@ -123,3 +123,6 @@ export const UNIX_RETRY_FIRST_MS = 1
 
 /** ... up to this. */
 export const UNIX_RETRY_MAX_MS = 64
+
+/** Bytes of a file that are read at once where the kernel cannot send it by itself; the next are read when these are sent. */
+export const FILE_READ_BYTES: number = 256 * 1024

@@ -63,8 +63,6 @@ options('are frozen, and are what was given', () => {
     balance: 'shared',
     name: 'chat',
     noDelay: false,
-    path: null,
-    socketMode: null,
     startTimeoutMs: 1,
     drainTimeoutMs: 0,
     signals: false,
@@ -76,7 +74,7 @@ options('are frozen, and are what was given', () => {
   } as const
   const { host, ...rest } = given
   const settings = parse(given)
-  assert.deepEqual(settings, { ...rest, hosts: host })
+  assert.deepEqual(settings, { ...rest, hosts: host, path: null, socketMode: null })
   assert.ok(Object.isFrozen(settings))
   assert.ok(Object.isFrozen(settings.hosts))
   assert.ok(Object.isFrozen(settings.resourceLimits))

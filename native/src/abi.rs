@@ -82,6 +82,8 @@ abi! {
     EVENT_CONNECTED = 11;
     /// ... or could not be; handle: request, a: errno (ECANCELED when it was called off), b: the CALL_ that failed.
     EVENT_CONNECT_FAILED = 12;
+    /// A file was sent, or failed; a and b: bytes sent, low and high half, or b: the negative errno.
+    EVENT_FILE_SENT = 13;
 
     /// Of a connection's start: the system call connect...
     CALL_CONNECT = 0;

@@ -87,6 +87,8 @@ flags! {
     ANSWERED = 18;
     /// Not connected yet: nobody knows of it but who asked for it.
     CONNECTING = 19;
+    /// On the list of connections with more of a file to send.
+    LISTED_SENDING = 20;
 }
 
 impl Flags {

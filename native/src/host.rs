@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::ring::{Attached, Region, SharedMemory};
 use crate::slice::{self, ServingSlice};
 use crate::uv::{self, HandleType, RawHandle, Uv};
-use crate::write_queue::{Pin, PinnedMemory};
+use crate::write_queue::{FileRange, Pin, PinnedMemory};
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -233,6 +233,20 @@ impl Host {
         });
         self.settle();
         accepted.unwrap_or(false)
+    }
+
+    /// Flushes, then sends a range of a file.
+    pub fn send_file(&self, handle: Handle, file: FileRange) {
+        if self.closing.get() {
+            return;
+        }
+        self.guarded(|| {
+            self.submit();
+            if let Some(engine) = self.engine.borrow_mut().as_mut() {
+                engine.send_file(Instant::now(), handle, file, &*self.javascript);
+            }
+        });
+        self.settle();
     }
 
     /// Bytes of a connection that are not sent yet, those of waiting commands included.

@@ -60,6 +60,10 @@ pub const TIMER_TICK_MS: u64 = 100;
 /// Slots of the timer wheel. A longer timeout is looked at once a turn, so that no entry outlives its connection by
 /// more than that.
 pub const TIMER_SLOTS: usize = 512;
+/// Bytes of a file that the kernel is asked to send at once.
+pub const SEND_FILE_BYTES: usize = 256 * 1024;
+/// Bytes of files that one connection sends in one turn. Past it the connection waits on a list while others have theirs.
+pub const SEND_FILE_BYTES_PER_TURN: usize = 1024 * 1024;
 /// Pieces handed to the kernel by one vectored write.
 pub const WRITEV_PIECES: usize = 64;
 /// Small queued pieces are joined up to this size.

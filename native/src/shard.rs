@@ -137,6 +137,10 @@ pub struct Shard<S: System> {
     exhausted: Vec<Handle>,
     /// Where the next look at the listeners begins, so that none always gets the one free descriptor.
     accept_from: usize,
+    /// Connections with (more of) a file to send, without a further word from the kernel.
+    sending: Vec<Handle>,
+    /// Files that were sent, or failed, to be told.
+    files_sent: VecDeque<(Handle, Result<u64, i32>)>,
     /// Connections that have events without bytes to deliver.
     signals: VecDeque<Handle>,
     /// Failed accepts to be told: server, errno, whether accepting pauses.
@@ -187,6 +191,8 @@ impl<S: System> Shard<S> {
             ready: Vec::new(),
             exhausted: Vec::new(),
             accept_from: 0,
+            sending: Vec::new(),
+            files_sent: VecDeque::new(),
             signals: VecDeque::new(),
             accept_errors: VecDeque::new(),
             requests: HashMap::new(),
@@ -219,6 +225,8 @@ impl<S: System> Shard<S> {
     pub fn has_backlog(&self) -> bool {
         !self.ready.is_empty()
             || !self.lingering_ready.is_empty()
+            || !self.sending.is_empty()
+            || !self.files_sent.is_empty()
             || !self.signals.is_empty()
             || !self.accept_errors.is_empty()
             || !self.connect_failures.is_empty()
@@ -270,6 +278,12 @@ impl<S: System> Shard<S> {
         self.deliver_signals(sink);
         // What is left from the last poll goes first. While the sink cannot take all of it, a poll would only lengthen
         // the list; but ends, room to write and new connections must be learnt in between.
+        for handle in mem::take(&mut self.sending) {
+            if let Some(connection) = self.connections.get_mut(handle) {
+                connection.flags.clear(Flags::LISTED_SENDING);
+            }
+            self.send_queue(handle, memory);
+        }
         let served = self.serve_backlog(sink);
         self.unpolled_turns += 1;
         if served || self.unpolled_turns > UNPOLLED_BATCHES {
@@ -348,6 +362,14 @@ impl<S: System> Shard<S> {
             let Some((request, errno, call)) = self.connect_failures.pop_front() else { break };
             let event = Event { kind: abi::EVENT_CONNECT_FAILED, handle: request as i32, a: errno, b: call };
             sink.event(event);
+        }
+        while sink.room() > SIGNALS_MAX {
+            let Some((handle, outcome)) = self.files_sent.pop_front() else { break };
+            let (a, b) = match outcome {
+                Ok(sent) => (sent as i32, (sent >> 32) as i32),
+                Err(errno) => (0, -errno),
+            };
+            sink.event(Event { kind: abi::EVENT_FILE_SENT, handle: handle.word(), a, b });
         }
         while sink.room() > SIGNALS_MAX {
             let Some(handle) = self.signals.pop_front() else { return };

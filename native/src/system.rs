@@ -14,7 +14,7 @@ use crate::net::addresses::Peer;
 use crate::net::stream;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// What a system tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,6 +51,10 @@ pub trait Socket {
     fn receive(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize>;
     /// Sends what the system takes of the pieces.
     fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Sends bytes of a file; 0 is its end. A system that has no such call says so, and the file is read and written.
+    fn send_file(&self, _file: BorrowedFd<'_>, _offset: u64, _length: usize) -> io::Result<usize> {
+        Err(io::Error::from_raw_os_error(libc::ENOSYS))
+    }
     /// Ends our sending half.
     fn shutdown_write(&self) -> io::Result<()>;
     /// Makes the close a reset.
@@ -72,6 +76,10 @@ impl<T: AsFd> Socket for T {
     #[inline]
     fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         stream::send(self.as_fd(), pieces)
+    }
+
+    fn send_file(&self, file: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<usize> {
+        stream::send_file(self.as_fd(), file, offset, length)
     }
 
     fn shutdown_write(&self) -> io::Result<()> {

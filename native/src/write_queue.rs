@@ -4,6 +4,7 @@
 use crate::limits::WRITE_JOIN_BYTES;
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::os::fd::OwnedFd;
 
 /// Names memory of JavaScript's that is referred to until it is flushed (`writeOwned`).
 pub type Pin = u32;
@@ -14,10 +15,24 @@ pub trait PinnedMemory {
     fn bytes(&self, pin: Pin, start: usize, end: usize) -> Option<&[u8]>;
 }
 
+/// A range of a file, which the kernel reads as it sends it.
+#[derive(Debug)]
+pub struct FileRange {
+    /// Ours.
+    pub fd: OwnedFd,
+    /// Where the rest begins.
+    pub offset: u64,
+    /// Where it ends at the latest; it ends with the file.
+    pub end: u64,
+    /// Bytes that are sent.
+    pub sent: u64,
+}
+
 #[derive(Debug)]
 enum Piece {
     Copied(Vec<u8>),
     Pinned { pin: Pin, end: usize },
+    File(Box<FileRange>),
 }
 
 /// Pieces in order, the first of them possibly sent in part.
@@ -34,7 +49,7 @@ pub struct WriteQueue {
 pub struct Detached;
 
 impl WriteQueue {
-    /// Bytes that wait.
+    /// Bytes in memory that wait; those of files are not among them.
     pub fn len(&self) -> usize {
         self.length
     }
@@ -71,7 +86,31 @@ impl WriteQueue {
         self.pieces.push_back(Piece::Pinned { pin, end });
     }
 
-    /// Collects what to send next, in order, into `slices`.
+    /// A range of a file goes behind what waits.
+    pub fn push_file(&mut self, file: FileRange) {
+        if self.pieces.is_empty() {
+            self.sent = 0;
+        }
+        self.pieces.push_back(Piece::File(Box::new(file)));
+    }
+
+    /// The file that is next.
+    pub fn first_file(&mut self) -> Option<&mut FileRange> {
+        match self.pieces.front_mut() {
+            Some(Piece::File(file)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// That file is done with: how many bytes of it were sent.
+    pub fn end_file(&mut self) -> u64 {
+        match self.pieces.pop_front() {
+            Some(Piece::File(file)) => file.sent,
+            _ => unreachable!("a file that was not next was ended"),
+        }
+    }
+
+    /// Collects what to send next, in order and up to a file, into `slices`.
     pub fn slices<'a>(
         &'a self,
         memory: &'a dyn PinnedMemory,
@@ -85,6 +124,7 @@ impl WriteQueue {
             slices.push(IoSlice::new(match piece {
                 Piece::Copied(bytes) => &bytes[start..],
                 Piece::Pinned { pin, end } => memory.bytes(*pin, start, *end).ok_or(Detached)?,
+                Piece::File(_) => break,
             }));
             start = 0;
         }
@@ -99,6 +139,7 @@ impl WriteQueue {
             let end = match piece {
                 Piece::Copied(bytes) => bytes.len(),
                 Piece::Pinned { end, .. } => *end,
+                Piece::File(_) => return,
             };
             if count < end - self.sent {
                 self.sent += count;

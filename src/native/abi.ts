@@ -51,6 +51,8 @@ export const EVENT_ANSWERED = 10 as const
 export const EVENT_CONNECTED = 11 as const
 /** ... or could not be; handle: request, a: errno (ECANCELED when it was called off), b: the CALL_ that failed. */
 export const EVENT_CONNECT_FAILED = 12 as const
+/** A file was sent, or failed; a and b: bytes sent, low and high half, or b: the negative errno. */
+export const EVENT_FILE_SENT = 13 as const
 /** Of a connection's start: the system call connect... */
 export const CALL_CONNECT = 0 as const
 /** ... socket... */

@@ -44,6 +44,11 @@ export declare class NativeShard {
   hotCalls(): { flush: () => void, write: (handle: number, data: Uint8Array) => void, replaceSlab: (index: number, slab: Uint8Array) => number, peer: (handle: number) => string | null, connect: (request: number, server: number, address: string, port: number, local: string, localPort: number, switches: number) => void }
   /** As `write`, but the rest is referred to. False when the connection is gone. */
   writeOwned(handle: number, data: Uint8Array): boolean
+  /**
+   * Sends `count` bytes of a file from `offset` on, or all to its end for a negative count; an event tells of it. The
+   * descriptor stays the caller's. Null when it is begun.
+   */
+  sendFile(handle: number, fd: number, offset: number, count: number): SystemFailure | null
   /** Bytes of a connection that are not sent yet. */
   bufferedBytes(handle: number): number
   /** How many slabs that were replaced may still be kept by a chunk; exact when more than `limit`. */

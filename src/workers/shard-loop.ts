@@ -22,7 +22,9 @@ import {
   EVENT_ACCEPT_ERROR,
   EVENT_ANSWERED,
   EVENT_CLOSED,
+  EVENT_CONNECT_FAILED,
   EVENT_CONNECTED,
+  EVENT_FILE_SENT,
   EVENT_DATA,
   EVENT_EOF,
   EVENT_IDLE,
@@ -417,7 +419,7 @@ export class ShardLoop {
         this.open(handle, this.servers[events[at + 2] as number] as LocalServer, named)
         continue
       }
-      if (kind >= EVENT_CONNECTED) {
+      if (kind === EVENT_CONNECTED || kind === EVENT_CONNECT_FAILED) {
         if (kind === EVENT_CONNECTED) this.established(handle, events[at + 2] as number, events[at + 3] !== 0)
         else this.notEstablished(handle, events[at + 2] as number, events[at + 3] as number)
         continue
@@ -445,14 +447,18 @@ export class ShardLoop {
         transports[handle & HANDLE_SLOT_MASK] = undefined
         this.end(transport, events[at + 2] as number)
       } else {
-        this.signal(transport, kind, events[at + 2] as number)
+        this.signal(transport, kind, events[at + 2] as number, events[at + 3] as number)
       }
     }
   }
 
-  private signal(transport: TcpTransport, kind: number, a: number): void {
+  private signal(transport: TcpTransport, kind: number, a: number, b: number): void {
     if (kind === EVENT_OWNED_FLUSHED) {
       transport.ownedFlushed(a)
+      return
+    }
+    if (kind === EVENT_FILE_SENT) {
+      transport.fileSent(a, b)
       return
     }
     if (kind === EVENT_PAUSE_WRITING || kind === EVENT_RESUME_WRITING) {

@@ -1,6 +1,6 @@
 import { AsyncResource } from 'node:async_hooks'
 import { inspect } from 'node:util'
-import { ShardloopError } from '../errors.js'
+import { ShardloopError, type SystemError, systemError } from '../errors.js'
 import {
   CLOSE_PROGRAM,
   COMMAND_ABORT,
@@ -38,6 +38,16 @@ interface OwnedWrite {
   readonly reject: (error: Error) => void
 }
 
+/** A file on its way. */
+interface FileSend {
+  /** The kernel is done with it: bytes sent, or the system's error. */
+  readonly ended: (outcome: number | SystemError) => void
+  /** The connection has ended before. */
+  readonly lost: (error: Error) => void
+  /** `writeEof` was called meanwhile. */
+  thenEof: boolean
+}
+
 /** What few connections need, so that the others do not carry it. */
 interface Rare {
   owned?: OwnedWrite[]
@@ -46,6 +56,8 @@ interface Rare {
   releasing?: boolean
   /** How many promises that callbacks returned are pending, and what is called when one is fulfilled. */
   promises?: { pending: number; readonly fulfilled: () => void }
+  /** A file is sent. */
+  sending?: FileSend
   /** `draining` was called. */
   toldDraining?: boolean
   /** As native code tells it: read when somebody asks, for few do. */
@@ -85,7 +97,8 @@ export class TcpTransport implements Transport {
   /** @internal */ receiving: Receiving = RECEIVE_CHUNKS
   /** @internal The batch in which, or behind which, it was written to last; 0: not since it received. */ wroteIn = 0
   protocol: Protocol
-  private eofWritten = false
+  /** Writing is refused: after `writeEof`, and while a file is sent. */
+  private barred = false
   private rare: Rare | undefined = undefined
   private readonly sequence: number
 
@@ -110,8 +123,8 @@ export class TcpTransport implements Transport {
   }
 
   write(data: WriteData): void {
-    if (this.closing || this.eofWritten) {
-      this.refuseWriteAfterEof()
+    if (this.closing || this.barred) {
+      this.refuseWrite()
       return
     }
     const isText = typeof data === 'string'
@@ -142,8 +155,8 @@ export class TcpTransport implements Transport {
 
   writeOwned(data: Uint8Array): Promise<void> {
     if (!(data instanceof Uint8Array)) throw invalid('data', data, 'a Uint8Array or a Buffer')
-    if (this.closing || this.eofWritten) {
-      this.refuseWriteAfterEof()
+    if (this.closing || this.barred) {
+      this.refuseWrite()
       return Promise.reject(this.error ?? closedError(this.id))
     }
     if (this.loop.isBorrowed(data.buffer)) {
@@ -152,6 +165,10 @@ export class TcpTransport implements Transport {
         'writeOwned was given borrowed memory, which is overwritten when bytesReceived has returned: use writeBorrowed or write',
       )
     }
+    return this.own(data)
+  }
+
+  private own(data: Uint8Array): Promise<void> {
     return new Promise((resolve, reject) => {
       // What cannot be written (any more) is lost with its connection, whose end rejects it.
       this.loop.native.writeOwned(this.handle, data)
@@ -184,8 +201,8 @@ export class TcpTransport implements Transport {
         `the range ${start} to ${end} is not within the borrowed one, ${borrow.start} to ${borrow.end}`,
       )
     }
-    if (this.closing || this.eofWritten) {
-      this.refuseWriteAfterEof()
+    if (this.closing || this.barred) {
+      this.refuseWrite()
       return
     }
     if (start === end) return
@@ -195,9 +212,10 @@ export class TcpTransport implements Transport {
   }
 
   writeEof(): void {
-    if (this.closing || this.eofWritten) return
-    this.eofWritten = true
-    this.loop.commands.push(COMMAND_WRITE_EOF, this.handle, 0, 0)
+    if (this.closing || (this.barred && this.rare?.sending === undefined)) return
+    this.barred = true
+    if (this.rare?.sending !== undefined) this.rare.sending.thenEof = true
+    else this.loop.commands.push(COMMAND_WRITE_EOF, this.handle, 0, 0)
   }
 
   canWriteEof(): boolean {
@@ -372,6 +390,52 @@ export class TcpTransport implements Transport {
     for (const write of flushed) write.resolve()
   }
 
+  /**
+   * @internal Bars writing, and has the kernel send a range of a file behind what was written. Resolves with the number of
+   * bytes sent, or with the error that the file met with; rejects when the connection ends first.
+   * @param count -1: to the end of the file
+   * @throws ShardloopError ERR_SHARDLOOP_STATE when writing is barred already; EBADF
+   */
+  sendFile(fd: number, offset: number, count: number): Promise<number | SystemError> {
+    const failure = this.loop.native.sendFile(this.handle, fd, offset, count)
+    if (failure !== null) throw systemError(failure.errno, failure.syscall)
+    this.wroteIn = this.loop.batch
+    return new Promise((ended, lost) => {
+      const { sending } = this.rare as { sending: FileSend }
+      Object.assign(sending, { ended, lost })
+    })
+  }
+
+  /**
+   * @internal A file will be sent: nobody else writes until the returned function is called. It also counts as a promise that a
+   * drain waits for.
+   */
+  barWriting(): () => void {
+    if (this.closing) throw this.error ?? closedError(this.id)
+    this.refuseWrite()
+    const fulfilled = this.promised()
+    const sending: FileSend = { ended: () => {}, lost: () => {}, thenEof: false }
+    this.rarely().sending = sending
+    this.barred = true
+    return () => {
+      delete this.rarely().sending
+      this.barred = sending.thenEof
+      if (sending.thenEof && !this.closing) this.loop.commands.push(COMMAND_WRITE_EOF, this.handle, 0, 0)
+      fulfilled()
+    }
+  }
+
+  /** @internal As `writeOwned`, while {@link TcpTransport.barWriting} keeps others from writing. */
+  writeBarred(data: Uint8Array): Promise<void> {
+    if (this.closing) return Promise.reject(this.error ?? closedError(this.id))
+    return this.own(data)
+  }
+
+  /** @internal @param high the upper half of the number of bytes, or the negative errno */
+  fileSent(low: number, high: number): void {
+    this.rare?.sending?.ended(high < 0 ? systemError(-high, 'sendfile') : high * 2 ** 32 + (low >>> 0))
+  }
+
   /** @internal The connection is gone: keeps what is still asked for afterwards. */
   ended(error: Error | null): void {
     if (this.rare?.peername === undefined) {
@@ -381,6 +445,7 @@ export class TcpTransport implements Transport {
     this.closing = true
     this.lost = true
     this.dropHeld()
+    this.rare?.sending?.lost(error ?? closedError(this.id))
     const owned = this.rare?.owned
     if (owned !== undefined && owned.length > 0) {
       const reason = error ?? closedError(this.id)
@@ -451,10 +516,10 @@ export class TcpTransport implements Transport {
     })
   }
 
-  private refuseWriteAfterEof(): void {
-    if (this.eofWritten && !this.closing) {
-      throw new ShardloopError('ERR_SHARDLOOP_STATE', `connection ${this.id} was written to after writeEof`)
-    }
+  private refuseWrite(): void {
+    if (!this.barred || this.closing) return
+    const why = this.rare?.sending === undefined ? 'after writeEof' : 'while a file is sent (sendFile)'
+    throw new ShardloopError('ERR_SHARDLOOP_STATE', `connection ${this.id} was written to ${why}`)
   }
 }
 

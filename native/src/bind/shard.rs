@@ -17,6 +17,7 @@ use crate::net::addresses::{Address, Peer};
 use crate::net::{connect, listen, options};
 use crate::ring::{SLABS, SharedMemory};
 use crate::shard::ServerLimits;
+use crate::write_queue::FileRange;
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 use socket2::SockAddr;
@@ -187,6 +188,23 @@ impl NativeShard {
     pub fn write_owned(&self, handle: i32, data: Unknown<'_>) -> Result<bool> {
         let (pin, length) = self.bindings.pin(data.raw())?;
         Ok(self.host.write_pinned(Handle::from_word(handle), pin, length))
+    }
+
+    /// Sends `count` bytes of a file from `offset` on, or all to its end for a negative count; an event tells of it. The
+    /// descriptor stays the caller's. Null when it is begun.
+    #[napi(catch_unwind)]
+    pub fn send_file(&self, handle: i32, fd: i32, offset: i64, count: i64) -> Option<SystemFailure> {
+        // SAFETY: JavaScript's caller keeps its file open for the length of this call; a closed one is EBADF.
+        let duplicate = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
+        if duplicate < 0 {
+            return Some(SystemFailure::new("fcntl", &io::Error::last_os_error()));
+        }
+        // SAFETY: it is new, and ours alone.
+        let fd = unsafe { OwnedFd::from_raw_fd(duplicate) };
+        let offset = offset.unsigned_abs();
+        let end = u64::try_from(count).map_or(u64::MAX, |count| offset.saturating_add(count));
+        self.host.send_file(Handle::from_word(handle), FileRange { fd, offset, end, sent: 0 });
+        None
     }
 
     /// Bytes of a connection that are not sent yet.

@@ -12,6 +12,7 @@ use crate::net::addresses::Peer;
 use crate::net::listen::Listener;
 use crate::net::stream;
 use crate::system::{Readiness, Ready, Source, System};
+use crate::write_queue::{FileRange, PinnedMemory};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::io;
@@ -161,6 +162,10 @@ impl SocketEngine for MioEngine {
 
     fn connect(&mut self, now: Instant, request: u32, server: u16, start: Start) {
         start.run(self.shard_mut(), now, request, server);
+    }
+
+    fn send_file(&mut self, now: Instant, handle: Handle, file: FileRange, memory: &dyn PinnedMemory) {
+        self.shard_mut().send_file(now, handle, file, memory);
     }
 
     fn cancel_connect(&mut self, request: u32) {

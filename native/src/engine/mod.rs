@@ -37,7 +37,7 @@ use crate::net::connect::{self, Connecting, Target};
 use crate::net::listen::Listener;
 use crate::shard::{Commands, ServerLimits, Shard, Sink};
 use crate::system::System;
-use crate::write_queue::{Pin, PinnedMemory};
+use crate::write_queue::{FileRange, Pin, PinnedMemory};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -111,6 +111,8 @@ pub trait SocketEngine: Engine<Listener = Arc<Listener>, Free = OwnedFd> {
     /// Begins a connection on behalf of a server of this thread's own, as [`Shard::connect`] has it: one event with the
     /// request's number follows. `request` is above 0, and of no request whose event is still to come.
     fn connect(&mut self, now: Instant, request: u32, server: u16, start: Start);
+    /// Sends a range of a file behind what waits; an event tells of its end. Nothing is told when the connection ends first.
+    fn send_file(&mut self, now: Instant, handle: Handle, file: FileRange, memory: &dyn PinnedMemory);
     /// Calls that off; its event says ECANCELED, unless it is on its way already.
     fn cancel_connect(&mut self, request: u32);
 }

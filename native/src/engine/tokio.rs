@@ -21,6 +21,7 @@ use crate::net::listen::Listener;
 use crate::net::stream;
 use crate::slice::ServingSlice;
 use crate::system::{Readiness, Ready, Source, System};
+use crate::write_queue::{FileRange, PinnedMemory};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::future::Future;
@@ -82,6 +83,10 @@ impl SocketEngine for TokioEngine {
 
     fn connect(&mut self, now: Instant, request: u32, server: u16, start: Start) {
         self.request(request, start.peer(), move |back| start.run(back.shard_mut(), now, request, server));
+    }
+
+    fn send_file(&mut self, now: Instant, handle: Handle, file: FileRange, _memory: &dyn PinnedMemory) {
+        self.post_file(now, handle, file);
     }
 
     fn cancel_connect(&mut self, request: u32) {

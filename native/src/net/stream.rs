@@ -120,6 +120,54 @@ pub fn send(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     }
 }
 
+/// Has the kernel send bytes of a file, from `offset` on; 0 is the file's end. EINTR is tried again. What is not in memory
+/// yet the kernel reads from the disk meanwhile, and so much is read ahead.
+pub fn send_file(fd: BorrowedFd<'_>, file: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<usize> {
+    let (fd, file) = (fd.as_raw_fd(), file.as_raw_fd());
+    loop {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        // SAFETY: both descriptors are open, as they are borrowed, and `from` is valid for the call. (Advice that a file does
+        // not take is none.)
+        let result = unsafe {
+            let mut from = offset as libc::off64_t;
+            libc::posix_fadvise64(file, from, 2 * length as libc::off64_t, libc::POSIX_FADV_WILLNEED);
+            let sent = libc::sendfile64(fd, file, &mut from, length);
+            usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+        };
+        #[cfg(target_vendor = "apple")]
+        // SAFETY: both descriptors are open, as they are borrowed, and `sent` is valid for the call.
+        let result = unsafe {
+            let mut sent = length as libc::off_t;
+            let failed =
+                libc::sendfile(file, fd, offset as libc::off_t, &mut sent, std::ptr::null_mut(), 0) < 0;
+            // What was sent before it failed counts (sendfile(2)).
+            if failed && sent == 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
+        };
+        #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+        let result: io::Result<usize> = Err(io::Error::from_raw_os_error(libc::ENOSYS));
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Whether an error of [`send_file`] is the file's (it cannot be sent so, or not be read), not the connection's.
+pub fn is_file_error(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
+    errno == libc::EOPNOTSUPP
+        || matches!(
+            errno,
+            libc::EINVAL
+                | libc::ENOSYS
+                | libc::EBADF
+                | libc::EIO
+                | libc::EISDIR
+                | libc::ESPIPE
+                | libc::EOVERFLOW
+        )
+}
+
 /// Leaves the choice of a local port to the connect, which needs no more than that the two addresses and ports together are
 /// unique (IP_BIND_ADDRESS_NO_PORT, since Linux 4.2). Where there is no such option the bind chooses.
 pub fn choose_port_late(fd: BorrowedFd<'_>) {

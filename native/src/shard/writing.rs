@@ -4,11 +4,13 @@
 use super::{Commands, Flags, Handle, NO_RECORD, Shard, Socket, System};
 use crate::abi;
 use crate::error::errno;
-use crate::limits::WRITEV_PIECES;
-use crate::write_queue::{Detached, Pin, PinnedMemory, WriteQueue};
+use crate::limits::{SEND_FILE_BYTES, SEND_FILE_BYTES_PER_TURN, WRITEV_PIECES};
+use crate::net::stream;
+use crate::write_queue::{Detached, FileRange, Pin, PinnedMemory, WriteQueue};
 use arrayvec::ArrayVec;
 use std::io::{self, IoSlice};
 use std::mem;
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 impl<S: System> Shard<S> {
@@ -157,6 +159,27 @@ impl<S: System> Shard<S> {
         true
     }
 
+    /// Sends a range of a file behind what waits. False when there is no such connection (any more).
+    pub fn send_file(
+        &mut self,
+        now: Instant,
+        handle: Handle,
+        file: FileRange,
+        memory: &dyn PinnedMemory,
+    ) -> bool {
+        self.set_time(now);
+        let open = self.connections.get_mut(handle).filter(|c| !c.flags.has(Flags::LOST));
+        let Some(connection) = open else { return false };
+        connection.flags.clear(Flags::UNANSWERED);
+        let queue = connection.queue.get_or_insert_default();
+        let idle = queue.is_empty();
+        queue.push_file(file);
+        if idle {
+            self.send_queue(handle, memory);
+        }
+        true
+    }
+
     pub(super) fn write_max(&self, handle: Handle) -> usize {
         let server = self.connections.get(handle).map(|connection| connection.server);
         server.and_then(|server| self.servers.get(&server)).map_or(0, |server| server.limits.write_max_bytes)
@@ -205,11 +228,56 @@ impl<S: System> Shard<S> {
 
     /// Sends what is queued until the kernel takes no more.
     pub(super) fn send_queue(&mut self, handle: Handle, memory: &dyn PinnedMemory) {
+        let mut of_files = 0;
         loop {
             let Some(connection) = self.connections.get_mut(handle) else { return };
             let (Some(socket), Some(queue)) = (connection.socket.as_ref(), connection.queue.as_mut()) else {
                 return;
             };
+            if let Some(file) = queue.first_file() {
+                if of_files >= SEND_FILE_BYTES_PER_TURN {
+                    if !connection.flags.has(Flags::LISTED_SENDING) {
+                        connection.flags.set(Flags::LISTED_SENDING);
+                        self.sending.push(handle);
+                    }
+                    break;
+                }
+                let length = (file.end - file.offset).min(SEND_FILE_BYTES as u64) as usize;
+                let result =
+                    if length == 0 { Ok(0) } else { socket.send_file(file.fd.as_fd(), file.offset, length) };
+                self.metrics.add(abi::METRIC_WRITES, u64::from(length > 0));
+                match result {
+                    Ok(sent @ 1..) => {
+                        file.offset += sent as u64;
+                        file.sent += sent as u64;
+                        of_files += sent;
+                        connection.active_at = self.tick;
+                        self.metrics.add(abi::METRIC_BYTES_WRITTEN, sent as u64);
+                        continue;
+                    }
+                    Ok(0) => {
+                        let sent = queue.end_file();
+                        self.files_sent.push_back((handle, Ok(sent)));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.system.await_room(socket);
+                        break;
+                    }
+                    Err(error) if stream::is_file_error(&error) => {
+                        queue.end_file();
+                        self.files_sent.push_back((handle, Err(errno(&error))));
+                    }
+                    Err(error) => {
+                        self.lose(handle, errno(&error));
+                        return;
+                    }
+                }
+                if queue.is_empty() {
+                    connection.queue = None;
+                    break;
+                }
+                continue;
+            }
             let (length, result) = match send_first(socket, queue, memory) {
                 Ok(outcome) => outcome,
                 Err(Detached) => {

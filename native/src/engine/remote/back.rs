@@ -9,7 +9,7 @@ use crate::net::addresses::Peer;
 use crate::pipe::{Reader, Words, Writer};
 use crate::shard::{Commands, Event, SIGNALS_MAX, Shard, Sink};
 use crate::system::{Left, System};
-use crate::write_queue::{Pin, PinnedMemory};
+use crate::write_queue::{FileRange, Pin, PinnedMemory};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::mem::{self, MaybeUninit};
@@ -89,6 +89,11 @@ impl<S: System> Back<S> {
     /// The shard layer, to change it.
     pub fn shard_mut(&mut self) -> &mut Shard<S> {
         &mut self.shard
+    }
+
+    /// As [`Shard::send_file`]. Nothing that is queued here is pinned.
+    pub(super) fn send_file(&mut self, now: Instant, handle: Handle, file: FileRange) {
+        self.shard.send_file(now, handle, file, &NothingPinned);
     }
 
     /// As [`Shard::retire`]. What was offered is told to nobody any more.

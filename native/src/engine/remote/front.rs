@@ -10,7 +10,7 @@ use crate::net::addresses::Peer;
 use crate::pipe::{Reader, Words, Writer, write_copy};
 use crate::shard::{Commands, Event, ServerLimits, Sink};
 use crate::system::{Left, System};
-use crate::write_queue::{Pin, PinnedMemory};
+use crate::write_queue::{FileRange, Pin, PinnedMemory};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
@@ -140,6 +140,12 @@ impl<S: System, D: Driver> Front<S, D> {
         }));
         self.put([COMMAND_CALL, 0, 0, 0], &[]);
         self.send();
+    }
+
+    /// Has the back send a range of a file behind what was written before.
+    pub fn post_file(&mut self, now: Instant, handle: Handle, file: FileRange) {
+        self.set_unanswered(handle.word(), false);
+        self.post(move |back| back.send_file(now, handle, file));
     }
 
     /// Has the back begin a connection to this peer; its event is to come.
