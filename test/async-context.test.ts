@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { AsyncLocalStorage, executionAsyncId, executionAsyncResource } from 'node:async_hooks'
 import type { Protocol } from '../src/index.js'
 import { BorrowedRecorder, BufferedRecorder, Recorder } from './harness/recorder.js'
-import { forEachEngine, settle } from './harness/suite.js'
+import { forEachTransport, settle } from './harness/suite.js'
 
 const CALLBACKS = [
   'connectionMade',
@@ -33,7 +33,7 @@ function watched<Made extends Recorder>(
   return protocol
 }
 
-forEachEngine('async context', (test) => {
+forEachTransport('async context', (test) => {
   for (const Made of [Recorder, BorrowedRecorder, BufferedRecorder]) {
     test(`each connection has one context of its own for all its callbacks (${Made.name})`, async (t) => {
       const seen = new Map<Recorder, { callbacks: Set<string>; ids: Set<number>; resources: Set<object> }>()

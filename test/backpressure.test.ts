@@ -4,7 +4,7 @@ import { assertBytes } from './harness/client.js'
 import { eventually } from './harness/deferred.js'
 import { arrayBufferBytes, KiB, MiB } from './harness/memory.js'
 import { BorrowedRecorder, Recorder } from './harness/recorder.js'
-import { assertCode, assertThrows, forEachEngine, settle } from './harness/suite.js'
+import { assertCode, assertThrows, forEachTransport, settle } from './harness/suite.js'
 
 /** Produces `total` bytes as fast as it may, obeying pauseWriting and resumeWriting. */
 class Producer extends Recorder {
@@ -55,7 +55,7 @@ class Producer extends Recorder {
   }
 }
 
-forEachEngine('backpressure', (test) => {
+forEachTransport('backpressure', (test) => {
   test('the watermarks are 64 KiB and a quarter, or what the server or the connection says', async (t) => {
     const { protocol } = await t.pair(() => new Recorder())
     const { transport } = protocol

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { assertBytes } from './harness/client.js'
 import { KiB, MiB } from './harness/memory.js'
 import { BorrowedRecorder, Recorder } from './harness/recorder.js'
-import { assertThrows, forEachEngine, settle } from './harness/suite.js'
+import { assertThrows, forEachTransport, settle } from './harness/suite.js'
 import { send } from './harness/traffic.js'
 
 const BORROW = 'ERR_SHARDLOOP_BORROW'
@@ -17,7 +17,7 @@ class Lent extends BorrowedRecorder {
   }
 }
 
-forEachEngine('borrowed bytes', (test) => {
+forEachTransport('borrowed bytes', (test) => {
   test('the range holds what the peer sent, inside a slab', async (t) => {
     const { client, protocol } = await t.pair(() => new Lent())
     const problems: string[] = []

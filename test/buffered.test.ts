@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { assertBytes } from './harness/client.js'
 import { KiB, MiB } from './harness/memory.js'
 import { Recorder } from './harness/recorder.js'
-import { assertCode, forEachEngine } from './harness/suite.js'
+import { assertCode, forEachTransport } from './harness/suite.js'
 import { send } from './harness/traffic.js'
 
 /** Receives into what `next` returns, and writes down what was asked and answered. */
@@ -24,7 +24,7 @@ class Filling extends Recorder {
   }
 }
 
-forEachEngine('buffered', (test) => {
+forEachTransport('buffered', (test) => {
   test('memory of any size is filled from its start, in order, never beyond its end', async (t) => {
     const { client, protocol } = await t.pair(() => new Filling())
     const memory = new Uint8Array(100_000)

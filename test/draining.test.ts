@@ -10,7 +10,7 @@ import { BufferedRecorder, Recorder } from './harness/recorder.js'
 import {
   assertCode,
   type ExceptionContext,
-  forEachEngine,
+  forEachTransport,
   type Pair,
   portOf,
   settle,
@@ -70,7 +70,7 @@ async function answerLate(
   await drained
 }
 
-forEachEngine('draining', (test, engine) => {
+forEachTransport('draining', (test, engine) => {
   for (const shards of [0, 2]) {
     const serving: ServerOptions = { shards, drainTimeoutMs: NEVER_MS }
 
@@ -158,7 +158,7 @@ forEachEngine('draining', (test, engine) => {
     await drained
   })
 
-  test('a connection that waits in the queue with its request is answered', async (t) => {
+  test.overTcp('a connection that waits in the queue with its request is answered', async (t) => {
     const accepting = await t.serveEach(() => new LineEcho(), { drainTimeoutMs: NEVER_MS })
     const { server } = accepting
     let drained: Promise<void> | undefined
@@ -173,7 +173,7 @@ forEachEngine('draining', (test, engine) => {
     for (const protocol of accepting.protocols) assert.equal(await protocol.lost(), null)
   })
 
-  test('a connection that waits in the queue is told behind connectionMade, once', async (t) => {
+  test.overTcp('a connection that waits in the queue is told behind connectionMade, once', async (t) => {
     class Goodbye extends Told {
       override draining(): void {
         super.draining()

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { ECHOES, RECEIVE_MODES } from './harness/echo-protocols.js'
 import { KiB, MiB } from './harness/memory.js'
-import { forEachEngine, type TestContext } from './harness/suite.js'
+import { forEachTransport, type TestContext } from './harness/suite.js'
 import { echoThrough } from './harness/traffic.js'
 
-forEachEngine('echo', (test) => {
+forEachTransport('echo', (test) => {
   for (const mode of RECEIVE_MODES) {
     test(`${mode}: 1 MiB in random pieces comes back byte for byte`, async (t) => {
       await echoBack(t, mode, 1 * MiB, 64 * KiB)

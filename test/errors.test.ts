@@ -6,7 +6,7 @@ import { BorrowedRecorder, BufferedRecorder, Recorder } from './harness/recorder
 import {
   assertCode,
   type ExceptionContext,
-  forEachEngine,
+  forEachTransport,
   settle,
   type TestContext,
 } from './harness/suite.js'
@@ -86,7 +86,7 @@ const CASES: readonly Case[] = [
   },
 ]
 
-forEachEngine('errors in callbacks', (test) => {
+forEachTransport('errors in callbacks', (test) => {
   for (const { make, callback, syncOnly, trigger } of CASES) {
     for (const [how, fail] of Object.entries(FAILURES)) {
       if (syncOnly === true && how !== 'throws') continue
@@ -266,7 +266,7 @@ forEachEngine('errors in callbacks', (test) => {
   })
 })
 
-forEachEngine('exception handler', (test) => {
+forEachTransport('exception handler', (test) => {
   test('one that throws does not stop the server, and both errors are printed', async (t) => {
     const child = t.start('throwing-handler-server')
     const port = Number((await child.line(/^ready (\d+)$/))[1])

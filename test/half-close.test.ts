@@ -3,9 +3,9 @@ import type { Protocol } from '../src/index.js'
 import { assertBytes } from './harness/client.js'
 import { MiB } from './harness/memory.js'
 import { RECORDERS, Recorder } from './harness/recorder.js'
-import { assertRejects, assertThrows, forEachEngine, type TestContext } from './harness/suite.js'
+import { assertRejects, assertThrows, forEachTransport, type TestContext } from './harness/suite.js'
 
-forEachEngine('half close', (test) => {
+forEachTransport('half close', (test) => {
   for (const [mode, Made] of Object.entries(RECORDERS)) {
     test(`${mode}: after the peer's end, true keeps our writing half open`, async (t) => {
       const { client, protocol } = await t.pair(() => Object.assign(new Made(), { keepOpen: true }))

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { Recorder } from './harness/recorder.js'
-import { assertCode, assertThrows, forEachEngine } from './harness/suite.js'
+import { assertCode, assertReset, assertThrows, forEachTransport } from './harness/suite.js'
 
 /** The timers tick every 100 ms, and may be late by a busy machine. */
 const RESOLUTION_MS = 100
@@ -29,7 +29,7 @@ async function repeat(times: number, everyMs: number, action: () => void): Promi
   }
 }
 
-forEachEngine('idle timeout', (test) => {
+forEachTransport('idle timeout', (test) => {
   test('idleTimedOut is called when no byte moved for the time, not before', async (t) => {
     const { client, protocol } = await t.pair(() => new Idle())
     await protocol.noted('idle')
@@ -45,7 +45,7 @@ forEachEngine('idle timeout', (test) => {
     protocol.transport.setIdleTimeout(IDLE_MS)
     const error = assertCode(await protocol.lost(), 'ERR_SHARDLOOP_IDLE_TIMEOUT')
     assert.equal((error as { blame?: string }).blame, 'peer')
-    assertCode(await client.untilClose(), 'ECONNRESET')
+    assertReset(client, await client.untilClose())
     assert.deepEqual(protocol.events, ['made', 'lost'])
   })
 

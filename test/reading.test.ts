@@ -3,10 +3,10 @@ import type { Transport } from '../src/index.js'
 import { assertBytes } from './harness/client.js'
 import { KiB, MiB } from './harness/memory.js'
 import { BorrowedRecorder, RECORDERS, Recorder } from './harness/recorder.js'
-import { forEachEngine, settle } from './harness/suite.js'
+import { forEachTransport, settle } from './harness/suite.js'
 import { send } from './harness/traffic.js'
 
-forEachEngine('pauseReading and resumeReading', (test) => {
+forEachTransport('pauseReading and resumeReading', (test) => {
   for (const [mode, Made] of Object.entries(RECORDERS)) {
     test(`${mode}: while paused nothing arrives, then everything does, in order`, async (t) => {
       const accepting = await t.serveEach(() => new Made())

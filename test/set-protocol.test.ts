@@ -3,10 +3,10 @@ import { assertBytes } from './harness/client.js'
 import { RECEIVE_MODES } from './harness/echo-protocols.js'
 import { KiB } from './harness/memory.js'
 import { BorrowedRecorder, RECORDERS, Recorder } from './harness/recorder.js'
-import { assertThrows, forEachEngine } from './harness/suite.js'
+import { assertThrows, forEachTransport } from './harness/suite.js'
 import { send } from './harness/traffic.js'
 
-forEachEngine('setProtocol', (test) => {
+forEachTransport('setProtocol', (test) => {
   test('the next event goes to the new protocol, and connectionMade is not called again', async (t) => {
     const { client, protocol } = await t.pair(() => new Recorder())
     const { transport } = protocol

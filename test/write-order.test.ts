@@ -5,14 +5,14 @@ import { assertBytes } from './harness/client.js'
 import { KiB, MiB } from './harness/memory.js'
 import type { Random } from './harness/random.js'
 import { BorrowedRecorder, Recorder } from './harness/recorder.js'
-import { assertThrows, forEachEngine } from './harness/suite.js'
+import { assertThrows, forEachTransport } from './harness/suite.js'
 
 /** Pieces of text whose UTF-8 takes 1 to 4 bytes a character. */
 const WORDS = ['a', 'Zürich', '日本語', '🦀🦀', 'mixed: é漢🎉', '\0\r\n', '']
 /** Large enough to be sent directly, past the ring. */
 const FILLER = Buffer.alloc(40 * KiB, '>')
 
-forEachEngine('order of writes', (test) => {
+forEachTransport('order of writes', (test) => {
   test('small and large writes of every kind arrive in the order of the calls', async (t) => {
     const { client, protocol } = await t.pair(() => new Recorder())
     const expected = writeMixture(protocol.transport, t.random, 600)

@@ -36,7 +36,8 @@ export async function sendFile(
   const { fallback = true, signal } = options
   if (!(transport instanceof TcpTransport)) throw invalid('transport', 'a transport of a stream connection')
   const fd = typeof file === 'number' ? file : file?.fd
-  if (!Number.isInteger(fd) || fd < 0) throw invalid('file', 'an open FileHandle of node:fs/promises, or a descriptor')
+  if (!Number.isInteger(fd) || fd < 0)
+    throw invalid('file', 'an open FileHandle of node:fs/promises, or a descriptor')
   if (!(Number.isSafeInteger(offset) && offset >= 0)) throw invalid('offset', 'bytes: an integer, 0 or more')
   if (count !== null && !(Number.isSafeInteger(count) && count >= 0))
     throw invalid('count', 'bytes: an integer, 0 or more, or null for all to the end')
@@ -59,7 +60,14 @@ export async function sendFile(
 }
 
 /** What says that the kernel cannot send this file by itself (sendfile(2)), and nothing of the file. */
-const CANNOT: ReadonlySet<string> = new Set(['EINVAL', 'ENOSYS', 'EOPNOTSUPP', 'ENOTSUP', 'ESPIPE', 'EOVERFLOW'])
+const CANNOT: ReadonlySet<string> = new Set([
+  'EINVAL',
+  'ENOSYS',
+  'EOPNOTSUPP',
+  'ENOTSUP',
+  'ESPIPE',
+  'EOVERFLOW',
+])
 
 async function readAndWrite(
   transport: TcpTransport,

@@ -16,6 +16,11 @@ export interface SocketOptions {
   keepAliveRetries: number
   receiveBufferSize: number
   sendBufferSize: number
+  /**
+   * SO_LINGER: seconds, or -1 for off (default). A close does not wait either way, for the socket is non-blocking; with 0 it
+   * is a reset, and the system forgets what was not sent. `transport.close()` waits for that by itself when this is off.
+   */
+  linger: number
   /** IP_TTL, or IPV6_UNICAST_HOPS for an IPv6 socket. */
   ttl: number
   /** Whether SO_REUSEADDR is set. */
@@ -45,8 +50,12 @@ const SETTABLE: ReadonlySet<string> = new Set([
   'keepAliveRetries',
   'receiveBufferSize',
   'sendBufferSize',
+  'linger',
   'ttl',
 ])
+
+/** Of the option `linger`. */
+const LINGER_OFF = -1
 
 function unknownOption(name: unknown, known: Iterable<string>): ShardloopError {
   return new ShardloopError(
@@ -64,7 +73,8 @@ export function socketOption<Name extends keyof SocketOptions>(
     throw unknownOption(name, new Set([...SETTABLE, ...SWITCHES]))
   const value = read(name)
   if (typeof value === 'object') throw systemError(value.errno, value.syscall)
-  return (SWITCHES.has(name) ? value !== 0 : value) as SocketOptions[Name]
+  const plain = name === 'linger' ? value | 0 : value
+  return (SWITCHES.has(name) ? value !== 0 : plain) as SocketOptions[Name]
 }
 
 /** Whether native code failed to tell an address. */
@@ -113,16 +123,17 @@ export class ConnectionSocket implements TransportSocket {
   setOption<Name extends keyof SocketOptions>(name: Name, value: SocketOptions[Name]): void {
     if (!SETTABLE.has(name)) throw unknownOption(name, SETTABLE)
     const isSwitch = SWITCHES.has(name)
+    const least = name === 'linger' ? LINGER_OFF : 0
     const valid = isSwitch
       ? typeof value === 'boolean'
-      : Number.isInteger(value) && (value as number) >= 0 && (value as number) <= 0x7fffffff
+      : Number.isInteger(value) && (value as number) >= least && (value as number) <= 0x7fffffff
     if (!valid) {
       throw new ShardloopError(
         'ERR_SHARDLOOP_ARGUMENT',
-        `socket option ${name} is ${inspect(value)}; expected ${isSwitch ? 'a boolean' : 'an integer from 0 to 2147483647'}`,
+        `socket option ${name} is ${inspect(value)}; expected ${isSwitch ? 'a boolean' : `an integer from ${least} to 2147483647`}`,
       )
     }
-    const failure = this.native('setsockopt').setOption(this.connection.handle, name, Number(value))
+    const failure = this.native('setsockopt').setOption(this.connection.handle, name, Number(value) >>> 0)
     if (failure !== null) throw systemError(failure.errno, failure.syscall)
   }
 

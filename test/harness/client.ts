@@ -12,6 +12,8 @@ export interface ClientOptions {
 /** A peer on node:net: real sockets, with promises. Never ends its writing half by itself. */
 export class Client extends Observable {
   readonly socket: Socket
+  /** Unix sockets know no reset: a connection that is broken off ends, and only unread input makes it an error. */
+  readonly isUnix: boolean
   /** Bytes read from the socket so far. */
   received = 0
   /** The peer ended its writing half. */
@@ -22,9 +24,10 @@ export class Client extends Observable {
   #chunks: Buffer[] = []
   #buffered = 0
 
-  private constructor(socket: Socket) {
+  private constructor(socket: Socket, isUnix: boolean) {
     super()
     this.socket = socket
+    this.isUnix = isUnix
     socket.on('data', (chunk) => {
       this.#chunks.push(chunk)
       this.#buffered += chunk.length
@@ -45,10 +48,11 @@ export class Client extends Observable {
     })
   }
 
-  /** Resolves when the connection stands. */
-  static open(port: number, options: ClientOptions = {}): Promise<Client> {
-    const socket = connect({ port, host: options.host ?? '127.0.0.1', allowHalfOpen: true, noDelay: true })
-    const client = new Client(socket)
+  /** Resolves when the connection stands. @param to a port, or the path of a Unix socket */
+  static open(to: number | string, options: ClientOptions = {}): Promise<Client> {
+    const where = typeof to === 'string' ? { path: to } : { port: to, host: options.host ?? '127.0.0.1' }
+    const socket = connect({ ...where, allowHalfOpen: true, noDelay: true })
+    const client = new Client(socket, typeof to === 'string')
     if (options.paused === true) socket.pause()
     const opened = new Deferred<Client>()
     socket.once('connect', () => opened.resolve(client))
@@ -70,9 +74,10 @@ export class Client extends Observable {
     else this.socket.end(data)
   }
 
-  /** Breaks the connection: the server sees ECONNRESET. */
+  /** Breaks the connection: over TCP the server sees ECONNRESET. */
   reset(): void {
-    this.socket.resetAndDestroy()
+    if (this.isUnix) this.socket.destroy()
+    else this.socket.resetAndDestroy()
   }
 
   pause(): void {
@@ -121,12 +126,13 @@ export class Client extends Observable {
   }
 
   /**
-   * Resolves when the connection was broken by a reset, rejects when it ended in order. A socket that was not being
+   * Resolves when the connection was broken by a reset, rejects when it ended in order (over TCP). A socket that was not being
    * read when the reset came reports a mere end (with node:net on Linux), but writing to it fails at once.
    */
   async untilReset(): Promise<void> {
     this.resume()
     await this.until(() => this.#over)
+    if (this.isUnix) return this.destroy()
     if (this.error?.code === 'ECONNRESET') return
     const failure = await this.write('?').then(
       () => new Error('the peer ended the connection in order, not by a reset'),
@@ -142,8 +148,12 @@ export class Client extends Observable {
     return this.#buffered
   }
 
-  /** Resolves with what broke the connection, or `null`, once both directions are closed. Does not end our half. */
+  /** Resolves with what broke the connection, or `null`, once both directions are closed. Over TCP it does not end our half. */
   async untilClose(): Promise<NodeJS.ErrnoException | null> {
+    if (this.isUnix) {
+      await this.until(() => this.#over)
+      this.socket.end()
+    }
     await this.until(() => this.closed)
     return this.error
   }

@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { suite } from 'uvu'
 import {
   createServer,
@@ -31,47 +34,75 @@ export interface TestOptions {
 export interface SuiteTests {
   /** Defines a test. */
   (name: string, body: (t: TestContext) => Promise<void> | void, options?: TestOptions): void
+  /** Defines a test of what only TCP has: resets, ports. */
+  overTcp(name: string, body: (t: TestContext) => Promise<void> | void, options?: TestOptions): void
   /** A test that cannot run here; its name and the reason are printed. */
   skip(name: string, reason: string): void
 }
 
 let suitesToRun = 0
 
-/** Runs the same tests once for each engine. */
+/** What connections go over. */
+export type TransportName = 'tcp' | 'unix'
+
+/** Runs the same tests once for each engine, over TCP. */
 export function forEachEngine(name: string, define: (test: SuiteTests, engine: EngineName) => void): void {
+  for (const engine of engines) defineSuite(`${name} (${engine})`, engine, 'tcp', define)
+}
+
+/** Runs the same tests once for each engine, over TCP and over Unix sockets: what {@link TestContext.serve} listens on. */
+export function forEachTransport(
+  name: string,
+  define: (test: SuiteTests, engine: EngineName, transport: TransportName) => void,
+): void {
   for (const engine of engines) {
-    const title = `${name} (${engine})`
-    const tests = suite(title)
-    suitesToRun++
-    tests.before(takeStock)
-    const test = (
-      testName: string,
-      body: (t: TestContext) => Promise<void> | void,
-      options: TestOptions = {},
-    ): void => {
-      tests(testName, () =>
-        runTest(`${title}: ${testName}`, engine, body, options.timeoutMs ?? TEST_TIMEOUT_MS),
+    for (const transport of ['tcp', 'unix'] as const) {
+      defineSuite(`${name} (${engine}, ${transport})`, engine, transport, (test) =>
+        define(test, engine, transport),
       )
     }
-    const skip = (testName: string, reason: string): void => {
-      console.log(`skipped: ${title}: ${testName}: ${reason}`)
-      tests.skip(testName)
-    }
-    define(Object.assign(test, { skip }), engine)
-    tests.after(() => {
-      if (--suitesToRun === 0) expectEnd()
-    })
-    tests.run()
   }
+}
+
+function defineSuite(
+  title: string,
+  engine: EngineName,
+  transport: TransportName,
+  define: (test: SuiteTests, engine: EngineName) => void,
+): void {
+  const tests = suite(title)
+  suitesToRun++
+  tests.before(takeStock)
+  const test = (
+    testName: string,
+    body: (t: TestContext) => Promise<void> | void,
+    options: TestOptions = {},
+  ): void => {
+    tests(testName, () =>
+      runTest(`${title}: ${testName}`, { engine, transport }, body, options.timeoutMs ?? TEST_TIMEOUT_MS),
+    )
+  }
+  const skip = (testName: string, reason: string): void => {
+    console.log(`skipped: ${title}: ${testName}: ${reason}`)
+    tests.skip(testName)
+  }
+  const overTcp: SuiteTests['overTcp'] = (...given) => {
+    if (transport === 'tcp') test(...given)
+  }
+  define(Object.assign(test, { overTcp, skip }), engine)
+  tests.after(() => {
+    if (--suitesToRun === 0) expectEnd()
+  })
+  tests.run()
 }
 
 async function runTest(
   label: string,
-  engine: EngineName,
+  on: { readonly engine: EngineName; readonly transport: TransportName },
   body: (t: TestContext) => Promise<void> | void,
   timeoutMs: number,
 ): Promise<void> {
-  const t = new TestContext(engine, Random.fromEnvironment())
+  const t = new TestContext(on.engine, Random.fromEnvironment(), on.transport)
   armWatchdog(timeoutMs + WATCHDOG_GRACE_MS, label)
   try {
     await within(timeoutMs, Promise.resolve(body(t)))
@@ -101,13 +132,29 @@ async function within<Value>(timeoutMs: number, promise: Promise<Value>): Promis
 /** What one test uses; everything that it opened is closed after it. */
 export class TestContext {
   readonly engine: EngineName
+  readonly transport: TransportName
   readonly random: Random
+  #directory: string | undefined
   readonly #cleanups: (() => Promise<unknown> | unknown)[] = []
   readonly #unexpected: ExceptionContext[] = []
+  #paths = 0
 
-  constructor(engine: EngineName, random: Random) {
+  constructor(engine: EngineName, random: Random, transport: TransportName = 'tcp') {
     this.engine = engine
+    this.transport = transport
     this.random = random
+  }
+
+  /** A path for a file or a Unix socket, in a directory that is removed after the test. */
+  path(name = 'socket'): string {
+    if (this.#directory === undefined) {
+      const directory = mkdtempSync(join(tmpdir(), 'shardloop-'))
+      this.#directory = directory
+      // First of all clean-ups, so last: servers remove their files before.
+      this.#cleanups.unshift(() => rmSync(directory, { recursive: true, force: true }))
+    }
+    this.#paths += 1
+    return join(this.#directory, `${name}-${this.#paths}`)
   }
 
   /** Runs after the test, last registered first. */
@@ -116,13 +163,13 @@ export class TestContext {
   }
 
   /**
-   * A server on 127.0.0.1, in this very thread unless `shards` says otherwise. Without an `exceptionHandler` of
+   * A server on 127.0.0.1, or on a Unix socket, in this very thread unless `shards` says otherwise. Without an `exceptionHandler` of
    * its own, any report fails the test.
    */
   async serve(factory: ProtocolFactory | URL, options: ServerOptions = {}): Promise<Server> {
     const exceptionHandler = (context: ExceptionContext): void => void this.#unexpected.push(context)
     const server = await createServer(factory, {
-      host: '127.0.0.1',
+      ...(this.transport === 'tcp' ? { host: '127.0.0.1' } : { path: this.path() }),
       shards: 0,
       signals: false,
       engine: this.engine,
@@ -144,9 +191,9 @@ export class TestContext {
     return accepting
   }
 
-  /** Opens a connection to `server`, or to a port. */
-  async connect(server: Server | number, options: ClientOptions = {}): Promise<Client> {
-    const client = await Client.open(typeof server === 'number' ? server : portOf(server), options)
+  /** Opens a connection to `server`, to a port or to a Unix socket. */
+  async connect(server: Server | number | string, options: ClientOptions = {}): Promise<Client> {
+    const client = await Client.open(typeof server === 'object' ? whereIs(server) : server, options)
     this.defer(() => client.destroy())
     return client
   }
@@ -166,8 +213,7 @@ export class TestContext {
     accepting: Accepting<Made>,
     options: ClientOptions = {},
   ): Promise<{ server: Server; client: Client; protocol: Made }> {
-    const client = await this.connect(accepting.server, options)
-    const protocol = await accepting.ofClient(client)
+    const [client, protocol] = await accepting.joined(() => this.connect(accepting.server, options))
     return { server: accepting.server, client, protocol }
   }
 
@@ -221,6 +267,7 @@ export class Accepting<Made extends Recorder> extends Observable {
   readonly clients: Client[] = []
   server!: Server
   readonly #byPeerPort = new Map<number, Made>()
+  #last: Promise<unknown> = Promise.resolve()
 
   add(protocol: Made): Made {
     this.protocols.push(protocol)
@@ -240,6 +287,23 @@ export class Accepting<Made extends Recorder> extends Observable {
     return this.protocols[index] as Made
   }
 
+  /** A new connection and the protocol at its other end. Peers on Unix sockets have no names, so these come one by one. */
+  joined(connect: () => Promise<Client>): Promise<[Client, Made]> {
+    if (typeof whereIs(this.server) === 'number') {
+      return connect().then(async (client) => [client, await this.ofClient(client)])
+    }
+    const next = this.#last.then(async (): Promise<[Client, Made]> => {
+      const index = this.protocols.length
+      const client = await connect()
+      const protocol = await this.protocol(index)
+      await protocol.noted('made')
+      this.clients.push(client)
+      return [client, protocol]
+    })
+    this.#last = next.catch(() => {})
+    return next
+  }
+
   /** The protocol at the other end of `client`'s connection, after its connectionMade. */
   async ofClient(client: Client): Promise<Made> {
     this.clients.push(client)
@@ -249,6 +313,12 @@ export class Accepting<Made extends Recorder> extends Observable {
     this.#byPeerPort.delete(port)
     return protocol
   }
+}
+
+/** The port or the path that a server listens on. */
+export function whereIs(server: Server): number | string {
+  const [address] = server.addresses
+  return typeof address === 'string' ? address : portOf(server)
 }
 
 /** The port that a server listens on. */
@@ -275,6 +345,12 @@ export function assertCode(error: unknown, code: string): Error & { code: string
   assert.ok(error instanceof Error, `expected an error with code ${code}, got ${String(error)}`)
   assert.equal((error as { code?: unknown }).code, code, String(error.stack))
   return error as Error & { code: string }
+}
+
+/** Asserts that a client saw its connection broken off: over TCP by a reset; Unix sockets know none, and it just ends. */
+export function assertReset(client: Client, error: Error | null): void {
+  if (!client.isUnix || error !== null) assertCode(error, 'ECONNRESET')
+  else assert.ok(client.ended, 'the connection ended')
 }
 
 /** Asserts that `call` throws an error with this code. */

@@ -10,6 +10,9 @@ fn unknown(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("unknown socket option {name}"))
 }
 
+/// SO_LINGER is off; -1 in JavaScript.
+const LINGER_OFF: u32 = u32::MAX;
+
 /// Reads an option; switches are 0 or 1, sizes bytes, times seconds.
 pub fn read(fd: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
     let socket = SockRef::from(&fd);
@@ -23,6 +26,7 @@ pub fn read(fd: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
         "keepAliveRetries" => socket.tcp_keepalive_retries()?,
         "receiveBufferSize" => bytes(socket.recv_buffer_size()?),
         "sendBufferSize" => bytes(socket.send_buffer_size()?),
+        "linger" => socket.linger()?.map_or(LINGER_OFF, seconds),
         "ttl" if is_ipv6(&socket)? => socket.unicast_hops_v6()?,
         "ttl" => socket.ttl_v4()?,
         "reuseAddress" => socket.reuse_address()?.into(),
@@ -44,6 +48,7 @@ pub fn write(fd: BorrowedFd<'_>, name: &str, value: u32) -> io::Result<()> {
         "keepAliveRetries" => keepalive(&socket, TcpKeepalive::new().with_retries(value)),
         "receiveBufferSize" => socket.set_recv_buffer_size(value as usize),
         "sendBufferSize" => socket.set_send_buffer_size(value as usize),
+        "linger" => socket.set_linger((value != LINGER_OFF).then_some(seconds)),
         "ttl" if is_ipv6(&socket)? => socket.set_unicast_hops_v6(value),
         "ttl" => socket.set_ttl_v4(value),
         _ => Err(unknown(name)),
