@@ -5,19 +5,21 @@
 
 use shardloop_native::abi;
 use shardloop_native::connection::Handle;
-use shardloop_native::engine::{SocketEngine, mio::MioEngine, tokio::TokioEngine};
+use shardloop_native::engine::{SocketEngine, Start, mio::MioEngine, tokio::TokioEngine};
 use shardloop_native::limits;
 use shardloop_native::metrics::Metrics;
-use shardloop_native::net::addresses::Peer;
+use shardloop_native::net::addresses::{Address, Peer};
+use shardloop_native::net::connect::{self, Target};
 use shardloop_native::net::listen::{ListenOptions, Listener, bind};
 use shardloop_native::net::stream;
 use shardloop_native::ring::{Attached, Region, SLABS, SharedMemory};
 use shardloop_native::shard::{Event, ServerLimits, Sink};
-use shardloop_native::write_queue::{Pin, PinnedMemory};
+use shardloop_native::write_queue::{FileRange, Pin, PinnedMemory};
 use std::io::{Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -269,6 +271,193 @@ on_every_engine! {
     what_is_new_when_javascript_ends_is_given_away_and_what_it_has_begun_ends_by_a_reset,
     what_is_a_threads_own_affair_is_given_to_nobody,
     dropping_an_engine_closes_no_listener,
+    a_connection_that_is_asked_for_is_told_once_and_goes_on_as_any_other,
+    what_cannot_be_connected_is_told_with_errno_and_call_and_leaves_nothing,
+    a_request_that_is_called_off_ends_and_the_peer_hears_of_it,
+    a_connected_socket_is_taken_in,
+    a_file_is_sent_in_its_turn_between_writes,
+    a_file_that_the_kernel_cannot_send_is_told_and_the_connection_goes_on,
+}
+
+fn to(address: Address) -> Start {
+    Start::To(Box::new(Target { address, local: None, no_delay: true, keep_alive: false }))
+}
+
+fn a_connection_that_is_asked_for_is_told_once_and_goes_on_as_any_other(open: Open) {
+    let path = std::env::temp_dir().join(format!("shardloop-engines-{:?}", std::thread::current().id()));
+    _ = std::fs::remove_file(&path);
+    let unix = UnixListener::bind(&path).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (mut bench, _) = Bench::new(open, server_limits(), 32 << 10);
+    for round in 1..=2 {
+        bench.engine.connect(
+            Instant::now(),
+            round,
+            0,
+            to(match round {
+                1 => Address::Ip(tcp.local_addr().unwrap()),
+                _ => Address::Unix(path.as_os_str().as_encoded_bytes().to_vec()),
+            }),
+        );
+        assert!(bench.engine.is_alive(), "the loop must not end while it connects");
+        let [Seen::Other(abi::EVENT_CONNECTED, handle, number)] = bench.batch()[..] else {
+            panic!("connected")
+        };
+        assert_eq!(number, round as i32);
+        bench.engine.end_batch(Instant::now());
+        let named = bench.engine.peer(Handle::from_word(handle)).unwrap();
+        assert_eq!(named.ip(), (round == 1).then(|| tcp.local_addr().unwrap()));
+        let mut peer: Box<dyn ReadWrite> =
+            if round == 1 { Box::new(tcp.accept().unwrap().0) } else { Box::new(unix.accept().unwrap().0) };
+        bench.command(abi::COMMAND_START, handle, 0, 0);
+        bench.write(handle, b"question");
+        bench.flush();
+        let mut bytes = [0; 8];
+        peer.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"question");
+        peer.write_all(b"answer").unwrap();
+        assert_eq!(bench.batch(), [Seen::Data(handle, b"answer".to_vec())]);
+        bench.command(abi::COMMAND_CLOSE, handle, 0, 0);
+        bench.flush();
+        assert_eq!(bench.batch(), [Seen::Other(CLOSED, handle, 0)]);
+        bench.engine.end_batch(Instant::now());
+        assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
+    }
+    assert_eq!(bench.metrics.read(abi::METRIC_CONNECTIONS_CONNECTED), 2);
+    assert_eq!(bench.metrics.read(abi::METRIC_CONNECTIONS_CLOSED), 2);
+    std::fs::remove_file(&path).unwrap();
+}
+
+trait ReadWrite: Read + Write {}
+impl<T: Read + Write> ReadWrite for T {}
+
+fn what_cannot_be_connected_is_told_with_errno_and_call_and_leaves_nothing(open: Open) {
+    let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // closed by now
+    let (mut bench, _) = Bench::new(open, server_limits(), 32 << 10);
+    let foreign = Target {
+        address: Address::Ip(refused),
+        local: Some(Address::Ip("192.0.2.1:0".parse().unwrap())), // RFC 5737: nobody's
+        no_delay: true,
+        keep_alive: false,
+    };
+    for (request, start, errno, call) in [
+        (7, to(Address::Ip(refused)), libc::ECONNREFUSED, abi::CALL_CONNECT),
+        (8, to(Address::Unix(b"/nowhere/at/all".to_vec())), libc::ENOENT, abi::CALL_CONNECT),
+        (9, Start::To(Box::new(foreign)), libc::EADDRNOTAVAIL, abi::CALL_BIND),
+    ] {
+        bench.engine.connect(Instant::now(), request, 0, start);
+        assert_eq!(bench.batch(), [Seen::Other(abi::EVENT_CONNECT_FAILED, request as i32, errno)]);
+        assert_eq!(bench.events[3], call);
+        bench.engine.end_batch(Instant::now());
+    }
+    assert_eq!(bench.metrics.read(abi::METRIC_CONNECTS_FAILED), 3);
+    assert_eq!(bench.metrics.read(abi::METRIC_CONNECTIONS_CLOSED), 0, "none was a connection");
+}
+
+fn a_request_that_is_called_off_ends_and_the_peer_hears_of_it(open: Open) {
+    // A listener whose queue is full answers no SYN, so that a connection is on its way until we say otherwise.
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(1).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let (mut bench, _) = Bench::new(open, server_limits(), 32 << 10);
+    let requests = 1..=8;
+    for request in requests.clone() {
+        bench.engine.connect(Instant::now(), request, 0, to(Address::Ip(address)));
+    }
+    bench.catch_up();
+    for request in requests.clone() {
+        bench.engine.cancel_connect(request);
+        bench.engine.cancel_connect(request); // again is nothing
+    }
+    let (mut told, mut called_off) = (0, 0);
+    while told < requests.clone().count() {
+        for seen in bench.batch() {
+            told += 1;
+            match seen {
+                Seen::Other(abi::EVENT_CONNECT_FAILED, _, libc::ECANCELED) => called_off += 1,
+                Seen::Other(abi::EVENT_CONNECTED, handle, _) => {
+                    bench.command(abi::COMMAND_ABORT, handle, abi::CLOSE_PROGRAM, 0);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        bench.engine.end_batch(Instant::now());
+    }
+    assert!(called_off >= 1, "a full queue lets no more than some connect");
+    bench.flush();
+    if told > called_off {
+        bench.until(|seen| matches!(seen, Seen::Other(CLOSED, ..)));
+    }
+}
+
+fn a_connected_socket_is_taken_in(open: Open) {
+    let (mut bench, _) = Bench::new(open, server_limits(), 32 << 10);
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.write_all(b"before").unwrap();
+    let fd = std::os::fd::OwnedFd::from(ours);
+    let peer = Peer::from(&connect::inspect(&fd).unwrap());
+    bench.engine.connect(Instant::now(), 3, 0, Start::With(fd, peer));
+    let [Seen::Other(abi::EVENT_CONNECTED, handle, 3)] = bench.batch()[..] else { panic!("connected") };
+    bench.command(abi::COMMAND_START, handle, 0, 0);
+    bench.write(handle, b"after");
+    bench.flush();
+    bench.engine.end_batch(Instant::now());
+    assert_eq!(bench.batch(), [Seen::Data(handle, b"before".to_vec())], "what waited in it is read");
+    let mut bytes = [0; 5];
+    theirs.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"after");
+}
+
+/// A file that has no name any more.
+fn file(bytes: &[u8]) -> std::fs::File {
+    let path = std::env::temp_dir().join(format!("shardloop-file-{:?}", std::thread::current().id()));
+    std::fs::write(&path, bytes).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    file
+}
+
+fn a_file_is_sent_in_its_turn_between_writes(open: Open) {
+    let (mut bench, address) = Bench::new(open, server_limits(), 32 << 10);
+    let mut peer = TcpStream::connect(address).unwrap();
+    let handle = bench.accept();
+    // More than the sockets hold, and than one connection may send in a turn.
+    let content: Vec<u8> = (0..12_000_000u32).map(|i| (i % 251) as u8).collect();
+    bench.write(handle, b"before");
+    bench.flush();
+    let range = FileRange { fd: file(&content).into(), offset: 10, end: u64::MAX, sent: 0 };
+    bench.engine.send_file(Instant::now(), Handle::from_word(handle), range, &Attachments);
+    bench.write(handle, b"after");
+    bench.command(abi::COMMAND_CLOSE, handle, 0, 0);
+    bench.flush();
+    let reader = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        peer.read_to_end(&mut all).unwrap();
+        all
+    });
+    let sent = content.len() - 10;
+    let seen = bench.until(|seen| matches!(seen, Seen::Other(CLOSED, ..)));
+    assert!(seen.contains(&Seen::Other(abi::EVENT_FILE_SENT, handle, sent as i32)), "{seen:?}");
+    let all = reader.join().unwrap();
+    assert_eq!(all.len(), 6 + sent + 5);
+    assert!(all.starts_with(b"before") && all.ends_with(b"after") && all[6..6 + sent] == content[10..]);
+}
+
+fn a_file_that_the_kernel_cannot_send_is_told_and_the_connection_goes_on(open: Open) {
+    let (mut bench, address) = Bench::new(open, server_limits(), 32 << 10);
+    let mut peer = TcpStream::connect(address).unwrap();
+    let handle = bench.accept();
+    let directory = std::fs::File::open(std::env::temp_dir()).unwrap();
+    let range = FileRange { fd: directory.into(), offset: 0, end: u64::MAX, sent: 0 };
+    bench.engine.send_file(Instant::now(), Handle::from_word(handle), range, &Attachments);
+    let seen = bench.batch();
+    assert_eq!(seen, [Seen::Other(abi::EVENT_FILE_SENT, handle, 0)]);
+    assert!(bench.events[3] < 0, "errno {}", bench.events[3]);
+    bench.engine.end_batch(Instant::now());
+    bench.write(handle, b"still here");
+    bench.flush();
+    assert_eq!(read_exactly(&mut peer, 10), b"still here");
 }
 
 fn bytes_come_in_and_go_out_and_every_connection_ends_once(open: Open) {
