@@ -1,16 +1,23 @@
 import type { Protocol, ProtocolFactory, Transport } from './protocol.js'
 import type { TcpTransport } from './transport.js'
+import type { TransportSocket } from './transport-socket.js'
 
-/** What an exception handler is told. */
+/** What an exception handler is told; asyncio's keys, and `error`. */
 export interface ExceptionContext {
   /** What happened, for people. */
   readonly message: string
   /** What was thrown, or the promise's reason; any value. */
+  readonly exception?: unknown
+  /** The same under the name that JavaScript has for it. */
   readonly error: unknown
   /** The connection concerned. */
   readonly transport?: Transport
   /** Its protocol. */
   readonly protocol?: Protocol
+  /** Its socket. */
+  readonly socket?: TransportSocket
+  /** The callback of `callSoon`, `callLater` or `callAt` concerned. */
+  readonly handle?: { cancelled(): boolean }
 }
 
 /** Receives what callbacks throw, and failures that belong to no connection. Runs on the shard's thread. */

@@ -2,6 +2,15 @@ import type { ExceptionContext, ExceptionHandler } from './connection-server.js'
 import { printException } from './exception-report.js'
 import { threadSingleton } from './thread-singleton.js'
 
+/** The context of an exception. */
+export function exceptionContext(
+  message: string,
+  exception: unknown,
+  concerned: Omit<ExceptionContext, 'message' | 'exception' | 'error'> = {},
+): ExceptionContext {
+  return { message, exception, error: exception, ...concerned }
+}
+
 /** The thread's exception handler: for what fails where nobody has a handler of their own. */
 interface HandlerSlot {
   handler: ExceptionHandler | null
@@ -31,9 +40,9 @@ export function tell(handler: ExceptionHandler, context: ExceptionContext): void
   try {
     handler(context)
   } catch (error) {
-    printException({
-      message: `the exception handler threw while it was told: ${context.message}`,
-      error: new AggregateError([error, context.error], 'what it threw, and what it was told'),
-    })
+    const both = new AggregateError([error, context.error], 'what it threw, and what it was told')
+    printException(
+      exceptionContext(`the exception handler threw while it was told: ${context.message}`, both),
+    )
   }
 }

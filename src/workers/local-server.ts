@@ -7,7 +7,7 @@ import type {
   ServedServer,
   ServeOptions,
 } from './connection-server.js'
-import { callExceptionHandler, tell } from './exception-handler.js'
+import { callExceptionHandler, exceptionContext, tell } from './exception-handler.js'
 import type { ProtocolFactory } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
 import type { TcpTransport } from './transport.js'
@@ -100,7 +100,7 @@ export class LocalServer implements ServedServer, ConnectionOwner {
     const consequence = pauses
       ? 'connections wait in the queue; accepting goes on when a descriptor is free'
       : 'a connection was dropped'
-    this.handleException({ message: `accepting failed: ${error.code}; ${consequence}`, error })
+    this.handleException(exceptionContext(`accepting failed: ${error.code}; ${consequence}`, error))
   }
 
   /** @internal */

@@ -42,8 +42,9 @@ import type { NativeShard } from '../native/binding.js'
 import { native as binding } from '../native/index.js'
 import { Clients } from './clients.js'
 import { CommandRing } from './command-ring.js'
-import type { ConnectionOwner, ExceptionContext, ServedServer, ServeOptions } from './connection-server.js'
+import type { ConnectionOwner, ServedServer, ServeOptions } from './connection-server.js'
 import type { EngineName } from './engine.js'
+import { exceptionContext } from './exception-handler.js'
 import { LocalServer } from './local-server.js'
 import type { Protocol, ProtocolFactory } from './protocol.js'
 import { SlabRetention } from './retention.js'
@@ -720,12 +721,11 @@ export class ShardLoop {
       })
       return
     }
-    const context: ExceptionContext = {
-      message: `${name} of connection ${transport.id} threw; the connection was aborted`,
+    const context = exceptionContext(
+      `${name} of connection ${transport.id} threw; the connection was aborted`,
       error,
-      transport,
-      protocol: transport.protocol,
-    }
+      { transport, protocol: transport.protocol },
+    )
     const reason =
       error instanceof Error ? error : new Error(`${name} threw a value that is no Error`, { cause: error })
     transport.abort(reason)
