@@ -14,9 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mio::{Events, Interest, Poll, Token, event::Event, net::TcpStream};
+use mio::{Events, Interest, Poll, Token, event::Event};
 
 use crate::{
+    address::Address,
     cpu::{CpuSample, CpuUse},
     error::{Failure, LoadError},
     limits::{
@@ -26,6 +27,7 @@ use crate::{
     pattern::Pattern,
     progress::Progress,
     schedule::Schedule,
+    stream::Stream,
     target::{Close, Target},
     trace::Trace,
 };
@@ -74,6 +76,9 @@ pub fn run(options: ChurnOptions) -> Result<Outcome, LoadError> {
     if options.rate_per_sec.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
         return Err(LoadError::Option("--rate is a number of connections per second above 0".to_owned()));
     }
+    if options.close == Close::Rst && matches!(options.target.addr, Address::Unix(_)) {
+        return Err(LoadError::Option("--close rst is for TCP: a Unix socket knows no reset".to_owned()));
+    }
     reserve_descriptors(options.concurrency)?;
     let mut load = Churn::new(options)?;
     load.measure()?;
@@ -81,7 +86,7 @@ pub fn run(options: ChurnOptions) -> Result<Outcome, LoadError> {
 }
 
 struct Slot {
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     number: u64,
     started_ns: u64,
     established: bool,
@@ -260,7 +265,7 @@ impl Churn {
             Slot { stream: None, number, started_ns, established: false, sent: 0, received: 0 };
         match self.options.target.connect(number, self.options.close) {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-                return Err(LoadError::PortsExhausted { addr: self.options.target.addr });
+                return Err(LoadError::PortsExhausted { addr: self.options.target.addr.clone() });
             }
             Err(source) => self.fail(index, &Failure::Connect { connection: number, source }),
             Ok(mut stream) => {
@@ -426,7 +431,7 @@ impl Churn {
         let end_ns = if self.window_end_ns == u64::MAX { self.now_ns() } else { self.window_end_ns };
         let secs = end_ns.saturating_sub(self.window_start_ns) as f64 / 1e9;
         let per_sec = if secs > 0.0 { self.finished as f64 / secs } else { 0.0 };
-        let mut outcome = Outcome::new("churn", options.target.addr, &self.failures, options.tolerate);
+        let mut outcome = Outcome::new("churn", &options.target.addr, &self.failures, options.tolerate);
         outcome
             .field("connections", options.concurrency)
             .field("size", options.size)

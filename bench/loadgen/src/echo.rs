@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mio::{Events, Interest, Poll, Token, event::Event, net::TcpStream};
+use mio::{Events, Interest, Poll, Token, event::Event};
 
 use crate::{
     cpu::{CpuSample, CpuUse},
@@ -22,11 +22,12 @@ use crate::{
     pattern::Pattern,
     progress::Progress,
     schedule::Schedule,
+    stream::Stream,
     target::{Close, Target},
 };
 
 /// What to do; bounds are checked by [`run`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EchoOptions {
     /// The server.
     pub target: Target,
@@ -73,7 +74,7 @@ pub fn run(options: EchoOptions) -> Result<Outcome, LoadError> {
 }
 
 struct Connection {
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     established: bool,
     origin: u64,
     /// Messages allowed to go out so far; their bytes are what `sent` grows towards.
@@ -126,7 +127,6 @@ impl Echo {
             })
             .collect();
         Ok(Self {
-            options,
             poll: Poll::new().map_err(LoadError::system("epoll_create1"))?,
             events: Events::with_capacity(EVENTS_PER_POLL),
             connections,
@@ -145,6 +145,7 @@ impl Echo {
             stopped: false,
             used: CpuUse::default(),
             progress: Progress::new(options.progress),
+            options,
         })
     }
 
@@ -154,10 +155,10 @@ impl Echo {
 
     /// Establishes every connection, a bounded number at a time.
     fn connect_all(&mut self) -> Result<(), LoadError> {
-        let mut target = self.options.target;
+        let mut target = self.options.target.clone();
         let sources = self.connections.len().div_ceil(CONNECTIONS_PER_SOURCE) as u32;
         if sources > 1 {
-            target.sources = Target::sources_possible(target.addr, sources);
+            target.sources = Target::sources_possible(&target.addr, sources);
         }
         let (mut next, mut pending) = (0, 0);
         let mut progress_at = Instant::now();
@@ -196,7 +197,7 @@ impl Echo {
     fn connect_one(&mut self, number: usize, target: &Target) -> Result<Result<(), Failure>, LoadError> {
         match target.connect(number as u64, Close::Fin) {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-                Err(LoadError::PortsExhausted { addr: target.addr })
+                Err(LoadError::PortsExhausted { addr: target.addr.clone() })
             }
             Err(source) => Ok(Err(Failure::Connect { connection: number as u64, source })),
             Ok(mut stream) => {
@@ -218,11 +219,7 @@ impl Echo {
         if let Some(error) = stream.take_error().map_err(failed)? {
             return Err(failed(error));
         }
-        match stream.peer_addr() {
-            Ok(_) => connection.established = true,
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
-            Err(error) => return Err(failed(error)),
-        }
+        connection.established = stream.is_connected().map_err(failed)?;
         Ok(connection.established)
     }
 
@@ -521,7 +518,7 @@ impl Echo {
         let end_ns = if self.window_end_ns == u64::MAX { self.now_ns() } else { self.window_end_ns };
         let secs = end_ns.saturating_sub(self.window_start_ns) as f64 / 1e9;
         let per_sec = if secs > 0.0 { self.requests as f64 / secs } else { 0.0 };
-        let mut outcome = Outcome::new("echo", options.target.addr, &self.failures, options.tolerate);
+        let mut outcome = Outcome::new("echo", &options.target.addr, &self.failures, options.tolerate);
         outcome
             .field("connections", options.connections)
             .field("size", options.size)

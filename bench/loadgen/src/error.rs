@@ -2,12 +2,14 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use crate::address::Address;
+
 /// Why a run could not start or go on. Not the server's answers: those are [`Failure`]s.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// `--addr` is not HOST:PORT or does not resolve.
-    #[error("--addr {given}: {reason}; expected HOST:PORT, for example 127.0.0.1:7000")]
+    /// `--addr` is neither HOST:PORT nor unix:PATH, or does not resolve.
+    #[error("--addr {given}: {reason}; expected HOST:PORT, for example 127.0.0.1:7000, or unix:PATH")]
     Address {
         /// What was given.
         given: String,
@@ -43,7 +45,7 @@ pub enum LoadError {
     )]
     PortsExhausted {
         /// The server.
-        addr: SocketAddr,
+        addr: Address,
     },
     /// A system call failed that has nothing to do with the server.
     #[error("{call}: {source}")]

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mio::{Events, Interest, Poll, Token, Waker, net::TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::{
     error::{Failure, LoadError},
@@ -17,6 +17,7 @@ use crate::{
     outcome::{Failures, Outcome, show_count},
     pattern::Pattern,
     progress::Progress,
+    stream::Stream,
     target::{Close, Target},
 };
 
@@ -24,7 +25,7 @@ use crate::{
 const STDIN_CLOSED: Token = Token(usize::MAX);
 
 /// What to do; bounds are checked by [`run`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct IdleOptions {
     /// The server, and the source addresses that are taken in turn.
     pub target: Target,
@@ -59,7 +60,7 @@ pub fn run(mut options: IdleOptions) -> Result<Outcome, LoadError> {
     reserve_descriptors(options.connections)?;
     let sources = options.connections.div_ceil(CONNECTIONS_PER_SOURCE) as u32;
     options.target.sources =
-        Target::sources_possible(options.target.addr, options.target.sources.max(sources));
+        Target::sources_possible(&options.target.addr, options.target.sources.max(sources));
     let mut load = Idle::new(options)?;
     let started = Instant::now();
     load.establish_all()?;
@@ -69,7 +70,7 @@ pub fn run(mut options: IdleOptions) -> Result<Outcome, LoadError> {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     established: bool,
     received: usize,
 }
@@ -96,7 +97,6 @@ struct Idle {
 impl Idle {
     fn new(options: IdleOptions) -> Result<Self, LoadError> {
         Ok(Self {
-            options,
             poll: Poll::new().map_err(LoadError::system("epoll_create1"))?,
             events: Events::with_capacity(EVENTS_PER_POLL),
             connections: Vec::with_capacity(options.connections),
@@ -109,6 +109,7 @@ impl Idle {
             waker: None,
             held: Duration::ZERO,
             progress: Progress::new(options.progress),
+            options,
             clock: Instant::now(),
         })
     }
@@ -192,7 +193,7 @@ impl Idle {
         let source = (number / CONNECTIONS_PER_SOURCE) as u64;
         match self.options.target.connect(source, Close::Fin) {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-                return Err(LoadError::PortsExhausted { addr: self.options.target.addr });
+                return Err(LoadError::PortsExhausted { addr: self.options.target.addr.clone() });
             }
             Err(source) => self.fail(number, &Failure::Connect { connection: number as u64, source }),
             Ok(mut stream) => {
@@ -320,7 +321,7 @@ impl Idle {
     fn outcome(&self, establish_secs: f64) -> Outcome {
         let held = self.connections.iter().flatten().count();
         let mut outcome =
-            Outcome::new("idle", self.options.target.addr, &self.failures, self.options.tolerate);
+            Outcome::new("idle", &self.options.target.addr, &self.failures, self.options.tolerate);
         outcome
             .field("connections", held)
             .field("wanted", self.options.connections)

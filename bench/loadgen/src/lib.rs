@@ -5,11 +5,12 @@
 //!
 //! - [`echo`], [`churn`], [`idle`]: the three kinds of load, one loop each.
 //! - [`pattern`], [`in_flight`], [`schedule`]: pure parts, unit-tested without a network.
-//! - [`target`]: where the load goes, and from which source addresses.
+//! - [`target`], [`address`], [`stream`]: where the load goes, from which source addresses, and over what.
 //! - [`cpu`]: processor time of the server, of this process and of the machine around the measured window.
 //! - [`raw_server`]: what the raw echo servers beside it, the ceilings of the benchmark, have in common.
 //! - [`outcome`]: what a run found, as one JSON line or as a table; [`trace`]: what became of every connection, as a file.
 
+pub mod address;
 pub mod churn;
 pub mod cpu;
 pub mod echo;
@@ -22,5 +23,6 @@ pub mod pattern;
 pub mod progress;
 pub mod raw_server;
 pub mod schedule;
+pub mod stream;
 pub mod target;
 pub mod trace;

@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use loadgen::{
+    address::Address,
     churn::{self, ChurnOptions},
     echo::{self, EchoOptions},
     error::LoadError,
@@ -70,7 +71,7 @@ enum Mode {
         /// until it was echoed, empty when it failed
         #[arg(long, value_name = "FILE")]
         trace: Option<PathBuf>,
-        /// How a connection ends: fin as clients do, rst leaves no port in TIME_WAIT
+        /// How a connection ends: fin as clients do, rst leaves no port in TIME_WAIT; TCP only
         #[arg(long, value_enum, default_value_t = Close::Fin)]
         close: Close,
     },
@@ -95,8 +96,8 @@ enum Mode {
 
 #[derive(Args)]
 struct Common {
-    /// The server; tcp:// before it is allowed
-    #[arg(long, value_name = "HOST:PORT")]
+    /// The server: HOST:PORT, with or without tcp:// before it, or unix:PATH
+    #[arg(long, value_name = "HOST:PORT|unix:PATH")]
     addr: String,
     /// Allow an address that is not this machine's loopback
     #[arg(long)]
@@ -150,7 +151,7 @@ fn main() -> ExitCode {
 fn run(mode: Mode) -> Result<Outcome, LoadError> {
     match mode {
         Mode::Echo { common, window, conns, size, pipeline, rate } => {
-            let addr = Target::resolve(&common.addr, common.allow_remote)?;
+            let addr = Address::resolve(&common.addr, common.allow_remote)?;
             echo::run(EchoOptions {
                 target: Target { addr, sources: 0 },
                 connections: conns,
@@ -165,9 +166,9 @@ fn run(mode: Mode) -> Result<Outcome, LoadError> {
             })
         }
         Mode::Churn { common, window, conns, size, sources, rate, trace, close } => {
-            let addr = Target::resolve(&common.addr, common.allow_remote)?;
+            let addr = Address::resolve(&common.addr, common.allow_remote)?;
             churn::run(ChurnOptions {
-                target: Target { addr, sources: Target::sources_possible(addr, sources) },
+                target: Target { sources: Target::sources_possible(&addr, sources), addr },
                 concurrency: conns,
                 size,
                 close,
@@ -181,7 +182,7 @@ fn run(mode: Mode) -> Result<Outcome, LoadError> {
             })
         }
         Mode::Idle { common, conns, size, secs, sources } => {
-            let addr = Target::resolve(&common.addr, common.allow_remote)?;
+            let addr = Address::resolve(&common.addr, common.allow_remote)?;
             idle::run(IdleOptions {
                 target: Target { addr, sources },
                 connections: conns,

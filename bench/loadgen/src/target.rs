@@ -2,14 +2,15 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
-use mio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
+use mio::net::{TcpStream, UnixStream};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::error::LoadError;
+use crate::{address::Address, limits::CONNECT_TIMEOUT, stream::Stream};
 
 /// How the load generator ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -21,49 +22,39 @@ pub enum Close {
 }
 
 /// A resolved server address and the source addresses to connect from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// The server.
-    pub addr: SocketAddr,
-    /// Number of source addresses 127.0.0.2, 127.0.0.3 and on; 0 leaves the choice to the kernel.
+    pub addr: Address,
+    /// Number of source addresses 127.0.0.2, 127.0.0.3 and on; 0 leaves the choice to the kernel. TCP only.
     pub sources: u32,
 }
 
 impl Target {
-    /// Reads HOST:PORT, with or without `tcp://` before it (as in a server's ready line), and takes the first address.
-    ///
-    /// # Errors
-    /// [`LoadError::Address`], and [`LoadError::Remote`] for another machine's address without `allow_remote`.
-    pub fn resolve(given: &str, allow_remote: bool) -> Result<SocketAddr, LoadError> {
-        let refuse = |reason: String| LoadError::Address { given: given.to_owned(), reason };
-        let name = given.strip_prefix("tcp://").unwrap_or(given);
-        let addr = name
-            .to_socket_addrs()
-            .map_err(|error| refuse(error.to_string()))?
-            .next()
-            .ok_or_else(|| refuse("no address found".to_owned()))?;
-        if addr.port() == 0 {
-            return Err(refuse("port 0 cannot be connected to".to_owned()));
-        }
-        if !addr.ip().to_canonical().is_loopback() && !allow_remote {
-            return Err(LoadError::Remote { addr });
-        }
-        Ok(addr)
-    }
-
     /// The number of source addresses that can be used: Linux routes all of 127.0.0.0/8 to itself, other systems and
-    /// IPv6 have one loopback address, and a remote server would not reach a loopback source.
-    pub fn sources_possible(addr: SocketAddr, wanted: u32) -> u32 {
-        let usable = cfg!(target_os = "linux") && addr.is_ipv4() && addr.ip().is_loopback();
+    /// IPv6 have one loopback address, a remote server would not reach a loopback source, and Unix sockets have no ports
+    /// that could run out.
+    pub fn sources_possible(addr: &Address, wanted: u32) -> u32 {
+        let usable = match addr {
+            Address::Tcp(addr) => cfg!(target_os = "linux") && addr.is_ipv4() && addr.ip().is_loopback(),
+            Address::Unix(_) => false,
+        };
         if usable { wanted } else { 0 }
     }
 
-    /// Starts a connect without waiting for it. `number` picks the source address in turn.
+    /// Starts a connect, without waiting for it over TCP. `number` picks the source address in turn.
     ///
     /// # Errors
     /// What the system says; `AddrNotAvailable` when the source address has no port left.
-    pub fn connect(&self, number: u64, close: Close) -> io::Result<TcpStream> {
-        let socket = Socket::new(Domain::for_address(self.addr), Type::STREAM, Some(Protocol::TCP))?;
+    pub fn connect(&self, number: u64, close: Close) -> io::Result<Stream> {
+        match &self.addr {
+            Address::Tcp(addr) => self.connect_tcp(*addr, number, close),
+            Address::Unix(path) => connect_unix(path),
+        }
+    }
+
+    fn connect_tcp(&self, addr: SocketAddr, number: u64, close: Close) -> io::Result<Stream> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         if self.sources > 0 {
             bind_address_without_port(&socket)?;
@@ -73,11 +64,25 @@ impl Target {
         if close == Close::Rst {
             socket.set_linger(Some(Duration::ZERO))?;
         }
-        match socket.connect(&self.addr.into()) {
+        match socket.connect(&addr.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-            _ => Ok(TcpStream::from_std(socket.into())),
+            _ => Ok(Stream::Tcp(TcpStream::from_std(socket.into()))),
         }
     }
+}
+
+/// A Unix socket connects at once, or has to wait while the server's queue is full. Linux tells nobody when there is room
+/// again (a connect that does not block says EAGAIN and is over), so this one blocks, as long as a connect may take.
+fn connect_unix(path: &Path) -> io::Result<Stream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // On Linux this bounds connect, too.
+    socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+    socket.connect(&SockAddr::unix(path)?).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    })?;
+    socket.set_nonblocking(true)?;
+    Ok(Stream::Unix(UnixStream::from_std(socket.into())))
 }
 
 /// 127.0.0.2 for the first, and on through 127.0.0.0/8, skipping the addresses that end in 0 or 255.
@@ -117,28 +122,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_with_and_without_scheme() {
-        for given in ["127.0.0.1:7000", "tcp://127.0.0.1:7000"] {
-            assert_eq!(Target::resolve(given, false).unwrap(), "127.0.0.1:7000".parse().unwrap());
-        }
-        assert!(Target::resolve("[::1]:80", false).unwrap().is_ipv6());
-    }
-
-    #[test]
-    fn remote_addresses_need_consent() {
-        assert!(matches!(Target::resolve("192.0.2.1:80", false), Err(LoadError::Remote { .. })));
-        assert!(Target::resolve("192.0.2.1:80", true).is_ok());
-    }
-
-    #[test]
-    fn nonsense_is_refused_by_name() {
-        for given in ["127.0.0.1", "127.0.0.1:99999", "127.0.0.1:0", ""] {
-            let error = Target::resolve(given, false).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("--addr {given}: ")), "{error}");
-        }
-    }
-
-    #[test]
     fn sources_go_round_through_the_loopback_block() {
         let addresses: Vec<String> = (0..4).map(|number| source_address(number, 3).to_string()).collect();
         assert_eq!(addresses, ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.2"]);
@@ -148,7 +131,9 @@ mod tests {
 
     #[test]
     fn sources_are_for_ipv4_loopback() {
-        assert_eq!(Target::sources_possible("[::1]:1".parse().unwrap(), 5), 0);
-        assert_eq!(Target::sources_possible("192.0.2.1:1".parse().unwrap(), 5), 0);
+        for given in ["[::1]:1", "192.0.2.1:1", "unix:/tmp/x.sock"] {
+            let addr = Address::resolve(given, true).unwrap();
+            assert_eq!(Target::sources_possible(&addr, 5), 0);
+        }
     }
 }

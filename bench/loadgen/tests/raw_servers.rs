@@ -1,4 +1,5 @@
-//! The raw echo servers as programs: they say where they listen, echo every byte, and end on SIGTERM.
+//! The raw servers as programs: they say where they listen, do their work, and end on SIGTERM; and the load generator
+//! against those on Unix sockets.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -6,11 +7,20 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpStream},
-    os::unix::process::ExitStatusExt,
+    os::unix::{net::UnixStream, process::ExitStatusExt},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
+    time::Duration,
 };
 
+use loadgen::{
+    address::Address,
+    churn::{self, ChurnOptions},
+    echo::{self, EchoOptions},
+    idle::{self, IdleOptions},
+    target::{Close, Target},
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// More than the sockets' buffers hold, so that the server also meets a socket that takes no more.
@@ -23,13 +33,23 @@ struct Server {
 }
 
 impl Server {
-    fn start(program: &str, engine: &str) -> Self {
-        let mut child = Command::new(program).stdout(Stdio::piped()).spawn().unwrap();
+    fn start(program: &str, engine: &str, args: &[&str]) -> Self {
+        let mut child = Command::new(program).args(args).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let addr = line.strip_prefix("listening on tcp://").and_then(|rest| rest.split(' ').next()).unwrap();
+        let addr = line.strip_prefix("listening on ").and_then(|rest| rest.split(' ').next()).unwrap();
         assert!(line.ends_with(&format!("(shards 1, engine {engine})\n")), "{line}");
         Self { addr: addr.to_owned(), child }
+    }
+
+    /// HOST:PORT of a server that listens over TCP.
+    fn tcp(&self) -> &str {
+        self.addr.strip_prefix("tcp://").unwrap()
+    }
+
+    fn ends_on_sigterm(&mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        assert_eq!(self.child.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
     }
 }
 
@@ -41,31 +61,182 @@ impl Drop for Server {
     }
 }
 
-fn echoes_and_ends(program: &str, engine: &str) {
-    let mut server = Server::start(program, engine);
-    let mut stream = TcpStream::connect(&server.addr).unwrap();
-    let mut writer = stream.try_clone().unwrap();
+/// A directory for a socket, removed with its content.
+struct SocketDirectory(PathBuf);
+
+impl SocketDirectory {
+    fn make(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("loadgen-{}-{name}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn socket(&self) -> String {
+        self.0.join("echo.sock").to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for SocketDirectory {
+    fn drop(&mut self) {
+        // A leftover in the temporary directory fails no test.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+trait Duplex: Read + Write + Sized + Send + 'static {
+    fn clone_handle(&self) -> Self;
+    fn end(&self);
+}
+
+impl Duplex for TcpStream {
+    fn clone_handle(&self) -> Self {
+        self.try_clone().unwrap()
+    }
+    fn end(&self) {
+        self.shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+impl Duplex for UnixStream {
+    fn clone_handle(&self) -> Self {
+        self.try_clone().unwrap()
+    }
+    fn end(&self) {
+        self.shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+fn echoes_every_byte(mut stream: impl Duplex) {
+    let mut writer = stream.clone_handle();
     let sent: Vec<u8> = (0..BYTES).map(|at| (at % 251) as u8).collect();
     let expected = sent.clone();
     let writing = thread::spawn(move || {
         writer.write_all(&sent).unwrap();
-        writer.shutdown(Shutdown::Write).unwrap();
+        writer.end();
     });
     let mut received = Vec::new();
     stream.read_to_end(&mut received).unwrap();
     writing.join().unwrap();
     assert!(received == expected, "{} bytes came back of {BYTES}", received.len());
+}
 
-    kill_process(Pid::from_child(&server.child), Signal::TERM).unwrap();
-    assert_eq!(server.child.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
+fn echoes_over_tcp(program: &str, engine: &str) {
+    let mut server = Server::start(program, engine, &[]);
+    echoes_every_byte(TcpStream::connect(server.tcp()).unwrap());
+    server.ends_on_sigterm();
+}
+
+/// By hand, and under every kind of load.
+fn echoes_over_a_unix_socket(program: &str, engine: &str) {
+    let directory = SocketDirectory::make(engine);
+    let path = directory.socket();
+    let mut server = Server::start(program, engine, &["--path", &path]);
+    assert_eq!(server.addr, format!("unix:{path}"));
+    echoes_every_byte(UnixStream::connect(&path).unwrap());
+
+    let target = Target { addr: Address::resolve(&server.addr, false).unwrap(), sources: 0 };
+    let window = Duration::from_millis(200);
+    let echoed = echo::run(EchoOptions {
+        target: target.clone(),
+        connections: 8,
+        size: 300_000,
+        pipeline: 2,
+        window,
+        warmup: Duration::ZERO,
+        rate_per_sec: None,
+        server_pid: None,
+        tolerate: false,
+        progress: false,
+    })
+    .unwrap();
+    assert!(echoed.passed(), "{}", echoed.table());
+    assert!(echoed.json_line().contains(&format!("\"addr\":\"unix:{path}\"")), "{}", echoed.json_line());
+    let churned = churn::run(ChurnOptions {
+        target: target.clone(),
+        concurrency: 4,
+        size: 100,
+        close: Close::Fin,
+        rate_per_sec: None,
+        trace: None,
+        window,
+        warmup: Duration::ZERO,
+        server_pid: None,
+        tolerate: false,
+        progress: false,
+    })
+    .unwrap();
+    assert!(churned.passed(), "{}", churned.table());
+    let idled = idle::run(IdleOptions {
+        target,
+        connections: 20,
+        size: 10,
+        hold: Some(Duration::from_millis(10)),
+        tolerate: false,
+        progress: false,
+        json: true,
+    })
+    .unwrap();
+    assert!(idled.passed(), "{}", idled.table());
+    server.ends_on_sigterm();
 }
 
 #[test]
 fn raw_mio_echoes_every_byte_and_ends_on_sigterm() {
-    echoes_and_ends(env!("CARGO_BIN_EXE_raw-mio-echo"), "raw-mio");
+    echoes_over_tcp(env!("CARGO_BIN_EXE_raw-mio-echo"), "raw-mio");
 }
 
 #[test]
 fn raw_tokio_echoes_every_byte_and_ends_on_sigterm() {
-    echoes_and_ends(env!("CARGO_BIN_EXE_raw-tokio-echo"), "raw-tokio");
+    echoes_over_tcp(env!("CARGO_BIN_EXE_raw-tokio-echo"), "raw-tokio");
+}
+
+#[test]
+fn raw_mio_echoes_over_a_unix_socket() {
+    echoes_over_a_unix_socket(env!("CARGO_BIN_EXE_raw-mio-echo"), "raw-mio");
+}
+
+#[test]
+fn raw_tokio_echoes_over_a_unix_socket() {
+    echoes_over_a_unix_socket(env!("CARGO_BIN_EXE_raw-tokio-echo"), "raw-tokio");
+}
+
+#[test]
+fn a_unix_socket_where_nobody_listens_is_a_failure_by_name() {
+    let directory = SocketDirectory::make("nobody");
+    let addr = Address::Unix(directory.socket().into());
+    let outcome = echo::run(EchoOptions {
+        target: Target { addr, sources: 0 },
+        connections: 2,
+        size: 1,
+        pipeline: 1,
+        window: Duration::from_millis(10),
+        warmup: Duration::ZERO,
+        rate_per_sec: None,
+        server_pid: None,
+        tolerate: false,
+        progress: false,
+    })
+    .unwrap();
+    assert!(!outcome.passed());
+    assert!(outcome.table().contains("was not established"), "{}", outcome.table());
+}
+
+#[test]
+fn a_reset_over_a_unix_socket_is_refused_by_name() {
+    let error = churn::run(ChurnOptions {
+        target: Target { addr: Address::Unix("/nowhere.sock".into()), sources: 0 },
+        concurrency: 1,
+        size: 1,
+        close: Close::Rst,
+        rate_per_sec: None,
+        trace: None,
+        window: Duration::from_millis(10),
+        warmup: Duration::ZERO,
+        server_pid: None,
+        tolerate: false,
+        progress: false,
+    })
+    .err()
+    .unwrap();
+    assert!(error.to_string().starts_with("--close rst is for TCP"), "{error}");
 }

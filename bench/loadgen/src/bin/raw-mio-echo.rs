@@ -12,11 +12,12 @@ use std::{
 use clap::Parser;
 use loadgen::{
     limits::{EVENTS_PER_POLL, READ_BUFFER_BYTES},
-    raw_server::{Listen, announce},
+    raw_server::{self, Listen, announce},
+    stream::Stream,
 };
 use mio::{
     Events, Interest, Poll, Token,
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, UnixListener},
 };
 
 const LISTENER: Token = Token(usize::MAX);
@@ -41,22 +42,47 @@ fn main() -> ExitCode {
 }
 
 fn start(listen: &Listen) -> io::Result<Server> {
-    let mut listener = TcpListener::from_std(listen.bind()?);
+    let (bound, addr) = listen.bind()?;
     let poll = Poll::new()?;
-    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-    announce(listener.local_addr()?, "raw-mio");
+    let listener = match bound {
+        raw_server::Listener::Tcp(listener) => {
+            let mut listener = TcpListener::from_std(listener);
+            poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+            Listener::Tcp(listener)
+        }
+        raw_server::Listener::Unix(listener) => {
+            let mut listener = UnixListener::from_std(listener);
+            poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+            Listener::Unix(listener)
+        }
+    };
+    announce(&addr, "raw-mio");
     Ok(Server { poll, listener, connections: Vec::new(), free: Vec::new() })
 }
 
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Self::Unix(listener) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+        }
+    }
+}
+
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     /// Bytes read that the socket has not taken yet.
     unwritten: Vec<u8>,
 }
 
 struct Server {
     poll: Poll,
-    listener: TcpListener,
+    listener: Listener,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
 }
@@ -92,7 +118,7 @@ impl Server {
     fn accept(&mut self) -> io::Result<()> {
         loop {
             let mut stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error)
                     if matches!(
@@ -105,7 +131,7 @@ impl Server {
                 Err(error) => return Err(error),
             };
             // A client that has reset already makes this fail; the read will see it too.
-            let _ = stream.set_nodelay(true);
+            let _ = stream.set_nodelay();
             let slot = self.free.pop().unwrap_or_else(|| {
                 self.connections.push(None);
                 self.connections.len() - 1

@@ -6,10 +6,10 @@
 use std::{io, process::ExitCode};
 
 use clap::Parser;
-use loadgen::raw_server::{Listen, announce};
+use loadgen::raw_server::{self, Listen, announce};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, UnixListener},
     runtime::Builder,
 };
 
@@ -43,24 +43,48 @@ fn main() -> ExitCode {
 
 /// Accepts without end; returns only with the listener's error.
 async fn serve(listen: &Listen) -> io::Result<()> {
-    let listener = TcpListener::from_std(listen.bind()?)?;
-    announce(listener.local_addr()?, "raw-tokio");
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-            Err(error) => return Err(error),
-        };
-        tokio::spawn(async move {
-            // An error of one connection is that connection's end; a benchmark's client sees it.
-            let _ = echo(stream).await;
-        });
+    let (bound, addr) = listen.bind()?;
+    match bound {
+        raw_server::Listener::Tcp(listener) => {
+            let listener = TcpListener::from_std(listener)?;
+            announce(&addr, "raw-tokio");
+            loop {
+                if let Some((stream, _)) = accepted(listener.accept().await)? {
+                    // A client that has reset already makes this fail; the read will see it too.
+                    let _ = stream.set_nodelay(true);
+                    spawn_echo(stream);
+                }
+            }
+        }
+        raw_server::Listener::Unix(listener) => {
+            let listener = UnixListener::from_std(listener)?;
+            announce(&addr, "raw-tokio");
+            loop {
+                if let Some((stream, _)) = accepted(listener.accept().await)? {
+                    spawn_echo(stream);
+                }
+            }
+        }
     }
 }
 
-async fn echo(mut stream: TcpStream) -> io::Result<()> {
-    // A client that has reset already makes this fail; the read will see it too.
-    let _ = stream.set_nodelay(true);
+/// None for a connection that its client took back while it was queued.
+fn accepted<Accepted>(result: io::Result<Accepted>) -> io::Result<Option<Accepted>> {
+    match result {
+        Ok(accepted) => Ok(Some(accepted)),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn spawn_echo(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    tokio::spawn(async move {
+        // An error of one connection is that connection's end; a benchmark's client sees it.
+        let _ = echo(stream).await;
+    });
+}
+
+async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let mut buffer = vec![0; READ_BUFFER_BYTES];
     loop {
         let length = stream.read(&mut buffer).await?;

@@ -1,0 +1,109 @@
+//! Addresses of servers as the options and the servers' ready lines write them.
+
+use std::{
+    fmt,
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+};
+
+use socket2::SockAddr;
+
+use crate::error::LoadError;
+
+/// What stands before the path of a Unix socket.
+const UNIX: &str = "unix:";
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// An IP address and a port.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// Reads HOST:PORT, with or without `tcp://` before it (as in a server's ready line), and takes the first address; or
+    /// unix:PATH.
+    ///
+    /// # Errors
+    /// [`LoadError::Address`], and [`LoadError::Remote`] for another machine's address without `allow_remote`.
+    pub fn resolve(given: &str, allow_remote: bool) -> Result<Self, LoadError> {
+        let refuse = |reason: String| LoadError::Address { given: given.to_owned(), reason };
+        if let Some(path) = given.strip_prefix(UNIX) {
+            if path.is_empty() {
+                return Err(refuse("the path is empty".to_owned()));
+            }
+            // What is longer than the system's bound is refused here, by the option's name.
+            SockAddr::unix(path).map_err(|error| refuse(error.to_string()))?;
+            return Ok(Self::Unix(PathBuf::from(path)));
+        }
+        let name = given.strip_prefix("tcp://").unwrap_or(given);
+        let addr = name
+            .to_socket_addrs()
+            .map_err(|error| refuse(error.to_string()))?
+            .next()
+            .ok_or_else(|| refuse("no address found".to_owned()))?;
+        if addr.port() == 0 {
+            return Err(refuse("port 0 cannot be connected to".to_owned()));
+        }
+        if !addr.ip().to_canonical().is_loopback() && !allow_remote {
+            return Err(LoadError::Remote { addr });
+        }
+        Ok(Self::Tcp(addr))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(addr) => write!(formatter, "{addr}"),
+            Self::Unix(path) => write!(formatter, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Tcp(addr)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_with_and_without_scheme() {
+        for given in ["127.0.0.1:7000", "tcp://127.0.0.1:7000"] {
+            let addr: SocketAddr = "127.0.0.1:7000".parse().unwrap();
+            assert_eq!(Address::resolve(given, false).unwrap(), addr.into());
+        }
+        let Address::Tcp(addr) = Address::resolve("[::1]:80", false).unwrap() else {
+            panic!("no TCP address")
+        };
+        assert!(addr.is_ipv6());
+    }
+
+    #[test]
+    fn unix_addresses_are_read_and_written_alike() {
+        let address = Address::resolve("unix:/tmp/x.sock", false).unwrap();
+        assert_eq!(address, Address::Unix("/tmp/x.sock".into()));
+        assert_eq!(address.to_string(), "unix:/tmp/x.sock");
+    }
+
+    #[test]
+    fn remote_addresses_need_consent() {
+        assert!(matches!(Address::resolve("192.0.2.1:80", false), Err(LoadError::Remote { .. })));
+        assert!(Address::resolve("192.0.2.1:80", true).is_ok());
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        let long = format!("unix:/{}", "x".repeat(200));
+        for given in ["127.0.0.1", "127.0.0.1:99999", "127.0.0.1:0", "", "unix:", &long] {
+            let error = Address::resolve(given, false).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("--addr {given}: ")), "{error}");
+        }
+    }
+}
