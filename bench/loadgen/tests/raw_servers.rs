@@ -240,3 +240,21 @@ fn a_reset_over_a_unix_socket_is_refused_by_name() {
     .unwrap();
     assert!(error.to_string().starts_with("--close rst is for TCP"), "{error}");
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn raw_accept_closes_after_its_client_on_every_address() {
+    let mut server = Server::start(env!("CARGO_BIN_EXE_raw-accept"), "raw-accept", &["--addresses", "3"]);
+    let port = server.tcp().strip_prefix("127.0.0.1:").unwrap().to_owned();
+    for last in 1..=3 {
+        let mut stream = TcpStream::connect(format!("127.0.0.{last}:{port}")).unwrap();
+        stream.write_all(b"not looked at").unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let waited = stream.read(&mut [0; 16]);
+        assert!(waited.is_err(), "it closes only after its client, and sends nothing: {waited:?}");
+        stream.set_read_timeout(None).unwrap();
+        stream.end();
+        assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0);
+    }
+    server.ends_on_sigterm();
+}
