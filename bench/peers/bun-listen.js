@@ -1,20 +1,25 @@
 // Peer of the benchmark: echo on Bun.listen. A write that the socket does not take whole is kept and goes out on drain,
 // and reading pauses until then.
-// bun bun-listen.js [--host H] [--port P]; ends on SIGTERM.
+// bun bun-listen.js [--host H] [--port P] or [--path SOCKET]; ends on SIGTERM.
 import { parseArgs } from 'node:util'
 
 const { values } = parseArgs({
   args: process.argv.slice(2),
-  options: { host: { type: 'string', default: '127.0.0.1' }, port: { type: 'string', default: '0' } },
+  options: {
+    host: { type: 'string', default: '127.0.0.1' },
+    port: { type: 'string', default: '0' },
+    path: { type: 'string' },
+  },
 })
 
 const server = Bun.listen({
-  hostname: values.host,
-  port: Number(values.port),
+  ...(values.path === undefined
+    ? { hostname: values.host, port: Number(values.port) }
+    : { unix: values.path }),
   socket: {
     open(socket) {
       socket.data = null
-      socket.setNoDelay(true)
+      if (values.path === undefined) socket.setNoDelay(true)
     },
     data(socket, chunk) {
       // Bun may hand over what it has read already after a pause.
@@ -43,4 +48,5 @@ const server = Bun.listen({
   },
 })
 
-console.log(`listening on tcp://${server.hostname}:${server.port} (shards 1, engine bun)`)
+const address = values.path === undefined ? `tcp://${server.hostname}:${server.port}` : `unix:${values.path}`
+console.log(`listening on ${address} (shards 1, engine bun)`)

@@ -1,10 +1,14 @@
 // Peer of the benchmark: echo on node:net, as one writes it by hand.
-// node node-net.mjs [--host H] [--port P]; ends on SIGTERM.
+// node node-net.mjs [--host H] [--port P] or [--path SOCKET]; ends on SIGTERM.
 import { createServer } from 'node:net'
 import { parseArgs } from 'node:util'
 
 const { values } = parseArgs({
-  options: { host: { type: 'string', default: '127.0.0.1' }, port: { type: 'string', default: '0' } },
+  options: {
+    host: { type: 'string', default: '127.0.0.1' },
+    port: { type: 'string', default: '0' },
+    path: { type: 'string' },
+  },
 })
 
 const server = createServer({ noDelay: true }, (socket) => {
@@ -17,7 +21,10 @@ const server = createServer({ noDelay: true }, (socket) => {
   socket.on('error', () => socket.destroy())
 })
 
-server.listen({ host: values.host, port: Number(values.port), backlog: 4096 }, () => {
-  const { address, port } = server.address()
-  console.log(`listening on tcp://${address}:${port} (shards 1, engine node:net)`)
+const where =
+  values.path === undefined ? { host: values.host, port: Number(values.port) } : { path: values.path }
+server.listen({ ...where, backlog: 4096 }, () => {
+  const bound = server.address()
+  const address = typeof bound === 'string' ? `unix:${bound}` : `tcp://${bound.address}:${bound.port}`
+  console.log(`listening on ${address} (shards 1, engine node:net)`)
 })
