@@ -1,6 +1,7 @@
 /** Whether our engines run, asked before anything is measured: an hour of figures must not end in a column that is missing. */
 import type { Engine } from './peers.js'
-import { serverCommand, startServer } from './servers.js'
+import { serverCommand } from './programs.js'
+import { startServer } from './servers.js'
 
 /**
  * Starts the server on each engine and ends it. Rejects by name when one is refused, so that the run fails at once

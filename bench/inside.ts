@@ -6,7 +6,8 @@
 import { join } from 'node:path'
 import { ROOT } from './load.js'
 import { isOurs, type PeerId } from './peers.js'
-import { ourFlags, type RunningServer, within } from './servers.js'
+import { ourFlags } from './programs.js'
+import { type RunningServer, within } from './servers.js'
 
 const ANSWER_TIMEOUT_MS = 20_000
 

@@ -13,7 +13,8 @@ import { ask, insideCommand } from './inside.js'
 import { loadgenProgram } from './load.js'
 import { measuredCpus, pinned } from './machine.js'
 import type { PeerId } from './peers.js'
-import { type RunningServer, serverCommand, startServer, within } from './servers.js'
+import { serverCommand } from './programs.js'
+import { type RunningServer, startServer, within } from './servers.js'
 
 /** The two numbers of idle connections. */
 export const IDLE_CONNECTIONS: readonly [fewer: number, more: number] = [5000, 15_000]

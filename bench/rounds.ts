@@ -9,8 +9,9 @@
 import { type LatencySummary, type LoadResult, runLoad } from './load.js'
 import { measuredCpus } from './machine.js'
 import { BASELINES, isOurs, MODES, type PeerId } from './peers.js'
+import { rowCommand } from './programs.js'
 import type { Row } from './rows.js'
-import { placeThreads, type RunningServer, rowCommand, startServer } from './servers.js'
+import { placeThreads, type RunningServer, startServer } from './servers.js'
 import { shuffled } from './statistics.js'
 
 /** Rounds that one set of server processes is measured in. */

@@ -1,12 +1,8 @@
 /** Starts and stops the servers that are measured, as a rule each pinned to the server's CPU. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { readdirSync, readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
-import { loadgenProgram, ROOT } from './load.js'
 import { type Cpus, pinned } from './machine.js'
-import { isOurs, type OurPeerId, PEERS, type PeerId } from './peers.js'
-import type { Row } from './rows.js'
 
 const START_TIMEOUT_MS = 20_000
 const STOP_TIMEOUT_MS = 20_000
@@ -30,48 +26,6 @@ const running = new Set<ChildProcess>()
 process.once('exit', () => {
   for (const child of running) child.kill('SIGKILL')
 })
-
-/** How to start `peer` for `row`; null when it is not installed or takes no part in it. */
-export function rowCommand(row: Row, peer: PeerId): string[] | null {
-  if (row.work === 'echo') return serverCommand(peer)
-  if (!isOurs(peer)) return null
-  const program = join(ROOT, 'dist', 'bench', 'burn', 'shardloop-server.js')
-  return [process.execPath, program, '--size', String(row.size), ...ourFlags(peer)]
-}
-
-/** How to start `peer` as an echo server; null when it is not installed. */
-export function serverCommand(peer: PeerId): string[] | null {
-  const listen = ['--host', '127.0.0.1', '--port', '0']
-  if (isOurs(peer)) {
-    const program = [process.execPath, join(ROOT, 'dist', 'examples', 'echo.js')]
-    return [...program, ...listen, '--shards', '1', ...ourFlags(peer)]
-  }
-  switch (peer) {
-    case 'node-net':
-      return [process.execPath, join(ROOT, 'bench', 'peers', 'node-net.mjs'), ...listen]
-    case 'raw-mio':
-    case 'raw-tokio':
-      return [loadgenProgram(`${peer}-echo`), ...listen]
-    case 'bun': {
-      const bun = bunProgram()
-      return bun === null ? null : [bun, join(ROOT, 'bench', 'peers', 'bun-listen.js'), ...listen]
-    }
-  }
-}
-
-/** The flags that make a program of ours `peer`. */
-export function ourFlags(peer: OurPeerId): string[] {
-  const { engine, mode } = PEERS[peer].ours
-  return ['--engine', engine, '--mode', mode]
-}
-
-/** The Bun program of the package in bench/peers, null when it is not installed. */
-export function bunProgram(): string | null {
-  const scope = join(ROOT, 'bench', 'peers', 'node_modules', '@oven')
-  if (!existsSync(scope)) return null
-  const programs = readdirSync(scope).map((name) => join(scope, name, 'bin', 'bun'))
-  return programs.find((program) => existsSync(program)) ?? null
-}
 
 /**
  * Starts a command on `cpus`, or with null on any, and waits for its line `listening on tcp://HOST:PORT (shards N, engine

@@ -9,8 +9,9 @@ import { join } from 'node:path'
 import { type LoadResult, runLoad } from './load.js'
 import { measuredCpus, output } from './machine.js'
 import type { PeerId } from './peers.js'
+import { serverCommand } from './programs.js'
 import type { Row } from './rows.js'
-import { serverCommand, startServer, within } from './servers.js'
+import { startServer, within } from './servers.js'
 
 const ATTACH_TIMEOUT_MS = 10_000
 

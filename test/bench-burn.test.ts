@@ -3,10 +3,10 @@ import { suite } from 'uvu'
 import { BURN_US, MessageBurn, spin } from '../bench/burn/message-burn.js'
 import { readOptions } from '../bench/options.js'
 import { PEER_IDS, PEERS } from '../bench/peers.js'
+import { rowCommand } from '../bench/programs.js'
 import { comparisonsOf, evaluate, figuresOf, type Results, rateRatio } from '../bench/results.js'
 import { pairsOf, type RowResult, type Sample } from '../bench/rounds.js'
 import { BARS, ROWS, type Row } from '../bench/rows.js'
-import { rowCommand } from '../bench/servers.js'
 import { forEachEngine } from './harness/suite.js'
 
 const MESSAGES = 1000

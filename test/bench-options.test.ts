@@ -4,8 +4,9 @@ import { checkEngines } from '../bench/engines.js'
 import { insideCommand } from '../bench/inside.js'
 import { readOptions } from '../bench/options.js'
 import { PEER_IDS, PEERS } from '../bench/peers.js'
+import { serverCommand } from '../bench/programs.js'
 import { BARS } from '../bench/rows.js'
-import { serverCommand, startServer } from '../bench/servers.js'
+import { startServer } from '../bench/servers.js'
 
 const test = suite('bench options')
 
