@@ -21,16 +21,27 @@ export interface Machine {
 /** The same for a benchmark, which has a CPU for the server and one for the client. */
 export interface Environment extends Machine {
   readonly bun: string | null
+  /** Python and its event loops, for example `Python 3.11.7, rloop 0.5.0, uvloop 0.23.0`. */
+  readonly python: string | null
   readonly serverCpu: number
   readonly clientCpu: number
 }
 
-/** Looks at the machine, for a benchmark. `bun` is the program's path, when there is one. */
-export function describeMachine(root: string, bun: string | null): Environment {
+/** What Python is asked for its versions. */
+const PYTHON_VERSIONS =
+  'import platform, rloop, uvloop; print(f"Python {platform.python_version()}, rloop {rloop.__version__}, uvloop {uvloop.__version__}")'
+
+/** Looks at the machine, for a benchmark. `bun` and `python` are the programs' paths, when there are any. */
+export function describeMachine(
+  root: string,
+  bun: string | null = null,
+  python: string | null = null,
+): Environment {
   const [serverCpu, clientCpu] = measuredCpus()
   return {
     ...machine(root),
     bun: bun === null ? null : output(bun, ['--version']),
+    python: python === null ? null : output(python, ['-c', PYTHON_VERSIONS]),
     serverCpu,
     clientCpu,
   }

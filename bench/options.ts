@@ -14,7 +14,7 @@ import {
   type PeerId,
 } from './peers.js'
 import { NOISE_TRIES, type RoundPlan } from './rounds.js'
-import { PARTS, type Part, ROWS, type Row } from './rows.js'
+import { PARTS, type Part, ROWS, type Row, type Work } from './rows.js'
 
 /** What the benchmark is to do. */
 export interface BenchOptions extends LatencyPlan {
@@ -35,15 +35,17 @@ export interface BenchOptions extends LatencyPlan {
 /** Leaves time for what has begun to end within four minutes. */
 const QUICK_TIME_LIMIT_SECS = 220
 
-/** What `--rows` takes; `burn` stands for every row in which ours burn. */
-const ROW_NAMES: readonly string[] = [...ROWS.map((row) => row.id), 'burn', ...PARTS]
+/** Kinds of rows that `--rows` takes for all of them. */
+const ROW_KINDS: readonly Work[] = ['raw', 'burn']
+/** What `--rows` takes. */
+const ROW_NAMES: readonly string[] = [...ROWS.map((row) => row.id), ...ROW_KINDS, ...PARTS]
 
 const HELP = `npm run bench [-- OPTIONS]
 npm run bench -- supervision [--help]   breaks shards instead: stalls, deaths, queues
 
   --quick          under four minutes: fewer and shorter rounds, good to see whether something broke
   --rows LIST      ${ROW_NAMES.join(',')};
-                   burn is both of its rows
+                   ${ROW_KINDS.join(' and ')} are all of their rows
   --engines LIST   ${ENGINES.join(',')}
   --peers LIST     ${PEER_IDS.join(',')};
                    ${MODES.join(' and ')} are those of every engine
@@ -87,7 +89,9 @@ export function readOptions(args: readonly string[]): BenchOptions | null {
   return {
     quick,
     timeLimitSecs: quick ? QUICK_TIME_LIMIT_SECS : Number.POSITIVE_INFINITY,
-    rows: ROWS.filter((row) => names.includes(row.id) || names.includes(row.work)),
+    rows: ROWS.filter(
+      ({ id, work }) => names.includes(id) || (ROW_KINDS.includes(work) && names.includes(work)),
+    ),
     parts: PARTS.filter((part) => names.includes(part)),
     engines: enginesOf(peers),
     peers,

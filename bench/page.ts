@@ -8,10 +8,12 @@ export const PAGE_STYLE: string = `
 :root { color-scheme: light dark; --text: #1c2330; --soft: #5b6574; --line: #dfe3e9; --page: #fff; --panel: #f6f7f9;
   --mio-chunk: #1d5fd1; --mio-borrowed: #0b8f86; --tokio-chunk: #7440c9; --tokio-borrowed: #b0279b;
   --node-net: #7b8492; --raw-mio: #c76a06; --raw-tokio: #a33a1d; --bun: #3f7d20;
+  --rloop: #8f6d14; --rloop-proto: #bf9a3c; --uvloop: #2f6c8a; --uvloop-proto: #6b9fb8;
   --pass: #12733c; --fail: #b3261e; --undecided: #8a5a00; --not-measured: #5b6574 }
 @media (prefers-color-scheme: dark) { :root { --text: #e6e9ee; --soft: #9aa4b2; --line: #323a46; --page: #14181e; --panel: #1c222a;
   --mio-chunk: #6ba2ff; --mio-borrowed: #38c7bc; --tokio-chunk: #b394ff; --tokio-borrowed: #e573d2;
   --node-net: #98a2b0; --raw-mio: #f0a04b; --raw-tokio: #ff8062; --bun: #8fcf6a;
+  --rloop: #d6b54c; --rloop-proto: #efdc9c; --uvloop: #78b4d2; --uvloop-proto: #b5dbec;
   --pass: #58c98a; --fail: #ff8a80; --undecided: #e6b455; --not-measured: #9aa4b2 } }
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 960px; padding: 32px 24px 64px; background: var(--page); color: var(--text);

@@ -1,16 +1,19 @@
 /** The programs that are measured, as command lines. */
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { takesPart } from './comparisons.js'
 import { loadgenProgram, ROOT } from './load.js'
-import { isOurs, type OurPeerId, PEERS, type PeerId } from './peers.js'
+import { isOurs, isPython, type OurPeerId, PEERS, type PeerId } from './peers.js'
 import type { Row } from './rows.js'
 
 /** How to start `peer` for `row`; null when it is not installed or takes no part in it. */
 export function rowCommand(row: Row, peer: PeerId): string[] | null {
-  if (row.work === 'echo') return serverCommand(peer)
-  if (!isOurs(peer)) return null
-  const program = join(ROOT, 'dist', 'bench', 'burn', 'shardloop-server.js')
-  return [process.execPath, program, '--size', String(row.size), ...ourFlags(peer)]
+  if (!takesPart(row, peer)) return null
+  if (row.work === 'burn' && isOurs(peer)) {
+    const program = join(ROOT, 'dist', 'bench', 'burn', 'shardloop-server.js')
+    return [process.execPath, program, '--size', String(row.size), ...ourFlags(peer)]
+  }
+  return serverCommand(peer)
 }
 
 /** How to start `peer` as an echo server; null when it is not installed. */
@@ -19,6 +22,13 @@ export function serverCommand(peer: PeerId): string[] | null {
   if (isOurs(peer)) {
     const program = [process.execPath, join(ROOT, 'dist', 'examples', 'echo.js')]
     return [...program, ...listen, '--shards', '1', ...ourFlags(peer)]
+  }
+  if (isPython(peer)) {
+    const { loop, proto } = PEERS[peer].python
+    const python = pythonProgram()
+    if (python === null) return null
+    const program = [python, join(ROOT, 'bench', 'peers', 'python-echo.py')]
+    return [...program, ...listen, '--loop', loop, ...(proto ? ['--proto'] : [])]
   }
   switch (peer) {
     case 'node-net':
@@ -45,4 +55,10 @@ export function bunProgram(): string | null {
   if (!existsSync(scope)) return null
   const programs = readdirSync(scope).map((name) => join(scope, name, 'bin', 'bun'))
   return programs.find((program) => existsSync(program)) ?? null
+}
+
+/** The Python with the event loops in bench/peers, null when it is not installed. */
+export function pythonProgram(): string | null {
+  const program = join(ROOT, 'bench', 'peers', 'venv', 'bin', 'python')
+  return existsSync(program) ? program : null
 }

@@ -1,5 +1,6 @@
 /** The report's sections about the rows: ratios, throughput, latency, and all figures. */
 import { BURN_US } from './burn/message-burn.js'
+import { type Pair, pairsOf } from './comparisons.js'
 import * as format from './format.js'
 import { peerName, table } from './page.js'
 import { PEERS, type PeerId } from './peers.js'
@@ -12,7 +13,8 @@ import {
   rateRatio,
   roughRateRatio,
 } from './results.js'
-import { type Pair, pairsOf, type RowResult } from './rounds.js'
+import type { RowResult } from './rounds.js'
+import { METRIC_TITLES, type Rate, type Row, type Work } from './rows.js'
 
 /** The sections about rows; none without rows. */
 export function rowSections(results: Results, bars: readonly BarResult[]): string {
@@ -22,6 +24,7 @@ export function rowSections(results: Results, bars: readonly BarResult[]): strin
     lines: figuresOfAll(results, result),
   }))
   return `${echoSections(results, bars)}
+${comparedSections(results, bars)}
 ${burnSection(results, bars)}
 <h2>Latency</h2>
 <p class="soft">Left is better; logarithmic. Ring: p50; dot: p99; tick: p99.9. The clients send as fast as answers come, so latency here is mostly the length of the queue.</p>
@@ -40,7 +43,7 @@ function echoSections(results: Results, bars: readonly BarResult[]): string {
   const ratios = (against: PeerId): string => {
     if (!results.peers.includes(against) || results.peers.length < 2) return ''
     const name = PEERS[against].title
-    const groups = ratioGroups(results, rows, bars, (pair) => pair.against === against)
+    const groups = ratioGroups(results, rows, bars, mainRate, (pair) => pair.against === against)
     return `<h2>Requests per server-CPU-second, as a ratio to ${name}</h2>
 <p class="soft">Right is better; the dashed line is ${name}. ${RATIO_KEY}</p>
 ${ratioPlot(`Ratio to ${name}`, groups)}`
@@ -57,11 +60,87 @@ ${ratios('raw-tokio')}
 ${barPlot('Requests per server-CPU-second', throughput)}`
 }
 
+/** Rows that are compared by several rates: a section for each kind. */
+const COMPARED: readonly {
+  readonly work: Work
+  readonly title: string
+  readonly note: string
+  readonly against: readonly PeerId[]
+}[] = [
+  {
+    work: 'raw',
+    title: 'One connection, one message at a time',
+    note: 'As in RLoop\u2019s own benchmark of raw sockets. Server and client wait for each other, so it counts how soon an answer leaves. Python\u2019s loops echo by sock_recv and sock_sendall, as they do there, and by a Protocol.',
+    against: ['node-net', 'rloop', 'uvloop', 'rloop-proto', 'uvloop-proto'],
+  },
+]
+
+function comparedSections(results: Results, bars: readonly BarResult[]): string {
+  return COMPARED.map(({ work, title, note, against }) => {
+    const rows = results.rows.filter(({ row }) => row.work === work)
+    const [first] = rows
+    if (first === undefined) return ''
+    const ratios = first.row.rates.flatMap((rate) =>
+      against
+        .filter((peer) => rows.some((result) => figuresOf(result, peer) !== null))
+        .map((peer) => ratioSection(results, rows, bars, rate, peer)),
+    )
+    const figures = first.row.rates.map(
+      (rate) => `<h3>${capitalized(METRIC_TITLES[rate])}</h3>
+${barPlot(METRIC_TITLES[rate], rateGroups(results, rows, rate))}`,
+    )
+    return `<h2>${escaped(title)}</h2>
+<p class="soft">${escaped(note)}</p>
+${ratios.join('\n')}
+${figures.join('\n')}`
+  }).join('\n')
+}
+
+function ratioSection(
+  results: Results,
+  rows: readonly RowResult[],
+  bars: readonly BarResult[],
+  rate: Rate,
+  against: PeerId,
+): string {
+  const groups = ratioGroups(
+    results,
+    rows,
+    bars,
+    () => rate,
+    (pair) => pair.against === against,
+  )
+  if (groups.every(({ lines }) => lines.length === 0)) return ''
+  const heading = `${capitalized(METRIC_TITLES[rate])}, as a ratio to ${PEERS[against].title}`
+  return `<h3>${escaped(heading)}</h3>
+<p class="soft">Right is better; the dashed line is ${escaped(PEERS[against].title)}. ${RATIO_KEY}</p>
+${ratioPlot(heading, groups)}`
+}
+
+function rateGroups(
+  results: Results,
+  rows: readonly RowResult[],
+  rate: Rate,
+): ReturnType<typeof valueGroups> {
+  return valueGroups(results, rows, (figures) => {
+    const value = rate.endsWith('per-cpu-second') ? figures.requestsPerCpuSec : figures.requestsPerSec
+    return { value, text: format.short(value) }
+  })
+}
+
+function mainRate(row: Row): Rate {
+  return row.rates[0]
+}
+
+function capitalized(text: string): string {
+  return text.slice(0, 1).toUpperCase() + text.slice(1)
+}
+
 /** Rows in which our protocols have work of their own, by the clock. */
 function burnSection(results: Results, bars: readonly BarResult[]): string {
   const rows = results.rows.filter(({ row }) => row.work === 'burn')
   if (rows.length === 0) return ''
-  const groups = ratioGroups(results, rows, bars, () => true)
+  const groups = ratioGroups(results, rows, bars, mainRate, () => true)
   const perSec = valueGroups(results, rows, ({ requestsPerSec }) => ({
     value: requestsPerSec,
     text: format.short(requestsPerSec),
@@ -90,6 +169,7 @@ function ratioGroups(
   results: Results,
   rows: readonly RowResult[],
   bars: readonly BarResult[],
+  rateOf: (row: Row) => Rate,
   wanted: (pair: Pair) => boolean,
 ): Parameters<typeof ratioPlot>[1] {
   return rows.map((result) => ({
@@ -99,10 +179,10 @@ function ratioGroups(
       .sort((one, other) => results.peers.indexOf(one.peer) - results.peers.indexOf(other.peer))
       .map((pair) => ({
         peer: pair.peer,
-        interval: rateRatio(result, pair),
-        rough: roughRateRatio(result, pair),
+        interval: rateRatio(result, pair, rateOf(result.row)),
+        rough: roughRateRatio(result, pair, rateOf(result.row)),
         goals: bars
-          .filter(({ bar }) => bar.row === result.row.id && bar.metric === result.row.rate)
+          .filter(({ bar }) => bar.row === result.row.id && bar.metric === rateOf(result.row))
           .filter(({ bar }) => bar.peer === pair.peer && bar.against === pair.against)
           .map(({ bar }) => bar.value),
       })),

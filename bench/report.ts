@@ -150,6 +150,7 @@ function methodSection(results: Results): string {
         `Node ${environment.node}`,
         environment.rust,
         environment.bun === null ? 'no Bun' : `Bun ${environment.bun}`,
+        environment.python ?? 'no Python',
       ].join(', '),
     ],
     ['Commit', `${environment.commit}${environment.modified ? ' with uncommitted changes' : ''}`],
@@ -163,7 +164,7 @@ function methodSection(results: Results): string {
     ],
     [
       'Left out',
-      `measurements with a server less than ${format.percent(BUSY_FLOOR)} busy (not asked for with churn, where the client works more than the server, nor where a protocol has work of its own, since there it counts who waits), with more than ${format.percent(OTHER_CPU_MAX)} of a CPU used by other processes, or more than ${format.percent(STEAL_MAX)} stolen by the hypervisor`,
+      `measurements with a server less than ${format.percent(BUSY_FLOOR)} busy (not asked for with churn, where the client works more than the server, nor with one connection or where a protocol has work of its own, since there it counts who waits), with more than ${format.percent(OTHER_CPU_MAX)} of a CPU used by other processes, or more than ${format.percent(STEAL_MAX)} stolen by the hypervisor`,
     ],
     [
       'Processor time',

@@ -1,10 +1,11 @@
 /** What a benchmark found, and how it stands against the bars. Pure: a result file can be evaluated again. */
+import type { Pair } from './comparisons.js'
 import type { LatencySample } from './inside-latency.js'
 import type { Environment } from './machine.js'
 import type { MemoryResult } from './memory.js'
-import { type Engine, isOurs, PEERS, type PeerId } from './peers.js'
-import { cleanPairs, type Pair, type RoundPlan, type RowResult, type Sample } from './rounds.js'
-import { BARS, type Bar, type Metric, type Probe, type Row } from './rows.js'
+import type { Engine, PeerId } from './peers.js'
+import { cleanPairs, type RoundPlan, type RowResult, type Sample } from './rounds.js'
+import { BARS, type Bar, type Metric, type Probe, type Rate } from './rows.js'
 import {
   geometricMean,
   INTERVAL_VALUES_MIN,
@@ -92,41 +93,26 @@ export function latencySamples(results: Results, peer: PeerId): readonly Latency
   return clean.length > 0 ? clean : all
 }
 
-/** What the tables of a row divide by, in the order of the columns; `against` tells it for a peer, null for none. */
-export function comparisonsOf({ work }: Pick<Row, 'work'>): readonly Comparison[] {
-  if (work === 'burn') {
-    const sameMode = (peer: PeerId): PeerId | null => (isOurs(peer) ? `mio-${PEERS[peer].ours.mode}` : null)
-    return [{ title: 'mio', against: sameMode }]
-  }
-  return [
-    { title: 'node:net', against: () => 'node-net' },
-    { title: 'raw mio', against: () => 'raw-mio' },
-    { title: 'raw tokio', against: () => 'raw-tokio' },
-  ]
-}
-
-/** A column of ratios. */
-export interface Comparison {
-  readonly title: string
-  readonly against: (peer: PeerId) => PeerId | null
-}
-
-/** Ratio of what the row compares by, over the rounds in which both count. */
-export function rateRatio(result: RowResult, pair: Pair): Interval | null {
-  return ratioInterval(rateRatios(result.row, result.samples, pair))
+/** Ratio of a rate, by default what the row compares by, over the rounds in which both count. */
+export function rateRatio(result: RowResult, pair: Pair, rate: Rate = result.row.rates[0]): Interval | null {
+  return ratioInterval(rateRatios(rate, result.samples, pair))
 }
 
 /** The same over all rounds, also those left out: an idea of the figure when the machine was too noisy for one. */
-export function roughRateRatio(result: RowResult, pair: Pair): number | null {
+export function roughRateRatio(
+  result: RowResult,
+  pair: Pair,
+  rate: Rate = result.row.rates[0],
+): number | null {
   // Of a measurement that was made again the last.
   const last = new Map(result.samples.map((sample) => [`${sample.round} ${sample.peer}`, sample]))
   const unfiltered = [...last.values()].map((sample): Sample => ({ ...sample, leftOut: null }))
-  const ratios = rateRatios(result.row, unfiltered, pair)
+  const ratios = rateRatios(rate, unfiltered, pair)
   return ratios.length === 0 ? null : geometricMean(ratios)
 }
 
-function rateRatios(row: Row, samples: readonly Sample[], pair: Pair): number[] {
-  const read = SAMPLE_FIGURES[row.rate]
+function rateRatios(rate: Rate, samples: readonly Sample[], pair: Pair): number[] {
+  const read = SAMPLE_FIGURES[rate]
   return cleanPairs(samples, pair).map(([ours, theirs]) => read(ours) / read(theirs))
 }
 

@@ -6,9 +6,10 @@
  * {@link GENERATION_ROUNDS} rounds: long enough to be warm, and often enough that the luck of one process (where its
  * heap lies, what its compiler decided) does not pass for a property of the server. Rows never share a process.
  */
+import { type Pair, pairsOf } from './comparisons.js'
 import { type LatencySummary, type LoadResult, runLoad } from './load.js'
 import { measuredCpus } from './machine.js'
-import { BASELINES, isOurs, MODES, type PeerId } from './peers.js'
+import type { PeerId } from './peers.js'
 import { rowCommand } from './programs.js'
 import type { Row } from './rows.js'
 import { placeThreads, type RunningServer, startServer } from './servers.js'
@@ -61,31 +62,6 @@ export interface RowResult {
   readonly row: Row
   readonly rounds: number
   readonly samples: readonly Sample[]
-}
-
-/** A comparison that rounds are made for. */
-export interface Pair {
-  readonly peer: PeerId
-  readonly against: PeerId
-}
-
-/**
- * Ours with every baseline, and every other peer with node:net and raw mio, as far as they are measured. Where ours burn,
- * tokio with mio in the same mode.
- */
-export function pairsOf({ work }: Pick<Row, 'work'>, peers: readonly PeerId[]): Pair[] {
-  if (work === 'burn') {
-    return MODES.map((mode): Pair => ({ peer: `tokio-${mode}`, against: `mio-${mode}` })).filter(
-      ({ peer, against }) => peers.includes(peer) && peers.includes(against),
-    )
-  }
-  const all = BASELINES.flatMap((against) => peers.map((peer): Pair => ({ peer, against })))
-  return all.filter(
-    ({ peer, against }) =>
-      peer !== against &&
-      peers.includes(against) &&
-      (isOurs(peer) || against === 'node-net' || against === 'raw-mio'),
-  )
 }
 
 /** The rounds in which both of a pair count, as pairs of samples. */

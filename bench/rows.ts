@@ -18,14 +18,24 @@ export interface Row {
    * With churn the client does more work per connection than the server, so no server gets near 1.
    */
   readonly busyFloor: number | null
-  /**
-   * What the servers do with a message: send it back, with all their threads on one CPU; or burn {@link BURN_US}
-   * microseconds of JavaScript before, with two CPUs: one for JavaScript, one for an I/O thread and the client. Only ours burn.
-   */
-  readonly work: 'echo' | 'burn'
-  /** What servers are compared by. */
-  readonly rate: 'requests-per-cpu-second' | 'requests-per-second'
+  readonly work: Work
+  /** What servers are compared by; the first one most of all. */
+  readonly rates: readonly [Rate, ...Rate[]]
 }
+
+/**
+ * What is done in a row, and with that who takes part (see `comparisons.ts`).
+ *
+ * - `echo`: servers send back what they get, with all their threads on one CPU.
+ * - `raw`: the same for one client that waits for each answer, as in RLoop's benchmark of that name; Python's event loops
+ *   take part.
+ * - `burn`: before they answer, protocols keep their thread for {@link BURN_US} microseconds of JavaScript, with two CPUs:
+ *   one for JavaScript, one for an I/O thread and the client. Only ours burn.
+ */
+export type Work = 'echo' | 'raw' | 'burn'
+
+/** What servers may be compared by. */
+export type Rate = 'requests-per-cpu-second' | 'requests-per-second'
 
 /** A server below this share of its CPU waited for the client, and what it costs per request then depends on the wait. */
 export const BUSY_FLOOR = 0.95
@@ -34,11 +44,21 @@ const ECHO = {
   mode: 'echo',
   busyFloor: BUSY_FLOOR,
   work: 'echo',
-  rate: 'requests-per-cpu-second',
+  rates: ['requests-per-cpu-second'],
 } as const
 
 /** Who waits for whom is what is measured here, so nobody has to be busy. */
-const BURN = { mode: 'echo', busyFloor: null, work: 'burn', rate: 'requests-per-second' } as const
+const BURN = { mode: 'echo', busyFloor: null, work: 'burn', rates: ['requests-per-second'] } as const
+
+/** One client that waits for each answer; the server waits for it as often, so nobody can be busy. */
+const RAW = {
+  mode: 'echo',
+  connections: 1,
+  pipeline: 1,
+  busyFloor: null,
+  work: 'raw',
+  rates: ['requests-per-second', 'requests-per-cpu-second'],
+} as const
 
 /** The workloads, in the order in which they run. */
 export const ROWS: readonly Row[] = [
@@ -84,6 +104,9 @@ export const ROWS: readonly Row[] = [
     mode: 'churn',
     busyFloor: null,
   },
+  { id: 'raw-1k', title: 'one connection × 1 KiB, 1 in flight', size: 1024, ...RAW },
+  { id: 'raw-10k', title: 'one connection × 10 KiB, 1 in flight', size: 10 * 1024, ...RAW },
+  { id: 'raw-100k', title: 'one connection × 100 KiB, 1 in flight', size: 100 * 1024, ...RAW },
   {
     id: 'burn-64',
     title: `${BURN_US} µs of JavaScript a message, 64 connections × 64 B`,
@@ -109,8 +132,7 @@ export type Part = (typeof PARTS)[number]
 
 /** What a bar is about. A ratio is ours divided by the baseline's, over rounds in which both count. */
 export type Metric =
-  | 'requests-per-cpu-second'
-  | 'requests-per-second'
+  | Rate
   | 'p99'
   | 'resident-bytes-per-connection'
   | 'heap-bytes-per-connection'
@@ -160,10 +182,9 @@ const CPU_BARS: readonly (readonly [row: string, chunk: number, borrowed: number
   ['churn', 2.0, 2.0],
 ]
 
-/** Rows that the other servers take part in, and those of them that are no churn. */
-const PEER_ROWS: readonly string[] = ROWS.filter((row) => row.work === 'echo').map((row) => row.id)
+/** Rows with many connections over TCP, and those of them that are no churn. */
+const PEER_ROWS: readonly string[] = rowsOf('echo')
 const ECHO_ROWS: readonly string[] = PEER_ROWS.filter((id) => id !== 'churn')
-const BURN_ROWS: readonly string[] = ROWS.filter((row) => row.work === 'burn').map((row) => row.id)
 
 /** Every bar. */
 export const BARS: readonly Bar[] = [
@@ -176,12 +197,16 @@ export const BARS: readonly Bar[] = [
   ...each('tokio', ECHO_ROWS, (row, peer) => [
     ratioBar('must', row, peer, 'requests-per-cpu-second', 'node-net', 'at-least', 1),
   ]),
-  ...BURN_ROWS.flatMap((row) =>
+  ...rowsOf('burn').flatMap((row) =>
     MODES.map((mode) =>
       ratioBar('must', row, `tokio-${mode}`, 'requests-per-second', `mio-${mode}`, 'at-least', 1.3),
     ),
   ),
   ...each('mio', PEER_ROWS, (row, peer) => [ratioBar('must', row, peer, 'p99', 'node-net', 'at-most', 1)]),
+  ...rawBars('must', 'mio', ['node-net', 'rloop', 'uvloop']),
+  // Each message goes from the I/O thread to JavaScript's and back, on one CPU, while nobody else has anything to do.
+  ...rawBars('aim', 'tokio', ['node-net', 'rloop', 'uvloop']),
+  ...rawBars('aim', 'mio', ['rloop-proto', 'uvloop-proto']),
   ...each('mio', ['memory'], (row, peer) => [
     figureBar(row, peer, 'resident-bytes-per-connection', 700),
     figureBar(row, peer, 'heap-bytes-per-connection', 350),
@@ -200,6 +225,23 @@ export const BARS: readonly Bar[] = [
     ratioBar('aim', row, peer, 'requests-per-cpu-second', 'bun', 'at-least', 1),
   ]),
 ]
+
+/**
+ * Nothing slower than node:net, nor than the loops that this project is modelled on where they do best, by the clock and by
+ * processor time.
+ */
+function rawBars(kind: Bar['kind'], engine: Engine, against: readonly PeerId[]): Bar[] {
+  return each(engine, rowsOf('raw'), (row, peer) =>
+    against.flatMap((other) =>
+      RAW.rates.map((rate) => ratioBar(kind, row, peer, rate, other, 'at-least', 1)),
+    ),
+  )
+}
+
+/** The rows of a kind. */
+function rowsOf(work: Work): readonly string[] {
+  return ROWS.filter((row) => row.work === work).map((row) => row.id)
+}
 
 /** The same bars for each row, or part, and each of ours on an engine. */
 function each(engine: Engine, rows: readonly string[], bars: (row: string, peer: PeerId) => Bar[]): Bar[] {

@@ -1,6 +1,7 @@
 /** `npm run bench`: measures, prints tables, and leaves JSON and an HTML report in bench/results/. */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { takesPart } from './comparisons.js'
 import { checkEngines } from './engines.js'
 import { insideCommand } from './inside.js'
 import { type LatencySample, measureInsideLatency } from './inside-latency.js'
@@ -8,8 +9,8 @@ import { loadgenProgram, RESULTS, ROOT } from './load.js'
 import { describeMachine, output, resultName } from './machine.js'
 import { measureMemory } from './memory.js'
 import { type BenchOptions, readOptions } from './options.js'
-import { PEERS, type PeerId } from './peers.js'
-import { bunProgram, rowCommand, serverCommand } from './programs.js'
+import { isPython, PEERS, type PeerId } from './peers.js'
+import { bunProgram, pythonProgram, rowCommand, serverCommand } from './programs.js'
 import { htmlReport } from './report.js'
 import { evaluate, figuresOf, type Results } from './results.js'
 import { measureRow, type RowResult } from './rounds.js'
@@ -21,6 +22,8 @@ import { ProgressLine, tables } from './terminal.js'
 
 const BUN_ABSENT =
   'Bun.listen: the peer is not installed; "npm ci --prefix bench/peers" installs it where there is a package of it'
+const PYTHON_ABSENT =
+  'RLoop, uvloop: the peers are not installed; "npm run --prefix bench/peers python" installs them where there are wheels of them for the machine\'s Python'
 
 // Through exit(), so that the servers end too.
 process.once('SIGINT', () => process.exit(130))
@@ -47,7 +50,11 @@ async function run(options: BenchOptions): Promise<number> {
   const progress = (text: string): void => line.show(text)
   await checkEngines(options.engines, progress)
   const random = seededRandom(SEED)
-  const environment = describeMachine(ROOT, peers.includes('bun') ? bunProgram() : null)
+  const environment = describeMachine(
+    ROOT,
+    peers.includes('bun') ? bunProgram() : null,
+    peers.some(isPython) ? pythonProgram() : null,
+  )
 
   let broken = false
   /** One part that breaks (a server that dies, say) must not take an hour of other figures with it. */
@@ -115,7 +122,7 @@ async function run(options: BenchOptions): Promise<number> {
       return
     }
     for (const row of ROWS.filter((one) => options.syscallRows.includes(one.id))) {
-      for (const peer of peers) {
+      for (const peer of peers.filter((one) => takesPart(row, one))) {
         progress(`syscalls: ${row.id}, ${peer}`)
         const count = (): Promise<SyscallResult> => countSyscalls(row, peer, options.syscallSecs)
         const found = await attempt(`syscalls: ${row.id}, ${peer}`, null, count)
@@ -124,7 +131,9 @@ async function run(options: BenchOptions): Promise<number> {
     }
   }
   // The peers that no bar is about take too long for a quick run.
-  const memoryPeers = peers.filter((peer) => !options.quick || insideCommand(peer) !== null)
+  const memoryPeers = peers.filter(
+    (peer) => !isPython(peer) && (!options.quick || insideCommand(peer) !== null),
+  )
   memory = await attempt('memory', [], async () =>
     wants('memory') ? await measureMemory(memoryPeers, options.memoryRepetitions, progress) : [],
   )
@@ -154,7 +163,8 @@ function checkMachine(): void {
 function peerIsPresent(peer: PeerId, absent: string[]): boolean {
   const command = serverCommand(peer)
   if (command === null) {
-    absent.push(BUN_ABSENT)
+    const text = isPython(peer) ? PYTHON_ABSENT : BUN_ABSENT
+    if (!absent.includes(text)) absent.push(text)
     return false
   }
   const missing = [...command, loadgenProgram('loadgen')].find(

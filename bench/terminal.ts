@@ -1,9 +1,9 @@
 /** The progress line and the tables on the terminal. */
+import { comparisonsOf } from './comparisons.js'
 import * as format from './format.js'
 import { PEERS, type PeerId } from './peers.js'
 import {
   type BarResult,
-  comparisonsOf,
   evaluate,
   figuresOf,
   latencySamples,
@@ -13,7 +13,7 @@ import {
   type Verdict,
 } from './results.js'
 import { OTHER_CPU_MAX, type RowResult, STEAL_MAX } from './rounds.js'
-import { METRIC_TITLES } from './rows.js'
+import { METRIC_TITLES, type Rate } from './rows.js'
 import { median, quantile } from './statistics.js'
 
 const VERDICTS: Readonly<Record<Verdict, string>> = {
@@ -66,32 +66,36 @@ export function tables(results: Results): string {
   return parts.filter((part) => part !== '').join('\n\n')
 }
 
+/** What was measured with the ratios of the row's first rate, and below it those of the others. */
 function rowTable(results: Results, result: RowResult): string {
   const { row } = result
   const comparisons = comparisonsOf(row)
-  const ratio = (peer: PeerId, against: PeerId | null): string => {
-    if (against === null) return ''
-    const pair = { peer, against }
-    return peer === against ? '1' : format.interval(rateRatio(result, pair), roughRateRatio(result, pair))
-  }
-  const lines = results.peers.flatMap((peer) => {
-    const figures = figuresOf(result, peer)
-    if (figures === null) return []
-    const { rounds, leftOutBusy, leftOutNoise } = figures
+  const ratios = (peer: PeerId, rate: Rate): string[] =>
+    comparisons.map(({ against }) => {
+      const other = against(peer)
+      if (other === null) return ''
+      const pair = { peer, against: other }
+      return peer === other
+        ? '1'
+        : format.interval(rateRatio(result, pair, rate), roughRateRatio(result, pair, rate))
+    })
+  const [mainRate, ...otherRates] = row.rates
+  const measured = results.peers.flatMap((peer) => figuresOf(result, peer) ?? [])
+  const lines = measured.map((figures) => {
+    const { peer, rounds, leftOutBusy, leftOutNoise } = figures
     return [
-      [
-        PEERS[peer].title + (rounds === 0 ? ' (no round counts)' : ''),
-        format.short(figures.requestsPerSec),
-        row.work === 'burn' ? figures.cpuUsPerRequest.toFixed(1) : format.short(figures.requestsPerCpuSec),
-        format.percent(figures.serverBusy),
-        format.micros(figures.p50),
-        format.micros(figures.p99),
-        format.micros(figures.p999),
-        ...comparisons.map(({ against }) => ratio(peer, against(peer))),
-        `${rounds} (${leftOutBusy} + ${leftOutNoise})`,
-      ],
+      PEERS[peer].title + (rounds === 0 ? ' (no round counts)' : ''),
+      format.short(figures.requestsPerSec),
+      row.work === 'burn' ? figures.cpuUsPerRequest.toFixed(1) : format.short(figures.requestsPerCpuSec),
+      format.percent(figures.serverBusy),
+      format.micros(figures.p50),
+      format.micros(figures.p99),
+      format.micros(figures.p999),
+      ...ratios(peer, mainRate),
+      `${rounds} (${leftOutBusy} + ${leftOutNoise})`,
     ]
   })
+  const columns = comparisons.map(({ title }) => `× ${title}`)
   const head = [
     '',
     'req/s',
@@ -100,10 +104,15 @@ function rowTable(results: Results, result: RowResult): string {
     'p50',
     'p99',
     'p99.9',
-    ...comparisons.map(({ title }) => `× ${title}`),
+    ...columns,
     'rounds (out: idle + noise)',
   ]
-  return `${row.title}, ${result.rounds} rounds; ratios of ${METRIC_TITLES[row.rate]}\n${table(head, lines)}`
+  const others = otherRates.map((rate) => {
+    const more = measured.map(({ peer }) => [PEERS[peer].title, ...ratios(peer, rate)])
+    return `  ratios of ${METRIC_TITLES[rate]}\n${table(['', ...columns], more)}`
+  })
+  const title = `${row.title}, ${result.rounds} rounds; ratios of ${METRIC_TITLES[mainRate]}`
+  return [`${title}\n${table(head, lines)}`, ...others].join('\n')
 }
 
 function memoryTable(results: Results): string {
@@ -163,7 +172,7 @@ export function barTable(bars: readonly BarResult[]): string {
       VERDICTS[verdict] + (reason === '' ? '' : ` (${reason})`),
     ])
   const note =
-    `~: too few rounds count, from all rounds; left out: measurements with a server less than 95 % busy (not asked for with churn and burn), with more than ` +
+    `~: too few rounds count, from all rounds; left out: measurements with a server less than 95 % busy (not asked for with churn, raw and burn), with more than ` +
     `${format.percent(OTHER_CPU_MAX)} of a CPU used by others, or more than ${format.percent(STEAL_MAX)} stolen`
   return `bars\n${table(['', 'row', 'what', 'goal', 'measured [95 %]', ''], lines)}\n${note}`
 }

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
 import { suite } from 'uvu'
+import { pairsOf } from '../bench/comparisons.js'
 import type { PeerId } from '../bench/peers.js'
 import { verdictOf } from '../bench/results.js'
-import { cleanPairs, type LeftOut, pairsOf, type Sample } from '../bench/rounds.js'
+import { cleanPairs, type LeftOut, type Sample } from '../bench/rounds.js'
 import { BARS, type Bar } from '../bench/rows.js'
 import {
   geometricMean,

@@ -63,7 +63,7 @@ export async function runSupervision(args: readonly string[]): Promise<number> {
   }
   const names = list('--parts', values.parts, PARTS)
   const plan = values.quick ? QUICK : FULL
-  const environment = describeMachine(ROOT, null)
+  const environment = describeMachine(ROOT)
   const line = new ProgressLine()
   const progress = (text: string): void => line.show(text)
   const figures: Figure[] = []

@@ -224,7 +224,11 @@ const TYPESCRIPT_ROOTS = ['src', 'examples', 'test', 'bench']
 /** TypeScript sources, absolute. */
 function typescriptSources() {
   const skip = (/** @type {string} */ name) =>
-    name === 'node_modules' || name === 'runtimes' || name === 'results' || name === 'target'
+    name === 'node_modules' ||
+    name === 'venv' ||
+    name === 'runtimes' ||
+    name === 'results' ||
+    name === 'target'
   return TYPESCRIPT_ROOTS.flatMap((root) => filesBelow(path(root), skip)).filter((file) =>
     file.endsWith('.ts'),
   )
