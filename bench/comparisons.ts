@@ -22,12 +22,18 @@ const BASELINES: {
   }
 } = {
   echo: { ours: ['node-net', 'raw-mio', 'raw-tokio', 'bun'], others: ['node-net', 'raw-mio'] },
+  unix: { ours: ['node-net', 'raw-mio', 'raw-tokio', 'bun'], others: ['node-net', 'raw-mio'] },
   raw: { ours: ['node-net', ...PYTHON_PEERS], others: ['node-net'] },
 }
 
 /** The columns of the tables, in their order. */
 const COLUMNS: { readonly [Kind in Exclude<Work, 'burn'>]: readonly (readonly [PeerId, string])[] } = {
   echo: [
+    ['node-net', 'node:net'],
+    ['raw-mio', 'raw mio'],
+    ['raw-tokio', 'raw tokio'],
+  ],
+  unix: [
     ['node-net', 'node:net'],
     ['raw-mio', 'raw mio'],
     ['raw-tokio', 'raw tokio'],

@@ -36,7 +36,7 @@ export interface BenchOptions extends LatencyPlan {
 const QUICK_TIME_LIMIT_SECS = 220
 
 /** Kinds of rows that `--rows` takes for all of them. */
-const ROW_KINDS: readonly Work[] = ['raw', 'burn']
+const ROW_KINDS: readonly Work[] = ['unix', 'raw', 'burn']
 /** What `--rows` takes. */
 const ROW_NAMES: readonly string[] = [...ROWS.map((row) => row.id), ...ROW_KINDS, ...PARTS]
 
@@ -45,7 +45,7 @@ npm run bench -- supervision [--help]   breaks shards instead: stalls, deaths, q
 
   --quick          under four minutes: fewer and shorter rounds, good to see whether something broke
   --rows LIST      ${ROW_NAMES.join(',')};
-                   ${ROW_KINDS.join(' and ')} are all of their rows
+                   ${ROW_KINDS.join(', ')} are all of their rows
   --engines LIST   ${ENGINES.join(',')}
   --peers LIST     ${PEER_IDS.join(',')};
                    ${MODES.join(' and ')} are those of every engine

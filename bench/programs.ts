@@ -5,6 +5,9 @@ import { takesPart } from './comparisons.js'
 import { loadgenProgram, ROOT } from './load.js'
 import { isOurs, isPython, type OurPeerId, PEERS, type PeerId } from './peers.js'
 import type { Row } from './rows.js'
+import { socketPath } from './sockets.js'
+
+const OVER_TCP: readonly string[] = ['--host', '127.0.0.1', '--port', '0']
 
 /** How to start `peer` for `row`; null when it is not installed or takes no part in it. */
 export function rowCommand(row: Row, peer: PeerId): string[] | null {
@@ -13,12 +16,19 @@ export function rowCommand(row: Row, peer: PeerId): string[] | null {
     const program = join(ROOT, 'dist', 'bench', 'burn', 'shardloop-server.js')
     return [process.execPath, program, '--size', String(row.size), ...ourFlags(peer)]
   }
-  return serverCommand(peer)
+  if (row.work !== 'unix') return serverCommand(peer)
+  const listen = ['--path', socketPath(peer)]
+  if (!isOurs(peer)) return serverCommand(peer, listen)
+  return [
+    process.execPath,
+    join(ROOT, 'dist', 'bench', 'unix', 'shardloop-server.js'),
+    ...listen,
+    ...ourFlags(peer),
+  ]
 }
 
-/** How to start `peer` as an echo server; null when it is not installed. */
-export function serverCommand(peer: PeerId): string[] | null {
-  const listen = ['--host', '127.0.0.1', '--port', '0']
+/** How to start `peer` as an echo server, as a rule over TCP; null when it is not installed. */
+export function serverCommand(peer: PeerId, listen: readonly string[] = OVER_TCP): string[] | null {
   if (isOurs(peer)) {
     const program = [process.execPath, join(ROOT, 'dist', 'examples', 'echo.js')]
     return [...program, ...listen, '--shards', '1', ...ourFlags(peer)]

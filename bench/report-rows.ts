@@ -68,6 +68,12 @@ const COMPARED: readonly {
   readonly against: readonly PeerId[]
 }[] = [
   {
+    work: 'unix',
+    title: 'Unix sockets',
+    note: 'Echo as above, over a Unix socket.',
+    against: ['node-net', 'raw-mio', 'raw-tokio'],
+  },
+  {
     work: 'raw',
     title: 'One connection, one message at a time',
     note: 'As in RLoop\u2019s own benchmark of raw sockets. Server and client wait for each other, so it counts how soon an answer leaves. Python\u2019s loops echo by sock_recv and sock_sendall, as they do there, and by a Protocol.',

@@ -29,10 +29,11 @@ export interface Row {
  * - `echo`: servers send back what they get, with all their threads on one CPU.
  * - `raw`: the same for one client that waits for each answer, as in RLoop's benchmark of that name; Python's event loops
  *   take part.
+ * - `unix`: as `echo`, over a Unix socket.
  * - `burn`: before they answer, protocols keep their thread for {@link BURN_US} microseconds of JavaScript, with two CPUs:
  *   one for JavaScript, one for an I/O thread and the client. Only ours burn.
  */
-export type Work = 'echo' | 'raw' | 'burn'
+export type Work = 'echo' | 'raw' | 'unix' | 'burn'
 
 /** What servers may be compared by. */
 export type Rate = 'requests-per-cpu-second' | 'requests-per-second'
@@ -49,6 +50,13 @@ const ECHO = {
 
 /** Who waits for whom is what is measured here, so nobody has to be busy. */
 const BURN = { mode: 'echo', busyFloor: null, work: 'burn', rates: ['requests-per-second'] } as const
+
+const UNIX = {
+  mode: 'echo',
+  busyFloor: BUSY_FLOOR,
+  work: 'unix',
+  rates: ['requests-per-cpu-second', 'requests-per-second'],
+} as const
 
 /** One client that waits for each answer; the server waits for it as often, so nobody can be busy. */
 const RAW = {
@@ -103,6 +111,22 @@ export const ROWS: readonly Row[] = [
     ...ECHO,
     mode: 'churn',
     busyFloor: null,
+  },
+  {
+    id: 'unix-64x64',
+    title: '64 connections × 64 B over a Unix socket, 1 in flight',
+    connections: 64,
+    size: 64,
+    pipeline: 1,
+    ...UNIX,
+  },
+  {
+    id: 'unix-64x16k',
+    title: '64 connections × 16 KiB over a Unix socket, 1 in flight',
+    connections: 64,
+    size: 16_384,
+    pipeline: 1,
+    ...UNIX,
   },
   { id: 'raw-1k', title: 'one connection × 1 KiB, 1 in flight', size: 1024, ...RAW },
   { id: 'raw-10k', title: 'one connection × 10 KiB, 1 in flight', size: 10 * 1024, ...RAW },
@@ -203,6 +227,12 @@ export const BARS: readonly Bar[] = [
     ),
   ),
   ...each('mio', PEER_ROWS, (row, peer) => [ratioBar('must', row, peer, 'p99', 'node-net', 'at-most', 1)]),
+  ...each('mio', rowsOf('unix'), (row, peer) => [
+    ratioBar('must', row, peer, 'requests-per-cpu-second', 'node-net', 'at-least', 1.4),
+  ]),
+  ...each('tokio', rowsOf('unix'), (row, peer) => [
+    ratioBar('aim', row, peer, 'requests-per-cpu-second', 'node-net', 'at-least', 1),
+  ]),
   ...rawBars('must', 'mio', ['node-net', 'rloop', 'uvloop']),
   // Each message goes from the I/O thread to JavaScript's and back, on one CPU, while nobody else has anything to do.
   ...rawBars('aim', 'tokio', ['node-net', 'rloop', 'uvloop']),

@@ -12,7 +12,7 @@ const IO_THREAD = 'shard-io'
 /** A server that is ready. */
 export interface RunningServer {
   readonly pid: number
-  /** HOST:PORT. */
+  /** HOST:PORT or unix:PATH. */
   readonly addr: string
   readonly child: ChildProcess
   /** Lines that it prints on stdout after the ready line. */
@@ -27,9 +27,20 @@ process.once('exit', () => {
   for (const child of running) child.kill('SIGKILL')
 })
 
+/** A program that was not ready, or did not stay so. */
+export class ProgramFailure extends Error {
+  /** What it ended with before it was ready, if it did. */
+  readonly exitCode: number | null
+
+  constructor(message: string, exitCode: number | null = null) {
+    super(message)
+    this.exitCode = exitCode
+  }
+}
+
 /**
- * Starts a command on `cpus`, or with null on any, and waits for its line `listening on tcp://HOST:PORT (shards N, engine
- * E)`. Rejects when it ends before, and when it was told an engine by `--engine` and runs another: its figures would go by
+ * Starts a command on `cpus`, or with null on any, and waits for its line `listening on ADDRESS (shards N, engine E)`, where
+ * the address is tcp://HOST:PORT or unix:PATH. Rejects with {@link ProgramFailure} when it ends before, and when it was told an engine by `--engine` and runs another: its figures would go by
  * the wrong name.
  */
 export async function startServer(cpus: Cpus | null, command: readonly string[]): Promise<RunningServer> {
@@ -45,15 +56,19 @@ export async function startServer(cpus: Cpus | null, command: readonly string[])
     child.once('exit', (code, signal) => resolve(signal ?? `exit code ${code}`))
   })
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
-  const fail = (reason: string): Error => new Error(`${command.join(' ')}: ${reason}\n${stderr}`)
+  const fail = (reason: string, exitCode: number | null = null): Error =>
+    new ProgramFailure(`${command.join(' ')}: ${reason}\n${stderr}`, exitCode)
 
   const ready = await within(START_TIMEOUT_MS, Promise.race([lines.next(), ended]))
   const line = typeof ready === 'object' && ready !== null && ready.done !== true ? ready.value : null
-  const addr = /^listening on tcp:\/\/(\S+)/.exec(line ?? '')?.[1]
+  const addr = /^listening on (?:tcp:\/\/(\S+)|(unix:\S+))/
+    .exec(line ?? '')
+    ?.slice(1)
+    .find((found) => found !== undefined)
   if (addr === undefined || child.pid === undefined) {
     child.kill('SIGKILL')
     const silent = ready === null ? `not ready within ${START_TIMEOUT_MS} ms` : `ended with ${await ended}`
-    throw fail(line ?? silent)
+    throw fail(line ?? silent, child.exitCode)
   }
   const told = command.includes('--engine') ? command[command.indexOf('--engine') + 1] : null
   const engine = /engine (\S+)\)$/.exec(line ?? '')?.[1]
