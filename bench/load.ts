@@ -44,7 +44,7 @@ export interface LoadResult {
 }
 
 /** Path of a program of the bench/loadgen crate; `npm run bench` builds it there. */
-export function loadgenProgram(name: 'loadgen' | 'raw-mio-echo' | 'raw-tokio-echo'): string {
+export function loadgenProgram(name: 'loadgen' | 'raw-mio-echo' | 'raw-tokio-echo' | 'raw-accept'): string {
   return join(ROOT, 'target', 'release', name)
 }
 

@@ -9,12 +9,19 @@ import { socketPath } from './sockets.js'
 
 const OVER_TCP: readonly string[] = ['--host', '127.0.0.1', '--port', '0']
 
-/** How to start `peer` for `row`; null when it is not installed or takes no part in it. */
+/** How to start `peer` for `row`; null when it is not installed or takes no part in it. What a client connects to is not in it. */
 export function rowCommand(row: Row, peer: PeerId): string[] | null {
   if (!takesPart(row, peer)) return null
   if (row.work === 'burn' && isOurs(peer)) {
     const program = join(ROOT, 'dist', 'bench', 'burn', 'shardloop-server.js')
     return [process.execPath, program, '--size', String(row.size), ...ourFlags(peer)]
+  }
+  if (row.work === 'connect') {
+    const program = [process.execPath, join(ROOT, 'dist', 'bench', 'connect', 'client.js')]
+    const which = isOurs(peer)
+      ? ['--client', 'shardloop', '--engine', PEERS[peer].ours.engine]
+      : ['--client', 'node-net']
+    return [...program, ...which, '--at-once', String(row.connections)]
   }
   if (row.work !== 'unix') return serverCommand(peer)
   const listen = ['--path', socketPath(peer)]

@@ -74,6 +74,12 @@ const COMPARED: readonly {
     against: ['node-net', 'raw-mio', 'raw-tokio'],
   },
   {
+    work: 'connect',
+    title: 'Connecting',
+    note: 'Clients open connections to a server in Rust, each closed as soon as it is established and gone before the next one takes its place. The client has a CPU, the server the other.',
+    against: ['node-net'],
+  },
+  {
     work: 'raw',
     title: 'One connection, one message at a time',
     note: 'As in RLoop\u2019s own benchmark of raw sockets. Server and client wait for each other, so it counts how soon an answer leaves. Python\u2019s loops echo by sock_recv and sock_sendall, as they do there, and by a Protocol.',

@@ -120,6 +120,8 @@ function rateRatios(rate: Rate, samples: readonly Sample[], pair: Pair): number[
 const SAMPLE_FIGURES = {
   'requests-per-cpu-second': (sample: Sample): number => sample.requestsPerCpuSec,
   'requests-per-second': (sample: Sample): number => sample.requestsPerSec,
+  'connections-per-cpu-second': (sample: Sample): number => sample.requestsPerCpuSec,
+  'connections-per-second': (sample: Sample): number => sample.requestsPerSec,
   p99: (sample: Sample): number => sample.latencyUs.p99,
 } as const
 
@@ -200,6 +202,8 @@ function barValues(bar: Bar, results: Results): readonly number[] {
     }
     case 'requests-per-cpu-second':
     case 'requests-per-second':
+    case 'connections-per-cpu-second':
+    case 'connections-per-second':
     case 'p99': {
       const result = results.rows.find((one) => one.row.id === bar.row)
       if (result === undefined || against === null) return []

@@ -7,6 +7,7 @@
  * heap lies, what its compiler decided) does not pass for a property of the server. Rows never share a process.
  */
 import { type Pair, pairsOf } from './comparisons.js'
+import { measureConnects, startTarget, targetFlags } from './connect/measure.js'
 import { type LatencySummary, type LoadResult, runLoad } from './load.js'
 import { measuredCpus } from './machine.js'
 import type { PeerId } from './peers.js'
@@ -27,7 +28,7 @@ export const NOISE_TRIES = 3
 /** Why a measurement does not count: the server waited for the client, or the machine did something else. */
 export type LeftOut = 'not-busy' | 'noise'
 
-/** One measurement of a peer in a round; the last of them counts, if any does. */
+/** One measurement of a peer in a round; the last of them counts, if any does. Where clients are measured, `server` is one of these. */
 export interface Sample {
   readonly round: number
   readonly peer: PeerId
@@ -74,6 +75,12 @@ export function cleanPairs(samples: readonly Sample[], pair: Pair): [ours: Sampl
   })
 }
 
+/** The processes of a row: what is measured, and what that connects to where clients are. */
+interface Processes {
+  readonly measured: ReadonlyMap<PeerId, RunningServer>
+  readonly target: RunningServer | null
+}
+
 /** Measures `row` until every pair has enough rounds that count, the plan's maximum is reached or the time is up. */
 export async function measureRow(
   row: Row,
@@ -84,19 +91,19 @@ export async function measureRow(
   timeIsUp: () => boolean,
 ): Promise<RowResult> {
   const samples: Sample[] = []
-  let servers = new Map<PeerId, RunningServer>()
+  let processes: Processes = { measured: new Map(), target: null }
   let round = 0
   try {
     for (; round < plan.max; round++) {
       const needed = peersStillNeeded(row, samples, peers, plan.wanted)
       if (needed.length === 0 || timeIsUp()) break
       if (round % GENERATION_ROUNDS === 0) {
-        await stopAll(servers)
-        servers = await startAll(row, needed, plan, progress)
+        await stopAll(processes)
+        processes = await startAll(row, needed, plan, progress)
       }
       for (const peer of shuffled(needed, random)) {
         progress(progressText(row, peer, round, samples, peers, plan))
-        const server = servers.get(peer)
+        const server = processes.measured.get(peer)
         if (server === undefined) throw new Error(`${peer} was given up and is needed again`)
         for (let tries = 1; tries <= plan.tries; tries++) {
           const result = await load(row, server, plan.warmupSecs, plan.windowSecs)
@@ -106,9 +113,9 @@ export async function measureRow(
       }
     }
     // A server that has died since is an error, not a figure.
-    await stopAll(servers)
+    await stopAll(processes)
   } catch (error) {
-    for (const server of servers.values()) server.child.kill('SIGKILL')
+    killAll(processes)
     throw error
   }
   return { row, rounds: round, samples }
@@ -135,32 +142,41 @@ async function startAll(
   peers: readonly PeerId[],
   plan: RoundPlan,
   progress: (text: string) => void,
-): Promise<Map<PeerId, RunningServer>> {
+): Promise<Processes> {
   const [serverCpu, clientCpu] = measuredCpus()
   const cpus = row.work === 'burn' ? [serverCpu, clientCpu] : serverCpu
-  const servers = new Map<PeerId, RunningServer>()
+  const measured = new Map<PeerId, RunningServer>()
+  const target = row.work === 'connect' ? await startTarget(clientCpu) : null
   try {
     for (const peer of peers) {
       progress(`${row.id}: starting and warming ${peer}`)
       const command = rowCommand(row, peer)
       if (command === null) throw new Error(`${peer} is not installed`)
-      const server = await startServer(cpus, command)
-      servers.set(peer, server)
+      const flags = target === null ? [] : targetFlags(target)
+      const server = await startServer(cpus, [...command, ...flags])
+      measured.set(peer, server)
       if (row.work === 'burn') placeThreads(server, serverCpu, clientCpu)
       await load(row, server, 0, plan.firstWarmupSecs)
     }
   } catch (error) {
-    for (const server of servers.values()) server.child.kill('SIGKILL')
+    killAll({ measured, target })
     throw error
   }
-  return servers
+  return { measured, target }
 }
 
-async function stopAll(servers: ReadonlyMap<PeerId, RunningServer>): Promise<void> {
-  for (const server of servers.values()) await server.stop()
+async function stopAll({ measured, target }: Processes): Promise<void> {
+  for (const server of measured.values()) await server.stop()
+  await target?.stop()
+}
+
+function killAll({ measured, target }: Processes): void {
+  for (const server of measured.values()) server.child.kill('SIGKILL')
+  target?.child.kill('SIGKILL')
 }
 
 function load(row: Row, server: RunningServer, warmupSecs: number, windowSecs: number): Promise<LoadResult> {
+  if (row.work === 'connect') return measureConnects(server, warmupSecs, windowSecs)
   const [, clientCpu] = measuredCpus()
   const args = [row.mode, '--addr', server.addr, '--server-pid', String(server.pid)]
   args.push('--conns', String(row.connections), '--size', String(row.size))

@@ -7,7 +7,8 @@ import { type Engine, MODES, oursOn, type PeerId } from './peers.js'
 export interface Row {
   readonly id: string
   readonly title: string
-  readonly mode: 'echo' | 'churn'
+  readonly mode: 'echo' | 'churn' | 'connect'
+  /** Connections, with churn and connect those at once. */
   readonly connections: number
   /** Bytes of a message. */
   readonly size: number
@@ -30,13 +31,19 @@ export interface Row {
  * - `raw`: the same for one client that waits for each answer, as in RLoop's benchmark of that name; Python's event loops
  *   take part.
  * - `unix`: as `echo`, over a Unix socket.
+ * - `connect`: clients connect and close, and are what is measured: they have the server's CPU, and stand where servers
+ *   stand in samples and figures; a request is a connection.
  * - `burn`: before they answer, protocols keep their thread for {@link BURN_US} microseconds of JavaScript, with two CPUs:
  *   one for JavaScript, one for an I/O thread and the client. Only ours burn.
  */
-export type Work = 'echo' | 'raw' | 'unix' | 'burn'
+export type Work = 'echo' | 'raw' | 'unix' | 'connect' | 'burn'
 
 /** What servers may be compared by. */
-export type Rate = 'requests-per-cpu-second' | 'requests-per-second'
+export type Rate =
+  | 'requests-per-cpu-second'
+  | 'requests-per-second'
+  | 'connections-per-cpu-second'
+  | 'connections-per-second'
 
 /** A server below this share of its CPU waited for the client, and what it costs per request then depends on the wait. */
 export const BUSY_FLOOR = 0.95
@@ -128,6 +135,17 @@ export const ROWS: readonly Row[] = [
     pipeline: 1,
     ...UNIX,
   },
+  {
+    id: 'connect',
+    title: 'a client connects and closes; 16 at once',
+    mode: 'connect',
+    connections: 16,
+    size: 0,
+    pipeline: 1,
+    busyFloor: BUSY_FLOOR,
+    work: 'connect',
+    rates: ['connections-per-cpu-second', 'connections-per-second'],
+  },
   { id: 'raw-1k', title: 'one connection × 1 KiB, 1 in flight', size: 1024, ...RAW },
   { id: 'raw-10k', title: 'one connection × 10 KiB, 1 in flight', size: 10 * 1024, ...RAW },
   { id: 'raw-100k', title: 'one connection × 100 KiB, 1 in flight', size: 100 * 1024, ...RAW },
@@ -170,6 +188,8 @@ export type Probe = 'timer' | 'fs' | 'fetch'
 export const METRIC_TITLES: Readonly<Record<Metric, string>> = {
   'requests-per-cpu-second': 'requests per server-CPU-second',
   'requests-per-second': 'requests per second',
+  'connections-per-cpu-second': 'connections per client-CPU-second',
+  'connections-per-second': 'connections per second',
   p99: 'p99 latency',
   'resident-bytes-per-connection': 'resident bytes per idle connection',
   'heap-bytes-per-connection': 'JS heap bytes per idle connection',
@@ -233,6 +253,9 @@ export const BARS: readonly Bar[] = [
   ...each('tokio', rowsOf('unix'), (row, peer) => [
     ratioBar('aim', row, peer, 'requests-per-cpu-second', 'node-net', 'at-least', 1),
   ]),
+  ratioBar('must', 'connect', 'mio-chunk', 'connections-per-cpu-second', 'node-net', 'at-least', 1.5),
+  ratioBar('aim', 'connect', 'mio-chunk', 'connections-per-second', 'node-net', 'at-least', 1.5),
+  ratioBar('aim', 'connect', 'tokio-chunk', 'connections-per-cpu-second', 'node-net', 'at-least', 1),
   ...rawBars('must', 'mio', ['node-net', 'rloop', 'uvloop']),
   // Each message goes from the I/O thread to JavaScript's and back, on one CPU, while nobody else has anything to do.
   ...rawBars('aim', 'tokio', ['node-net', 'rloop', 'uvloop']),

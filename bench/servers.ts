@@ -1,4 +1,4 @@
-/** Starts and stops the servers that are measured, as a rule each pinned to the server's CPU. */
+/** Starts and stops the programs that are measured, servers as a rule, each pinned to the server's CPU as a rule. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
@@ -12,7 +12,7 @@ const IO_THREAD = 'shard-io'
 /** A server that is ready. */
 export interface RunningServer {
   readonly pid: number
-  /** HOST:PORT or unix:PATH. */
+  /** HOST:PORT or unix:PATH; a client's is what it connects to. */
   readonly addr: string
   readonly child: ChildProcess
   /** Lines that it prints on stdout after the ready line. */
@@ -40,7 +40,7 @@ export class ProgramFailure extends Error {
 
 /**
  * Starts a command on `cpus`, or with null on any, and waits for its line `listening on ADDRESS (shards N, engine E)`, where
- * the address is tcp://HOST:PORT or unix:PATH. Rejects with {@link ProgramFailure} when it ends before, and when it was told an engine by `--engine` and runs another: its figures would go by
+ * the address is tcp://HOST:PORT or unix:PATH; a client says `connecting to` instead. Rejects with {@link ProgramFailure} when it ends before, and when it was told an engine by `--engine` and runs another: its figures would go by
  * the wrong name.
  */
 export async function startServer(cpus: Cpus | null, command: readonly string[]): Promise<RunningServer> {
@@ -61,7 +61,7 @@ export async function startServer(cpus: Cpus | null, command: readonly string[])
 
   const ready = await within(START_TIMEOUT_MS, Promise.race([lines.next(), ended]))
   const line = typeof ready === 'object' && ready !== null && ready.done !== true ? ready.value : null
-  const addr = /^listening on (?:tcp:\/\/(\S+)|(unix:\S+))/
+  const addr = /^(?:listening on|connecting to) (?:tcp:\/\/(\S+)|(unix:\S+))/
     .exec(line ?? '')
     ?.slice(1)
     .find((found) => found !== undefined)

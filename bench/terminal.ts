@@ -95,11 +95,12 @@ function rowTable(results: Results, result: RowResult): string {
       `${rounds} (${leftOutBusy} + ${leftOutNoise})`,
     ]
   })
+  const unit = row.work === 'connect' ? 'conn' : 'req'
   const columns = comparisons.map(({ title }) => `× ${title}`)
   const head = [
     '',
-    'req/s',
-    row.work === 'burn' ? 'CPU µs/req' : 'req/CPU-s',
+    `${unit}/s`,
+    row.work === 'burn' ? 'CPU µs/req' : `${unit}/CPU-s`,
     'busy',
     'p50',
     'p99',
@@ -182,7 +183,7 @@ function table(head: readonly string[], lines: readonly (readonly string[])[]): 
   const widths = head.map((_, column) => Math.max(...all.map((line) => [...(line[column] ?? '')].length)))
   const pad = (text: string, column: number): string => {
     const fill = ' '.repeat(Math.max(0, (widths[column] ?? 0) - [...text].length))
-    const figure = /^[\d.–≥≤-]/.test(text) || /[/×]|^(p\d|busy|req)/.test(head[column] ?? '')
+    const figure = /^[\d.–≥≤-]/.test(text) || /[/×]|^(p\d|busy)/.test(head[column] ?? '')
     return figure && head[column] !== 'row' ? fill + text : text + fill
   }
   return all.map((line) => `  ${line.map(pad).join('  ')}`.trimEnd()).join('\n')

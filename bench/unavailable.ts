@@ -10,7 +10,7 @@ import { ProgramFailure, startServer } from './servers.js'
 import { UNAVAILABLE_EXIT_CODE } from './unavailable-exit.js'
 
 /** Rows with programs of ours that a build may not run. */
-const PERHAPS: readonly Work[] = ['unix']
+const PERHAPS: readonly Work[] = ['unix', 'connect']
 
 /**
  * Starts and ends ours on each engine, for each kind of row that a build may not run. Returns why ours take no part in a
