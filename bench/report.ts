@@ -33,6 +33,7 @@ ${rowSections(results, bars)}
 ${memorySection(results)}
 ${syscallSection(results)}
 ${latencySection(results)}
+${handlesSection(results)}
 ${barSection(bars)}
 ${methodSection(results)}
 </body></html>
@@ -113,6 +114,13 @@ function latencySection(results: Results): string {
   return `<h2>Timers, files and fetch inside a loaded server</h2>
 <p class="soft">Left is better; logarithmic. Ring: p50; dot: p99. Measured on the loop that serves 64 connections × 64 B as fast as it can.</p>
 ${percentilePlot('Latency inside a loaded server', groups)}`
+}
+
+function handlesSection({ handles }: Results): string {
+  if (handles === null) return ''
+  return `<h2>Callbacks and timers</h2>
+<p class="soft">Of a loop, beside setImmediate and setTimeout, on one CPU.</p>
+<pre class="scroll">${escaped(handles)}</pre>`
 }
 
 function barSection(bars: readonly BarResult[]): string {

@@ -28,6 +28,8 @@ export interface Results {
   readonly memory: readonly MemoryResult[]
   readonly syscalls: readonly SyscallResult[]
   readonly latency: readonly LatencySample[]
+  /** What the part `handles` printed; null when it did not run. */
+  readonly handles: string | null
   /** What was not measured though it was asked for, and why. */
   readonly absent: readonly string[]
   readonly durationSecs: number

@@ -168,7 +168,7 @@ export const ROWS: readonly Row[] = [
 ]
 
 /** Parts that are measured in another way than the rows; named like rows by `--rows`. */
-export const PARTS = ['memory', 'syscalls', 'latency'] as const
+export const PARTS = ['memory', 'syscalls', 'latency', 'handles'] as const
 /** See {@link PARTS}. */
 export type Part = (typeof PARTS)[number]
 

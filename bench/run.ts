@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { takesPart } from './comparisons.js'
 import { checkEngines } from './engines.js'
+import { handlesArePresent, measureHandles } from './handles-part.js'
 import { insideCommand } from './inside.js'
 import { type LatencySample, measureInsideLatency } from './inside-latency.js'
 import { loadgenProgram, RESULTS, ROOT } from './load.js'
@@ -87,6 +88,7 @@ async function run(options: BenchOptions): Promise<number> {
   let memory: Results['memory'] = []
   const syscalls: SyscallResult[] = []
   const latency: LatencySample[] = []
+  let handles: string | null = null
   const { quick, plan } = options
   const soFar = (): Results => ({
     environment,
@@ -98,6 +100,7 @@ async function run(options: BenchOptions): Promise<number> {
     memory,
     syscalls,
     latency,
+    handles,
     absent,
     durationSecs: (performance.now() - started) / 1000,
   })
@@ -151,6 +154,12 @@ async function run(options: BenchOptions): Promise<number> {
   await attempt('latency', undefined, async () => {
     if (wants('latency')) await measureInsideLatency(peers, options, random, progress, latency)
   })
+  if (wants('handles')) {
+    if (handlesArePresent()) {
+      progress('handles: callbacks and timers')
+      handles = await attempt('handles', null, () => measureHandles(quick))
+    } else absent.push('handles: this build has no bench/handles.ts')
+  }
   line.clear()
 
   const results = soFar()

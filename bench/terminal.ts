@@ -60,6 +60,7 @@ export function tables(results: Results): string {
     memoryTable(results),
     syscallTable(results),
     latencyTable(results),
+    results.handles === null ? '' : `callbacks and timers\n${results.handles}`,
     barTable(evaluate(results)),
     ...results.absent.map((text) => `not measured: ${text}`),
   ]
