@@ -164,7 +164,7 @@ function methodSection(results: Results): string {
     ['Commit', `${environment.commit}${environment.modified ? ' with uncommitted changes' : ''}`],
     [
       'Placement',
-      `server on CPU ${environment.serverCpu}, load generator on CPU ${environment.clientCpu}, over loopback; where a protocol has work of its own the server on both`,
+      `server on CPU ${environment.serverCpu}, load generator on CPU ${environment.clientCpu}, over loopback; where a protocol has work of its own the server on both; where clients are measured, the client is where servers are otherwise, and a request is a connection`,
     ],
     [
       'Rounds',

@@ -20,7 +20,8 @@ test('all servers on both engines are measured, unless some are chosen', () => {
   assert.deepEqual(readOptions([])?.peers, PEER_IDS)
   assert.deepEqual(readOptions([])?.engines, ['mio', 'tokio'])
   const mio = readOptions(['--engines', 'mio'])
-  assert.deepEqual(mio?.peers, ['mio-chunk', 'mio-borrowed', 'node-net', 'raw-mio', 'raw-tokio', 'bun'])
+  const others = ['node-net', 'raw-mio', 'raw-tokio', 'bun', 'rloop', 'rloop-proto', 'uvloop', 'uvloop-proto']
+  assert.deepEqual(mio?.peers, ['mio-chunk', 'mio-borrowed', ...others])
   assert.deepEqual(mio?.engines, ['mio'])
 })
 
@@ -53,8 +54,10 @@ test('our programs are told the engine and the mode', () => {
   }
 })
 
-test('tokio has to reach node:net on each echo row, and has no other bar beside mio', () => {
-  const bars = BARS.filter(({ peer, against }) => peer.startsWith('tokio-') && against === 'node-net')
+test('tokio has to reach node:net on each echo row over TCP, and has no other bar beside mio', () => {
+  const bars = BARS.filter(
+    ({ kind, peer, against }) => kind === 'must' && peer.startsWith('tokio-') && against === 'node-net',
+  )
   assert.deepEqual(
     bars.map(({ row, peer, metric, kind, direction, value }) => [row, peer, metric, kind, direction, value]),
     ['64x64', '64x64-p16', '64x16k', '1000x64'].flatMap((row) =>
@@ -93,6 +96,25 @@ test('a server that runs on another engine than it was told is not measured', as
   )
   const server = await startServer(null, [...readyOn('tokio'), '--', '--engine', 'tokio'])
   await server.stop()
+})
+
+test('a kind of rows stands for all of them, and names nobody beside them', () => {
+  const ids = (rows: string): string[] | undefined => readOptions(['--rows', rows])?.rows.map((row) => row.id)
+  assert.deepEqual(ids('raw'), ['raw-1k', 'raw-10k', 'raw-100k'])
+  assert.deepEqual(ids('unix'), ['unix-64x64', 'unix-64x16k'])
+  assert.deepEqual(ids('connect'), ['connect'])
+  assert.deepEqual(ids('raw-1k,unix-64x64'), ['unix-64x64', 'raw-1k'])
+  assert.throws(() => readOptions(['--rows', 'echo']), /--rows: echo is not one of/)
+  const handles = readOptions(['--rows', 'handles'])
+  assert.deepEqual([handles?.rows, handles?.parts], [[], ['handles']])
+})
+
+test('a quick run leaves out what it has no time for, unless that is chosen', () => {
+  const ids = (...args: string[]): string[] | undefined => readOptions(args)?.rows.map((row) => row.id)
+  const burn = ['burn-64', 'burn-16k']
+  const tcp = ['64x64', '64x64-p16', '64x16k', '1000x64', 'churn']
+  assert.deepEqual(ids('--quick'), [...tcp, 'unix-64x64', 'connect', ...burn])
+  assert.deepEqual(ids('--quick', '--rows', 'raw-1k,unix'), ['unix-64x64', 'unix-64x16k', 'raw-1k'])
 })
 
 test.run()

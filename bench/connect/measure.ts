@@ -11,8 +11,8 @@ export const ADDRESSES = 64
 /** A measurement that takes this much longer than it should is ended: the client hangs. */
 const GRACE_MS = 30_000
 
-/** Starts what clients connect to: it accepts and closes, and costs less than any of them. */
-export async function startTarget(cpu: number): Promise<RunningServer> {
+/** Starts what clients connect to: it accepts and closes, and costs less than any of them. On one CPU, or with null on any. */
+export async function startTarget(cpu: number | null): Promise<RunningServer> {
   return startServer(cpu, [loadgenProgram('raw-accept'), '--addresses', String(ADDRESSES)])
 }
 
