@@ -26,7 +26,7 @@ export const ERROR_CODES = {
   ERR_SHARDLOOP_IDLE_TIMEOUT: 'peer',
   /** The memory given to `writeOwned` was detached before it was flushed; the connection was aborted. */
   ERR_SHARDLOOP_DETACHED: 'configuration',
-  /** The connection ended before what was handed to `writeOwned` was flushed. */
+  /** The connection ended before what was handed to `writeOwned` or `sendFile` was sent, or its loop was closed. */
   ERR_SHARDLOOP_CLOSED: 'peer',
   /** The connection was aborted because its server was stopped by force, or past its drain deadline. */
   ERR_SHARDLOOP_SERVER_ABORTED: 'shardloop',

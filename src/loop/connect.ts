@@ -67,15 +67,13 @@ class Connecting {
 
   adopt(socket: number | Socket): void {
     const attempt = this.#attempt((error) => this.#end(error, null))
-    threadLoop().acquire(this.#held.engine)
     try {
-      if (typeof socket === 'number') this.#held.loop.adopt(socket, false, attempt)
-      else {
-        this.#held.loop.adopt(descriptorOf(socket), true, attempt)
-        socket.destroy()
-      }
+      const descriptor = typeof socket === 'number' ? socket : descriptorOf(socket)
+      threadLoop().acquire(this.#held.engine)
+      this.#held.loop.adopt(descriptor, typeof socket !== 'number', attempt)
+      if (typeof socket !== 'number') socket.destroy()
     } catch (error) {
-      threadLoop().releaseLater()
+      // Of a descriptor that cannot be had the attempt has not begun, and of one that was refused it is over already.
       this.#end(error, null)
     }
   }

@@ -4,7 +4,6 @@ import { CLOSE_PROGRAM } from '../native/abi.js'
 import type { ConnectionOwner, ExceptionContext } from './connection-server.js'
 import { callExceptionHandler } from './exception-handler.js'
 import type { ShardLoop } from './shard-loop.js'
-import type { TcpTransport } from './transport.js'
 
 /** The connections that this thread made to others, or was given. To native code they are those of one more server. */
 export class Clients implements ConnectionOwner {
@@ -14,7 +13,10 @@ export class Clients implements ConnectionOwner {
   readonly writeMaxBytes: number = WRITE_MAX_DEFAULT_BYTES
   /** The number of that server. */
   readonly id: number
-  stopped: ((transport: TcpTransport) => void) | undefined = undefined
+  readonly stopped = undefined
+  /** Connections, and requests for one. */
+  private pending = 0
+  private whenNone: (() => void)[] = []
   private readonly loop: ShardLoop
   private readonly released: () => void
 
@@ -27,21 +29,33 @@ export class Clients implements ConnectionOwner {
     loop.native.addServer(id, 0, { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs: 0 })
   }
 
-  opened(): void {}
-
-  ended(): void {
-    this.released()
+  requested(): void {
+    this.pending += 1
   }
 
-  /** Aborts them, and those that are still to come. */
+  opened(): void {}
+
+  /** A connection is over, or a request has come to nothing. */
+  ended(): void {
+    this.pending -= 1
+    this.released()
+    if (this.pending === 0) for (const told of this.whenNone.splice(0)) told()
+  }
+
   abort(): void {
-    this.stopped = (transport) => {
-      transport.abortFor(
-        CLOSE_PROGRAM,
-        new ShardloopError('ERR_SHARDLOOP_STATE', `the loop of connection ${transport.id} was closed`),
+    for (const transport of this.loop.transportsOf(this)) {
+      const error = new ShardloopError(
+        'ERR_SHARDLOOP_CLOSED',
+        `the loop of connection ${transport.id} was closed`,
       )
+      transport.abortFor(CLOSE_PROGRAM, error)
     }
-    for (const transport of this.loop.transportsOf(this)) this.stopped(transport)
+  }
+
+  /** Resolves when there is none. */
+  none(): Promise<void> {
+    if (this.pending === 0) return Promise.resolve()
+    return new Promise((resolve) => this.whenNone.push(resolve))
   }
 
   handleException(context: ExceptionContext): void {

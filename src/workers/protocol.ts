@@ -85,7 +85,7 @@ export interface ExtraInfo {
 }
 
 /** One connection's sending side and switches. Lives on its shard's thread; never crosses threads. */
-export interface Transport {
+export interface Transport extends AsyncDisposable {
   /** `shard-sequence`: the number of the shard, and how many connections it had until this one, itself included. */
   readonly id: string
   /** The protocol that receives this connection's events. */
@@ -136,4 +136,6 @@ export interface Transport {
    * `draining` when another protocol of this connection was told already.
    */
   setProtocol(protocol: Protocol): void
+  /** `close()`; resolves when `connectionLost` was called. For `await using`. */
+  [Symbol.asyncDispose](): Promise<void>
 }

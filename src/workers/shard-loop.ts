@@ -295,6 +295,7 @@ export class ShardLoop {
     const failure = this.native.adopt(request, (this.clients as Clients).id, fd, duplicate)
     if (failure === null) return
     this.attempts.delete(request)
+    ;(this.clients as Clients).ended()
     throw systemError(failure.errno, failure.syscall)
   }
 
@@ -306,6 +307,19 @@ export class ShardLoop {
     this.native.cancelConnect(request)
   }
 
+  /** Aborts the connections of {@link ShardLoop.connect}, and fails what is still to come; resolves when they are gone. */
+  async abortClients(): Promise<void> {
+    for (const [request, attempt] of this.attempts) {
+      if (attempt.cancelled) continue
+      this.cancel(request)
+      attempt.refused(
+        new ShardloopError('ERR_SHARDLOOP_CLOSED', 'the loop was closed before it was connected'),
+      )
+    }
+    this.clients?.abort()
+    await this.clients?.none()
+  }
+
   private request(attempt: ConnectAttempt): number {
     if (this.clients === undefined) {
       const id = this.freeServers.pop() ?? this.servers.length
@@ -315,6 +329,7 @@ export class ShardLoop {
     do this.lastRequest = this.lastRequest === REQUEST_MAX ? 1 : this.lastRequest + 1
     while (this.attempts.has(this.lastRequest))
     this.attempts.set(this.lastRequest, attempt)
+    this.clients.requested()
     return this.lastRequest
   }
 
@@ -536,7 +551,6 @@ export class ShardLoop {
       this.notify(transport, 'connectionMade', transport)
     } finally {
       attempt.connected(transport)
-      clients.stopped?.(transport)
     }
   }
 

@@ -53,8 +53,12 @@ export class ThreadLoop {
     this.#closing = later(() => void this.#close(held), LOOP_KEEP_MS).unref()
   }
 
-  /** Closes a loop that is only kept; resolves when that is done. */
-  async closeIdle(): Promise<void> {
+  /**
+   * Aborts the connections that this thread made to others, and calls off those that it was about to make. Resolves when they
+   * are gone, and with them the loop, if it has no other users.
+   */
+  async abortClients(): Promise<void> {
+    await this.#held?.loop.abortClients()
     if (this.#users === 0 && this.#held !== null) await this.#close(this.#held)
   }
 

@@ -58,6 +58,8 @@ interface Rare {
   promises?: { pending: number; readonly fulfilled: () => void }
   /** A file is sent. */
   sending?: FileSend
+  /** Who waits for `connectionLost`. */
+  whenLost?: (() => void)[]
   /** `draining` was called. */
   toldDraining?: boolean
   /** As native code tells it: read when somebody asks, for few do. */
@@ -321,6 +323,16 @@ export class TcpTransport implements Transport {
     }
   }
 
+  [Symbol.asyncDispose](): Promise<void> {
+    this.close()
+    if (this.lost) return Promise.resolve()
+    return new Promise((resolve) => {
+      const rare = this.rarely()
+      rare.whenLost ??= []
+      rare.whenLost.push(resolve)
+    })
+  }
+
   /** @internal Asks to be told when nothing is owed to the peer, unless the protocol sees to its end itself. */
   finish(): void {
     if (!this.closing && this.protocol.draining === undefined) {
@@ -446,6 +458,8 @@ export class TcpTransport implements Transport {
     this.lost = true
     this.dropHeld()
     this.rare?.sending?.lost(error ?? closedError(this.id))
+    // They go on behind the batch, and so behind connectionLost.
+    for (const resolve of this.rare?.whenLost ?? []) resolve()
     const owned = this.rare?.owned
     if (owned !== undefined && owned.length > 0) {
       const reason = error ?? closedError(this.id)

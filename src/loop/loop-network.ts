@@ -1,0 +1,70 @@
+import { createServer } from '../server/create-server.js'
+import { wrong } from '../server/given-options.js'
+import type { ServerOptions } from '../server/options.js'
+import type { Server } from '../server/server.js'
+import type { Protocol, ProtocolFactory } from '../workers/protocol.js'
+import { threadLoop } from '../workers/thread-loop.js'
+import { UNIX_PATH_EXPECTED } from '../workers/unix-path.js'
+import { type Connected, connect } from './connect.js'
+import {
+  type AcceptedSocketOptions,
+  type ConnectionOptions,
+  checkFactory,
+  parseConnectionOptions,
+  parseSocketOptions,
+  parseUnixConnectionOptions,
+  type UnixConnectionOptions,
+} from './connection-options.js'
+
+/** Options of a server in the calling thread. */
+export type LoopServerOptions = Omit<ServerOptions, 'shards'>
+
+/** What a loop serves and connects to. */
+export class LoopNetwork {
+  readonly #servers = new Set<Server>()
+
+  async createServer(source: ProtocolFactory | URL, options: LoopServerOptions = {}): Promise<Server> {
+    const { shards } = options as ServerOptions
+    if (shards !== undefined && shards !== 0)
+      throw wrong('shards', shards, "none: a loop's servers run in its thread; createServer uses shards")
+    const server = await createServer(source, { ...options, shards: 0 })
+    this.#servers.add(server)
+    server.events.once('close', () => this.#servers.delete(server))
+    return server
+  }
+
+  createUnixServer(source: ProtocolFactory | URL, options: LoopServerOptions): Promise<Server> {
+    if (options?.path === undefined) return Promise.reject(wrong('path', undefined, UNIX_PATH_EXPECTED))
+    return this.createServer(source, options)
+  }
+
+  async createConnection<Made extends Protocol>(
+    factory: () => Made,
+    options: ConnectionOptions,
+  ): Promise<Connected<Made>> {
+    checkFactory('createConnection', factory)
+    return connect(factory, parseConnectionOptions(options))
+  }
+
+  async createUnixConnection<Made extends Protocol>(
+    factory: () => Made,
+    options: UnixConnectionOptions,
+  ): Promise<Connected<Made>> {
+    checkFactory('createUnixConnection', factory)
+    return connect(factory, parseUnixConnectionOptions(options))
+  }
+
+  async connectAcceptedSocket<Made extends Protocol>(
+    factory: () => Made,
+    options: AcceptedSocketOptions,
+  ): Promise<Connected<Made>> {
+    checkFactory('connectAcceptedSocket', factory)
+    return connect(factory, parseSocketOptions(options))
+  }
+
+  /** Aborts all of it; resolves when nothing is left. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#servers].map((server) => server.abort()))
+    await threadLoop().abortClients()
+  }
+}
