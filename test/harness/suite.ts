@@ -4,11 +4,16 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import {
+  type ConnectionOptions,
   createServer,
   type EngineName,
+  getLoop,
+  type Loop,
+  type Protocol,
   type ProtocolFactory,
   type Server,
   type ServerOptions,
+  type Transport,
 } from '../../src/index.js'
 import { Child, type ChildOptions, startFixture } from './child.js'
 import { Client, type ClientOptions } from './client.js'
@@ -135,6 +140,7 @@ export class TestContext {
   readonly transport: TransportName
   readonly random: Random
   #directory: string | undefined
+  #loop: Loop | undefined
   readonly #cleanups: (() => Promise<unknown> | unknown)[] = []
   readonly #unexpected: ExceptionContext[] = []
   #paths = 0
@@ -143,6 +149,27 @@ export class TestContext {
     this.engine = engine
     this.transport = transport
     this.random = random
+  }
+
+  /** This thread's loop, closed after the test. */
+  get loop(): Loop {
+    if (this.#loop === undefined) {
+      this.#loop = getLoop()
+      this.defer(() => this.#loop?.close())
+    }
+    return this.#loop
+  }
+
+  /** A connection of ours to a server of ours, and the protocol that it was made with. */
+  async dial<Made extends Protocol>(
+    server: Server,
+    factory: () => Made,
+    options: Partial<ConnectionOptions> = {},
+  ): Promise<[Transport, Made]> {
+    const { engine, loop } = this
+    const where = whereIs(server)
+    if (typeof where === 'string') return loop.createUnixConnection(factory, { engine, path: where, ...options })
+    return loop.createConnection(factory, { engine, host: '127.0.0.1', port: where, ...options })
   }
 
   /** A path for a file or a Unix socket, in a directory that is removed after the test. */
