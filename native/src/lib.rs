@@ -4,6 +4,7 @@
 //! `bind` (all that knows napi) → `host` (nesting in libuv, batches) → `engine` (commands in, events out)
 //! → `shard` (connections: what all engines share) → `net`, `write_queue`, `timer`, `metrics`,
 //! `malloc`, `slice`, `limits`.
+//! Any of them may write to the log (`log`), whose records JavaScript fetches by `bind`.
 
 pub mod abi;
 pub mod bind;
@@ -15,6 +16,7 @@ pub mod host;
 pub mod inbox;
 pub mod limits;
 pub mod link;
+pub mod log;
 pub mod malloc;
 pub mod metrics;
 pub mod net;

@@ -4,6 +4,7 @@ pub mod guardian;
 mod hot_calls;
 mod javascript;
 pub mod listener;
+pub mod log;
 pub mod metrics;
 pub mod shard;
 
