@@ -285,8 +285,10 @@ pub fn serve(link: &ShardLink, server: u32, listeners: &[u32]) {
         {
             // Refused only by one that is gone, which accepts from nothing.
             _ = adopter.link.inbox.push(Delivery::Release(post.listener.clone()));
+            log::debug!(server = server, listener = post.token, "aboutShard" = adopter.link.shard; "a shard is to release a listener: its own serves again");
         }
     }
+    log::debug!(server = server, "aboutShard" = link.shard; "a shard serves");
     state.introduce(server);
     state.hand_out(false);
     wake();
@@ -340,6 +342,21 @@ impl State {
 
     /// Accepts from the queue of a shard that does not.
     fn take_over(&mut self, server: u32, members: &[u32], listener: &Arc<Listener>) -> Taken {
+        let mut connections = 0;
+        let taken = self.accept_for(server, members, listener, &mut connections);
+        if connections > 0 {
+            log::debug!(server = server, listener = listener.token(), connections = connections; "accepted for a shard that is stuck or down, and handed to live ones");
+        }
+        taken
+    }
+
+    fn accept_for(
+        &mut self,
+        server: u32,
+        members: &[u32],
+        listener: &Arc<Listener>,
+        connections: &mut u32,
+    ) -> Taken {
         for _ in 0..GUARDIAN_ACCEPTS {
             let Some(link) = self.least_loaded(members) else { return Taken::None };
             if link.inbox.is_full() || self.unserved.len() >= UNSERVED_MAX {
@@ -347,6 +364,7 @@ impl State {
             }
             match stream::accept(listener.as_fd()) {
                 Ok((fd, peer)) => {
+                    *connections += 1;
                     let delivery = Delivery::Connection(Unserved { server, fd, peer });
                     if let Err(Delivery::Connection(connection)) = link.inbox.push(delivery) {
                         self.unserved.push_back(connection); // another shard filled it just now
@@ -380,7 +398,7 @@ impl State {
         });
         let servers: Vec<u32> =
             self.servers.keys().copied().filter(|&server| self.serves(link, server)).collect();
-        for server in servers {
+        for &server in &servers {
             self.resign(link, server);
             let Some(mut guarded) = self.servers.remove(&server) else { continue };
             if !guarded.members.is_empty() {
@@ -394,6 +412,9 @@ impl State {
             self.servers.insert(server, guarded);
         }
         let lost = left.chain(unserved).map(|connection| self.keep(connection)).filter(|&kept| !kept).count();
+        if !servers.is_empty() {
+            log::debug!("aboutShard" = link.shard, servers = servers.len(), waiting = self.unserved.len(), lost = lost; "a shard is down");
+        }
         self.hand_out(false);
         lost
     }
@@ -414,6 +435,7 @@ impl State {
         // Refused by one that is just going.
         if adopter.inbox.push(Delivery::Adopt { server, listener: post.listener.clone() }).is_ok() {
             post.holder = Some(adopter.token);
+            log::debug!(server = server, listener = post.token, "aboutShard" = adopter.shard; "a shard is to adopt the listener of one that is down");
         }
     }
 
@@ -447,6 +469,15 @@ impl State {
 
     /// Gives the connections that nobody serves to live shards; with `even_stuck`, to stuck ones when no other is there.
     fn hand_out(&mut self, even_stuck: bool) {
+        let waiting = self.unserved.len();
+        self.hand_out_each(even_stuck);
+        let handed_out = waiting - self.unserved.len();
+        if handed_out > 0 {
+            log::debug!(connections = handed_out, left = self.unserved.len(); "connections that nobody served are handed to shards");
+        }
+    }
+
+    fn hand_out_each(&mut self, even_stuck: bool) {
         for _ in 0..self.unserved.len() {
             let Some(connection) = self.unserved.pop_front() else { return };
             let members = self.servers.get(&connection.server).map_or(&[][..], |guarded| &guarded.members);
@@ -468,5 +499,6 @@ impl State {
 
 /// Ends a connection that nobody will serve, so that its peer can tell.
 fn reset(connection: Unserved) {
+    log::debug!(server = connection.server, peer:% = connection.peer; "a connection is reset, as nobody will serve it");
     stream::reset_on_close(connection.fd.as_fd());
 }

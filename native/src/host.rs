@@ -312,7 +312,7 @@ impl Host {
         if let Ok(mut engine) = self.engine.try_borrow_mut() {
             // A panic while dropping must not keep the handles open; what it leaks is the descriptors it held.
             let engine = engine.take();
-            _ = catch_unwind(AssertUnwindSafe(|| self.leave(engine)));
+            contained(|| self.leave(engine));
         }
         self.leave(None);
     }
@@ -332,6 +332,7 @@ impl Host {
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(result) => Some(result),
             Err(panic) => {
+                log::error!("caught a panic, which ends the shard: {}", panic_text(&*panic));
                 self.tear_down();
                 self.javascript.fatal(&format!("the native shard panicked: {}", panic_text(&*panic)));
                 None
@@ -515,6 +516,13 @@ impl Handles {
     }
 }
 
+/// Runs the work of an end; a panic is logged, for there is no shard to end any more.
+fn contained(work: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+        log::error!("caught a panic while a shard closes: {}", panic_text(&*panic));
+    }
+}
+
 /// The host of a handle, held for the length of a callback.
 ///
 /// # Safety
@@ -571,8 +579,9 @@ unsafe extern "C" fn on_closed(handle: *mut RawHandle) {
         host.open_handles.set(left);
         if left == 0 {
             // `close_when_quiet` left the engine until now. Whatever panics here, the rest is done.
-            _ = catch_unwind(AssertUnwindSafe(|| drop(host.engine.take())));
-            _ = catch_unwind(AssertUnwindSafe(|| host.javascript.closed()));
+            contained(|| drop(host.engine.take()));
+            log::debug!("the engine is closed");
+            contained(|| host.javascript.closed());
             drop(Rc::from_raw(shared));
         }
     }

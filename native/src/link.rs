@@ -21,6 +21,8 @@ static LIVES: AtomicU32 = AtomicU32::new(1);
 pub struct ShardLink {
     /// The shard's metrics token, which is its name here; a replacement has the same.
     pub token: u32,
+    /// The shard's number, for the log; the token where no supervisor gave it one.
+    pub shard: u32,
     /// Which of all shards in this process's life it is.
     pub life: u32,
     /// What it is handed.
@@ -34,10 +36,11 @@ pub struct ShardLink {
 }
 
 impl ShardLink {
-    /// Of a shard with this metrics token.
+    /// Of the shard of the calling thread, with this metrics token.
     pub fn new(token: u32, metrics: Arc<Metrics>) -> Self {
         Self {
             token,
+            shard: crate::log::shard().unwrap_or(token),
             life: LIVES.fetch_add(1, Ordering::Relaxed),
             inbox: Inbox::default(),
             pulse: Pulse::default(),
@@ -96,7 +99,10 @@ impl ShardLink {
         };
         match neighbour.inbox.push(Delivery::Connection(connection)) {
             Err(Delivery::Connection(connection)) => Err((connection, 1)),
-            _ => Ok(()),
+            _ => {
+                log::debug!("aboutShard" = neighbour.shard; "a new connection is given to a shard that has far fewer");
+                Ok(())
+            }
         }
     }
 }

@@ -184,7 +184,9 @@ impl Outlets {
         let levels = self.open.iter().map(|outlet| outlet.level.load(Ordering::Relaxed));
         let most = levels.max().unwrap_or(0);
         let filters = LevelFilter::iter();
-        log::set_max_level(filters.filter(|&filter| filter as usize == most).last().unwrap_or(LevelFilter::Off));
+        log::set_max_level(
+            filters.filter(|&filter| filter as usize == most).last().unwrap_or(LevelFilter::Off),
+        );
     }
 }
 

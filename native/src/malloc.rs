@@ -57,7 +57,9 @@ mod imp {
         thread_local!(static AT_END: GiveBack = const { GiveBack });
         // SAFETY: plain calls.
         let is_main = unsafe { libc::gettid() == libc::getpid() };
-        if KEEPS.load(Ordering::Relaxed) && !is_main {
+        let keeps = KEEPS.load(Ordering::Relaxed);
+        log::debug!(keeps = keeps, "givesBackAtEnd" = keeps && !is_main; "malloc keeps freed memory, unless it is tuned by others");
+        if keeps && !is_main {
             AT_END.with(|_| ()); // only what was used is dropped
         }
     }

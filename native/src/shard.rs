@@ -331,6 +331,7 @@ impl<S: System> Shard<S> {
         self.due = due;
         while self.lingering_until.front().is_some_and(|&(until, _)| until <= now) {
             if let Some((_, id)) = self.lingering_until.pop_front() {
+                log::debug!(linger = id; "a closed connection's peer has not taken all in time: lingering is given up");
                 self.end_lingering(id);
             }
         }

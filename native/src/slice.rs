@@ -42,8 +42,14 @@ impl ServingSlice {
     pub fn begin() -> Self {
         let Held { slices, mut before_ns } = HELD.get();
         if slices == 0 {
-            before_ns =
-                system::own_slice_ns().and_then(|own_ns| system::set(SERVING_NS).map(|()| own_ns)).ok();
+            let before = system::own_slice_ns().and_then(|own_ns| system::set(SERVING_NS).map(|()| own_ns));
+            match &before {
+                Ok(own_ns) => {
+                    log::debug!("beforeNs" = own_ns; "the thread has the scheduler's slice of one that serves")
+                }
+                Err(error) => log::debug!("the thread keeps its scheduler's slice: {error}"),
+            }
+            before_ns = before.ok();
         }
         HELD.set(Held { slices: slices + 1, before_ns });
         Self { _thread: PhantomData }

@@ -15,6 +15,22 @@ export declare class Listener {
   close(): void
 }
 
+/** The native log records of one thread. One per thread; open until the thread's environment ends, without keeping it. */
+export declare class NativeLog {
+  /**
+   * `shard`: the number of the shard that runs in this thread, if one does. `isSupervisor`: what belongs to no thread
+   * comes here. `wake` is called on this thread when records wait. Nothing comes before `setLevel`.
+   */
+  constructor(shard: number | null, isSupervisor: boolean, wake: () => void)
+  /**
+   * Records of this level and graver ones come from now on; none for `fatal`, which native code does not know, and
+   * `silent`.
+   */
+  setLevel(level: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent'): void
+  /** Fetches what waits. */
+  take(): NativeLogRecords
+}
+
 /** One engine, nested in this thread's libuv loop. */
 export declare class NativeShard {
   /** Takes the shared memory and the function that handles a batch; see `src/workers/shard-loop.ts`. */
@@ -137,6 +153,30 @@ export interface NativeAddress {
   family: 'IPv4' | 'IPv6'
   /** The port. */
   port: number
+}
+
+/** One record. */
+export interface NativeLogRecord {
+  /** How grave it is. */
+  level: 'trace' | 'debug' | 'info' | 'warn' | 'error'
+  /** What happened, for people. */
+  message: string
+  /** Names of details. A connection is named by its handle. */
+  keys: Array<string>
+  /** The details. */
+  values: Array<number | string>
+  /** The shard on whose account it was written; none outside of a supervisor's shards. */
+  shard?: number
+  /** Milliseconds since it was written. */
+  waitedMs: number
+}
+
+/** What waited. */
+export interface NativeLogRecords {
+  /** In the order in which they were written. */
+  records: Array<NativeLogRecord>
+  /** How many more there were, which did not fit. */
+  dropped: number
 }
 
 /** How a server's connections start. */

@@ -49,7 +49,12 @@ impl NativeLog {
         catch_unwind,
         ts_args_type = "shard: number | null, isSupervisor: boolean, wake: () => void"
     )]
-    pub fn new(env: Env, shard: Option<u32>, is_supervisor: bool, wake: Function<'_, (), ()>) -> Result<Self> {
+    pub fn new(
+        env: Env,
+        shard: Option<u32>,
+        is_supervisor: bool,
+        wake: Function<'_, (), ()>,
+    ) -> Result<Self> {
         // Other threads wake us by it. It does not keep the loop, and Node closes it when the environment ends.
         let wake = wake.build_threadsafe_function::<()>().weak::<true>().build()?;
         let wake = move || _ = wake.call((), ThreadsafeFunctionCallMode::NonBlocking);

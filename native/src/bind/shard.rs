@@ -71,7 +71,8 @@ impl NativeShard {
             .ok_or_else(|| Error::new(Status::InvalidArg, format!("no counters have the token {token}")))?;
         let link = supervised.then(|| Arc::new(ShardLink::new(token, metrics.clone())));
         malloc::give_back_at_end();
-        let engine = make_engine(&engine, &metrics, link.clone())?;
+        let name = engine;
+        let engine = make_engine(&name, &metrics, link.clone())?;
         // SAFETY: the values are handles of this call's scope.
         let bindings = unsafe {
             Bindings::new(
@@ -115,6 +116,7 @@ impl NativeShard {
             host.close();
             return Err(error);
         }
+        log::debug!(engine = name.as_str(); "the engine is open");
         Ok(Self { host, bindings, link })
     }
 

@@ -51,7 +51,9 @@ impl TokioEngine {
         let (mut front, seed) = halves(driver, PipeSizes::default())?;
         let caller = Box::new(ShardThread { bell, thread: thread::current() });
         let (sender, started) = mpsc::channel();
+        let log = crate::log::own();
         let run = move || {
+            crate::log::follow(log);
             let _serving = ServingSlice::begin();
             malloc::give_back_at_end();
             match Builder::new_current_thread().enable_all().max_io_events_per_tick(POLL_EVENTS).build() {
@@ -229,6 +231,7 @@ impl Running {
         }));
         *self.ready.waker.lock() = None;
         if let Err(panic) = until_end {
+            log::error!("caught a panic of the I/O thread, which ends its shard: {}", panic_text(&*panic));
             self.back.failed(panic_text(&*panic));
         }
     }

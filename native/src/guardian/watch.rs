@@ -97,19 +97,25 @@ impl Guardian {
                 && let Some(since) = shard.stuck_since.take()
             {
                 let stuck_for = now.duration_since(since);
+                log::info!("aboutShard" = shard.link.shard, "stuckMs" = stuck_for.as_millis() as u64; "a shard that was stuck turns again");
                 reports.push(Report { token, life: shard.link.life, stuck_for, over: true });
             }
             let Some(running) = running else { continue };
             if running >= RELIEF_STALL {
                 // What it was handed before it got stuck is for others, too; but for servers that end and have only it.
                 let guarded = |server| state.servers.contains_key(&server);
-                state.unserved.extend(shard.link.inbox.reclaim(guarded));
+                let taken_back = shard.link.inbox.reclaim(guarded);
+                if !taken_back.is_empty() {
+                    log::debug!("aboutShard" = shard.link.shard, connections = taken_back.len(); "a shard is stuck: what it was handed is taken back");
+                }
+                state.unserved.extend(taken_back);
             }
             if let Some(stall_after) = stall_after
                 && shard.stuck_since.is_none()
             {
                 if running >= stall_after {
                     shard.stuck_since = now.checked_sub(running);
+                    log::info!("aboutShard" = shard.link.shard, "stuckMs" = running.as_millis() as u64; "a shard is stuck");
                     reports.push(Report { token, life: shard.link.life, stuck_for: running, over: false });
                 } else {
                     next = next.min((stall_after - running).max(SHORTEST));

@@ -3,6 +3,7 @@
 
 use socket2::SockAddr;
 use std::ffi::OsStr;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -73,6 +74,15 @@ impl Peer {
     /// Whether it is on a Unix socket.
     pub fn is_unix(self) -> bool {
         !matches!(self, Self::Ip(_))
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(formatter),
+            Self::Unix | Self::NamedUnix => formatter.write_str("a Unix socket"),
+        }
     }
 }
 

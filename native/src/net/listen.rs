@@ -123,7 +123,10 @@ pub fn register(listener: Listener) -> u32 {
     let mut registry = REGISTRY.lock();
     registry.next += 1;
     let token = registry.next;
+    let address = listener.address;
     registry.listeners.insert(token, Arc::new(Listener { token, ..listener }));
+    drop(registry);
+    log::debug!(listener = token, address:% = address; "a listener is registered");
     token
 }
 
@@ -135,7 +138,10 @@ pub fn find(token: u32) -> Option<Arc<Listener>> {
 /// Drops the registry's reference: the descriptor closes once no shard has it registered.
 pub fn unregister(token: u32) {
     let listener = REGISTRY.lock().listeners.remove(&token);
-    drop(listener); // closing outside the lock
+    if let Some(listener) = listener {
+        // It closes here, outside the lock, or with its last shard.
+        log::debug!(listener = token, address:% = listener.address; "a listener is unregistered");
+    }
 }
 
 /// Held while a process binds a port, so that of two that start at once exactly one gets it: both could otherwise

@@ -32,6 +32,7 @@ impl<S: System> Shard<S> {
         let index = self.listeners.iter().position(Option::is_none).unwrap_or(self.listeners.len());
         self.system.watch_listener(&listener, index as u32)?;
         // What was queued before we watched is announced by an edge on epoll, but need not be elsewhere: look.
+        log::debug!(place = index; "the shard accepts from a listener");
         let entry = Some(Listening { server, listener, readable: true, paused: false, told: false });
         match self.listeners.get_mut(index) {
             Some(place) => *place = entry,
@@ -62,6 +63,7 @@ impl<S: System> Shard<S> {
         for (index, place) in self.listeners.iter_mut().enumerate() {
             if let Some(listening) = place.take_if(|listening| is_meant(listening, &self.servers)) {
                 self.system.unwatch_listener(&listening.listener, index as u32);
+                log::debug!(place = index; "the shard accepts from a listener no more");
             }
         }
         // Nothing is to be tried again any more, unless something is.
@@ -99,7 +101,9 @@ impl<S: System> Shard<S> {
                     // Nothing waits, so nothing is left to be tried again: the next connection is a new edge.
                     listening.readable = false;
                     listening.paused = false;
-                    listening.told = false;
+                    if mem::take(&mut listening.told) {
+                        log::info!("accepting goes on, and nobody waits any more");
+                    }
                     return;
                 }
                 AcceptFailure::Connection => self.count_accept_error(errno(&error)),
@@ -110,6 +114,7 @@ impl<S: System> Shard<S> {
                     let told = mem::replace(&mut listening.told, true);
                     self.count_accept_error(errno(&error));
                     if !told {
+                        log::warn!(errno = errno(&error), "retryMs" = ACCEPT_RETRY_MS; "accepting pauses: {error}");
                         self.accept_errors.push_back((server, errno(&error), true));
                     }
                     self.accept_retry_at = Some(self.now + Duration::from_millis(ACCEPT_RETRY_MS));
@@ -149,6 +154,7 @@ impl<S: System> Shard<S> {
             peer,
         });
         let Ok(handle) = inserted else {
+            log::warn!(peer:% = peer; "a new connection is closed: the shard has as many as it can have");
             self.refused(server, libc::ENFILE);
             return;
         };
@@ -160,6 +166,7 @@ impl<S: System> Shard<S> {
             }
             Err(error) => {
                 // Out of watches or memory: the connection ends before anybody heard of it.
+                log::warn!(connection = handle.word(), peer:% = peer; "a new connection is closed, as it cannot be watched: {error}");
                 self.connections.remove(handle);
                 self.refused(server, errno(&error));
                 return;

@@ -4,6 +4,7 @@
 use super::{Flags, Handle, Shard, Socket, Source, System};
 use crate::abi;
 use crate::limits::{LINGER_MS, LINGERING_MAX, READS_PER_BATCH};
+use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -19,6 +20,7 @@ impl<S: System> Shard<S> {
     pub(super) fn reset(&mut self, handle: Handle, reason: i32) {
         if let Some(socket) = self.connections.get(handle).and_then(|connection| connection.socket.as_ref()) {
             socket.reset_on_close();
+            log::debug!(connection = handle.word(), reason:% = Reason(reason); "a connection is reset");
         }
         self.take_socket(handle, reason);
     }
@@ -37,6 +39,7 @@ impl<S: System> Shard<S> {
         if socket.shutdown_write().is_ok()
             && let Ok(socket) = self.system.watch(socket, Source::Lingering(id))
         {
+            log::debug!(connection = handle.word(), linger = id; "a closed connection lingers until its peer has all");
             self.lingering_next = self.lingering_next.wrapping_add(1);
             self.lingering.insert(id, socket);
             self.lingering_until.push_back((self.now + Duration::from_millis(LINGER_MS), id));
@@ -84,6 +87,22 @@ impl<S: System> Shard<S> {
         if self.lingering.remove(&id).is_some() {
             self.descriptor_freed = true;
             self.lingering_until.retain(|&(_, other)| other != id);
+        }
+    }
+}
+
+/// A reason (errno or CLOSE_) for people.
+struct Reason(i32);
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            abi::CLOSE_WRITE_OVERFLOW => formatter.write_str("more was written than it may queue"),
+            abi::CLOSE_DETACHED => formatter.write_str("memory that was to be sent is gone"),
+            abi::CLOSE_PROGRAM => formatter.write_str("the program aborted it"),
+            abi::CLOSE_SERVER => formatter.write_str("its server is stopped by force"),
+            abi::CLOSE_IDLE => formatter.write_str("it was idle"),
+            errno => io::Error::from_raw_os_error(errno).fmt(formatter),
         }
     }
 }

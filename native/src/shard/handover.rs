@@ -19,6 +19,7 @@ impl<S: System> Shard<S> {
                 Delivery::Connection(Unserved { server, fd, peer }) => {
                     if let Some(server) = self.local_number(server) {
                         self.metrics.add(abi::METRIC_TAKEN_OVER, 1);
+                        log::debug!(peer:% = peer; "the shard takes a connection over");
                         let socket = self.system.adopt(fd);
                         self.open(socket, peer, server);
                     } else {
@@ -33,7 +34,9 @@ impl<S: System> Shard<S> {
 
     fn adopt(&mut self, number: u32, listener: S::Listener) {
         let Some(server) = self.local_number(number) else { return };
-        if self.listen(server, listener.clone()).is_err() {
+        log::debug!(server = number; "the shard adopts a listener");
+        if let Err(error) = self.listen(server, listener.clone()) {
+            log::warn!(server = number, "retryMs" = ACCEPT_RETRY_MS; "an adopted listener cannot be watched: {error}");
             // Out of watches or memory. Nobody else accepts from it, so it is tried again.
             self.adoptions.push((number, listener));
             self.accept_retry_at = Some(self.now + Duration::from_millis(ACCEPT_RETRY_MS));
@@ -48,6 +51,7 @@ impl<S: System> Shard<S> {
     }
 
     fn release(&mut self, listener: &S::Listener) {
+        log::debug!("the shard releases a listener that it had adopted");
         self.adoptions.retain(|(_, adopted)| adopted != listener);
         self.let_go(|listening, _| listening.listener == *listener);
     }
@@ -86,15 +90,18 @@ impl<S: System> Shard<S> {
     /// by a reset, so that their peers can tell it from an orderly end.
     pub fn abandon(&mut self) -> Left<S> {
         let unserved = self.take_unserved(|_, _, _| true);
+        let mut resets = 0;
         for connection in self.connections.iter_mut() {
             let Some(socket) = connection.socket.take() else { continue };
             if connection.flags.has(Flags::CONNECTING) {
                 continue; // nobody's connection yet
             }
+            resets += 1;
             self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
             self.metrics.add(abi::METRIC_RESETS_SHARD_DEATH, 1);
             socket.reset_on_close();
         }
+        log::debug!(connections = resets; "the shard ends: its connections are reset");
         unserved
     }
 
@@ -125,6 +132,9 @@ impl<S: System> Shard<S> {
             unserved.push(Unserved { server: server.number, fd: self.system.release(socket), peer });
         }
         self.metrics.add(abi::METRIC_CONNECTIONS_HANDED_OVER, unserved.len() as u64);
+        if !unserved.is_empty() {
+            log::debug!(connections = unserved.len(); "connections that JavaScript has not seen are left to other shards");
+        }
         unserved
     }
 }
