@@ -38,6 +38,8 @@ pub struct Record {
     pub fields: Vec<(String, Value)>,
     /// The shard on whose account it was written; `None` outside of a supervisor's shards.
     pub shard: Option<u32>,
+    /// Whether it was written on the account of the thread that fetches it: only then a handle is of one of its connections.
+    pub is_own: bool,
     /// When.
     pub at: Instant,
 }
@@ -45,8 +47,10 @@ pub struct Record {
 /// A detail.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// A number, or a truth as 0 or 1.
+    /// A number.
     Number(f64),
+    /// Whether something is so.
+    Truth(bool),
     /// Anything else.
     Text(String),
 }
@@ -150,10 +154,8 @@ impl Outlet {
         let Queue { records, dropped, wake } = mem::take(&mut *self.queue.lock());
         drop(wake);
         let Some(supervisor) = supervisor else { return };
-        for record in records {
-            if supervisor.wants(record.level) {
-                _ = supervisor.push(record); // it closes as well: then there is nobody
-            }
+        for record in records.into_iter().filter(|record| supervisor.wants(record.level)) {
+            _ = supervisor.push(Record { is_own: false, ..record }); // it closes as well: then there is nobody
         }
         supervisor.queue.lock().dropped += dropped;
     }
@@ -210,8 +212,8 @@ pub fn shard() -> Option<u32> {
 struct Collector;
 
 impl Collector {
-    /// Who gets records of this kind that the calling thread writes, and the shard that they are of.
-    fn outlet_for(target: &str, level: Level) -> Option<(Arc<Outlet>, Option<u32>)> {
+    /// Who gets records of this kind that the calling thread writes, whether that is the thread's own, and the shard.
+    fn outlet_for(target: &str, level: Level) -> Option<(Arc<Outlet>, bool, Option<u32>)> {
         let is_ours = target.strip_prefix(OURS).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
         if !is_ours {
             return None;
@@ -220,10 +222,10 @@ impl Collector {
         let shard = own.as_ref().and_then(|outlet| outlet.shard);
         let is_open = |outlet: &Arc<Outlet>| outlet.queue.lock().wake.is_some();
         match own.filter(|own| !target.starts_with(GUARDIAN) && is_open(own)) {
-            Some(own) => Some((own, shard)),
-            None => OUTLETS.lock().supervisor.clone().map(|supervisor| (supervisor, shard)),
+            Some(own) => Some((own, true, shard)),
+            None => OUTLETS.lock().supervisor.clone().map(|supervisor| (supervisor, false, shard)),
         }
-        .filter(|(outlet, _)| outlet.wants(level))
+        .filter(|(outlet, ..)| outlet.wants(level))
     }
 }
 
@@ -233,7 +235,7 @@ impl log::Log for Collector {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        let Some((outlet, shard)) = Self::outlet_for(record.target(), record.level()) else { return };
+        let Some((outlet, is_own, shard)) = Self::outlet_for(record.target(), record.level()) else { return };
         let mut fields = Fields(Vec::new());
         _ = record.key_values().visit(&mut fields); // ours does not fail
         let sent = outlet.push(Record {
@@ -242,6 +244,7 @@ impl log::Log for Collector {
             fields: fields.0,
             // What the guardian does is the supervisor's, whoever's thread it does it on.
             shard: if record.target().starts_with(GUARDIAN) { None } else { shard },
+            is_own,
             at: Instant::now(),
         });
         // It was closed just now.
@@ -249,7 +252,7 @@ impl log::Log for Collector {
             && let Some(supervisor) = OUTLETS.lock().supervisor.clone()
             && supervisor.wants(record.level)
         {
-            _ = supervisor.push(record);
+            _ = supervisor.push(Record { is_own: false, ..record });
         }
     }
 
@@ -260,8 +263,8 @@ struct Fields(Vec<(String, Value)>);
 
 impl<'kvs> VisitSource<'kvs> for Fields {
     fn visit_pair(&mut self, key: kv::Key<'kvs>, value: kv::Value<'kvs>) -> Result<(), kv::Error> {
-        let number = value.to_f64().or_else(|| value.to_bool().map(f64::from));
-        let value = number.map_or_else(|| Value::Text(Bounded::of(&value)), Value::Number);
+        let number = value.to_f64().map(Value::Number).or_else(|| value.to_bool().map(Value::Truth));
+        let value = number.unwrap_or_else(|| Value::Text(Bounded::of(&value)));
         self.0.push((key.as_str().to_owned(), value));
         Ok(())
     }
@@ -327,8 +330,9 @@ mod tests {
         assert_eq!(records.len(), 2);
         let Record { level, message, fields, shard, .. } = &records[0];
         assert_eq!((*level, message.as_str(), *shard), (Level::Debug, "of note", Some(3)));
+        assert!(records[0].is_own);
         let text = Value::Text("somebody".into());
-        let expected = [("connection", Value::Number(7.0)), ("peer", text), ("flushed", Value::Number(1.0))];
+        let expected = [("connection", Value::Number(7.0)), ("peer", text), ("flushed", Value::Truth(true))];
         assert_eq!(*fields, expected.map(|(key, value)| (key.to_owned(), value)));
         log::warn!("again");
         assert_eq!(woken.load(Ordering::Relaxed), 2);
@@ -388,6 +392,7 @@ mod tests {
         let records = supervisor.take().records;
         let seen: Vec<_> = records.iter().map(|record| (record.message.as_str(), record.shard)).collect();
         assert_eq!(seen, [("waited", Some(2)), ("came later", Some(2))]);
+        assert!(records.iter().all(|record| !record.is_own));
         assert_eq!(woken.load(Ordering::Relaxed), 1);
         supervisor.close();
         log::error!("nobody is there");

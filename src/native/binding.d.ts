@@ -164,9 +164,11 @@ export interface NativeLogRecord {
   /** Names of details. A connection is named by its handle. */
   keys: Array<string>
   /** The details. */
-  values: Array<number | string>
+  values: Array<number | boolean | string>
   /** The shard on whose account it was written; none outside of a supervisor's shards. */
   shard?: number
+  /** Whether it was written on this thread's account: only then a handle is of one of its connections. */
+  isOwn: boolean
   /** Milliseconds since it was written. */
   waitedMs: number
 }

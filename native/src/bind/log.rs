@@ -18,9 +18,11 @@ pub struct NativeLogRecord {
     /// Names of details. A connection is named by its handle.
     pub keys: Vec<String>,
     /// The details.
-    pub values: Vec<Either<f64, String>>,
+    pub values: Vec<Either3<f64, bool, String>>,
     /// The shard on whose account it was written; none outside of a supervisor's shards.
     pub shard: Option<u32>,
+    /// Whether it was written on this thread's account: only then a handle is of one of its connections.
+    pub is_own: bool,
     /// Milliseconds since it was written.
     pub waited_ms: f64,
 }
@@ -86,12 +88,13 @@ impl NativeLog {
 impl From<Record> for NativeLogRecord {
     fn from(record: Record) -> Self {
         let waited_ms = record.at.elapsed().as_secs_f64() * 1e3;
-        let Record { level, message, fields, shard, .. } = record;
+        let Record { level, message, fields, shard, is_own, .. } = record;
         let fields = fields.into_iter().map(|(key, value)| match value {
-            Value::Number(number) => (key, Either::A(number)),
-            Value::Text(text) => (key, Either::B(text)),
+            Value::Number(number) => (key, Either3::A(number)),
+            Value::Truth(truth) => (key, Either3::B(truth)),
+            Value::Text(text) => (key, Either3::C(text)),
         });
         let (keys, values) = fields.unzip();
-        Self { level: level.as_str().to_ascii_lowercase(), message, keys, values, shard, waited_ms }
+        Self { level: level.as_str().to_ascii_lowercase(), message, keys, values, shard, is_own, waited_ms }
     }
 }
