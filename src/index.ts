@@ -29,6 +29,7 @@ export type {
 export type { ShardResourceLimits } from './server/worker-shard.js'
 export type { EngineName } from './workers/engine.js'
 export { isSupervisor, shardId } from './workers/identity.js'
+export type { Logger, LogLevel, LogMethod } from './workers/logger.js'
 export { onSignal } from './workers/on-signal.js'
 export type {
   ExtraInfo,
@@ -42,4 +43,5 @@ export type {
 } from './workers/protocol.js'
 export type { ExceptionContext } from './workers/shard-loop.js'
 export type { HandledSignal, SignalListener } from './workers/signal-listeners.js'
+export { getLogger, setLogger } from './workers/thread-log.js'
 export type { SocketOptions, TransportSocket } from './workers/transport-socket.js'

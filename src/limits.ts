@@ -126,3 +126,6 @@ export const UNIX_RETRY_MAX_MS = 64
 
 /** Bytes of a file that are read at once where the kernel cannot send it by itself; the next are read when these are sent. */
 export const FILE_READ_BYTES: number = 256 * 1024
+
+/** Time that a native log record waits for its thread until it says so by `waitedMs`: what it tells of is older than its time. */
+export const LOG_WAIT_TOLD_MS = 100

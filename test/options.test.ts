@@ -37,12 +37,16 @@ options('have the documented defaults', () => {
     writeLowBytes: 16_384,
     writeMaxBytes: 67_108_864,
     idleTimeoutMs: 0,
+    logger: undefined,
+    logLevel: null,
     exceptionHandler: undefined,
   })
 })
 
 options('are frozen, and are what was given', () => {
   const handler = (): void => {}
+  const log = (): void => {}
+  const logger = { trace: log, debug: log, info: log, warn: log, error: log, fatal: log }
   const given = {
     host: ['127.0.0.1', '::1'],
     port: 8000,
@@ -70,6 +74,8 @@ options('are frozen, and are what was given', () => {
     writeLowBytes: 0,
     writeMaxBytes: 100,
     idleTimeoutMs: 5,
+    logger,
+    logLevel: 'silent',
     exceptionHandler: handler,
   } as const
   const { host, ...rest } = given
@@ -140,6 +146,14 @@ const WRONG: readonly [name: string, value: unknown, message: RegExp][] = [
   ['writeMaxBytes', 1000, /no less than writeHighBytes \(65536\), given 1000$/],
   ['idleTimeoutMs', 2 ** 31, /given 2147483648$/],
   ['exceptionHandler', 'print', /a function, given 'print'$/],
+  [
+    'logger',
+    null,
+    /a logger: an object with the methods trace, debug, info, warn, error, fatal, given null$/,
+  ],
+  ['logger', { info: () => {} }, /\(it lacks trace, debug, warn, error, fatal\), given \{ info: .*$/],
+  ['logLevel', 'verbose', /one of 'trace', 'debug', .*'silent', given 'verbose'$/],
+  ['logLevel', 30, /given 30$/],
 ]
 
 for (const [name, value, message] of WRONG) {
@@ -185,6 +199,10 @@ options('that contradict each other are refused', () => {
   assert.ok(parse({ host: ['127.0.0.1', '::1'], ipv6Only: true }).ipv6Only, 'as one of them is IPv6')
   assertThrows(() => parse({ balance: 'reuseport' }, false), 'ERR_SHARDLOOP_OPTION')
   assertThrows(() => parseOptions(module, { exceptionHandler: () => {} }, true), 'ERR_SHARDLOOP_OPTION')
+  const log = (): void => {}
+  const logger = { trace: log, debug: log, info: log, warn: log, error: log, fatal: log }
+  assertThrows(() => parseOptions(module, { logger }, true), 'ERR_SHARDLOOP_OPTION')
+  assert.equal(parseOptions(module, { logLevel: 'info' }, true).logLevel, 'info')
 })
 
 options('are checked like the source, before anything starts', async () => {

@@ -111,7 +111,7 @@ forEachEngine('the replacement of a program', (test) => {
     assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
   })
 
-  test('when nobody listens, what died and why is printed to stderr', async (t) => {
+  test('when nobody listens, what died and why is logged, by default to stderr', async (t) => {
     const child = t.start('servers/obedient', [
       JSON.stringify({ shards: 1, maxRestarts: 2, unwatched: true }),
     ])
@@ -121,16 +121,17 @@ forEachEngine('the replacement of a program', (test) => {
     await clientOf(t, port, 0)
     child.send('close')
     assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
-    const lines = child.stderr.split('\n').filter((line) => line.startsWith('shardloop: '))
-    // Node shows an error of another thread by both its names.
+    const lines = child.stderr.split('\n').filter((line) => / ERROR shardloop: /.test(line))
     assert.match(
       lines[0] ?? '',
-      /^shardloop: shard 0 died and is replaced: TypeError( \[Error\])?: thrown outside of any callback$/,
+      /shard 0 died and is replaced: thrown outside of any callback aboutShard=0 exitCode=1 /,
     )
+    // Node shows an error of another thread by both its names.
+    assert.match(child.stderr, /^TypeError( \[Error\])?: thrown outside of any callback$/m)
     assert.match(child.stderr, /obedient-protocol\.js:\d+/)
     assert.match(
       lines[1] ?? '',
-      /^shardloop: shard 0 died and is replaced in \d+ ms: its thread ended with exit code 3$/,
+      /shard 0 died and is replaced in \d+ ms: its thread ended with exit code 3 aboutShard=0 exitCode=3 /,
     )
     assert.equal(lines.length, 2)
   })

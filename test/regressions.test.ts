@@ -135,6 +135,7 @@ forEachEngine('what broke once', (test, engine) => {
       made = resolve
     })
     loop.serve({
+      name: 'it',
       factory: () => ({
         connectionMade: (given) => {
           transport = given

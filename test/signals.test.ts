@@ -270,7 +270,7 @@ forEachEngine('signals in shards', (test) => {
     child.kill('SIGHUP')
     await child.line(/^shard 0 got SIGHUP$/)
     await child.until(() => /shard 0 throws/.test(child.stderr) && /shard 0 rejects/.test(child.stderr))
-    assert.match(child.stderr, /^shardloop: a listener of onSignal\('SIGHUP'\) threw$/m)
+    assert.match(child.stderr, / ERROR shardloop shard 0: a listener of onSignal\('SIGHUP'\) threw$/m)
     assert.equal(await ask(client, 'who'), '0')
     await endsBySigterm(child)
   })

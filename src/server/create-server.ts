@@ -2,6 +2,7 @@ import { isMainThread } from 'node:worker_threads'
 import { native } from '../native/index.js'
 import type { ProtocolFactory } from '../workers/protocol.js'
 import { currentShard, type Shard } from '../workers/shard.js'
+import { adoptLogger } from '../workers/thread-log.js'
 import { parseOptions, type ServerOptions, type ServerSettings } from './options.js'
 import type { Server } from './server.js'
 import { ShardHandle } from './shard-handle.js'
@@ -40,6 +41,7 @@ export async function createServer(
   const shard = currentShard()
   if (shard !== null && !local) return createInShard(shard, source, settings)
   if (!isMainThread && !local) throw (await import('./test-runner.js')).notOnMainThread()
+  adoptLogger(settings.logger, settings.logLevel)
   starting ??= loadStart()
   const { startLocal, startOnShards } = await starting
   return local ? startLocal(source, settings) : startOnShards(source, settings)
@@ -50,8 +52,8 @@ async function createInShard(
   source: ProtocolFactory | URL,
   settings: ServerSettings,
 ): Promise<Server> {
-  const { name, startTimeoutMs, exceptionHandler } = settings
-  const registration = source instanceof URL ? source : { factory: source, exceptionHandler }
+  const { name, startTimeoutMs, exceptionHandler, logger } = settings
+  const registration = source instanceof URL ? source : { factory: source, exceptionHandler, logger }
   const link = await shard.call({ name, source: registration, startTimeoutMs })
   return new ShardHandle(shard, link, name)
 }

@@ -1,4 +1,4 @@
-import { inspect } from 'node:util'
+import { threadLog } from '../workers/thread-log.js'
 import type { AfterDeath, ShardDeath } from './shard-control.js'
 
 /** Why a shard's thread ended, in one line. */
@@ -12,11 +12,11 @@ export function messageOf(error: unknown): string {
 }
 
 /**
- * Tells stderr of a death that nobody else is told of: what died, what becomes of it, and why with the stack.
+ * Logs a death that nobody else is told of: what died, what becomes of it, and why with the stack.
  * @param isWanted whether a server wants a replacement
  */
 export function printDeath(death: ShardDeath, after: AfterDeath, isWanted: boolean): void {
-  const { shard, error } = death
+  const { shard, error, exitCode, connectionsLost } = death
   const what =
     'firstDeath' in after
       ? 'died and is not replaced any more'
@@ -25,6 +25,11 @@ export function printDeath(death: ShardDeath, after: AfterDeath, isWanted: boole
         : after.restartInMs === 0
           ? 'died and is replaced'
           : `died and is replaced in ${after.restartInMs} ms`
-  const why = error === undefined ? reasonOf(death) : inspect(error)
-  process.stderr.write(`shardloop: shard ${shard} ${what}: ${why}\n`)
+  const level = 'firstDeath' in after ? 'fatal' : 'error'
+  threadLog().write(level, `shard ${shard} ${what}: ${reasonOf(death)}`, {
+    aboutShard: shard,
+    exitCode,
+    connectionsLost,
+    ...(error !== undefined && { err: error }),
+  })
 }

@@ -9,6 +9,13 @@ import {
   VALUE_SHOWN_MAX_LENGTH,
 } from '../limits.js'
 import { ENGINES, type EngineName } from '../workers/engine.js'
+import {
+  EXPECTED_LOG_LEVEL,
+  expectedLogger,
+  isLogLevel,
+  type Logger,
+  type LogLevel,
+} from '../workers/logger.js'
 import type { ExceptionContext } from '../workers/shard-loop.js'
 import { isUnixPath, UNIX_PATH_EXPECTED } from '../workers/unix-path.js'
 import { automaticShards } from './cpu-quota.js'
@@ -71,6 +78,21 @@ export class GivenOptions {
     if (value === undefined || typeof value === 'function')
       return value as (context: ExceptionContext) => void
     throw wrong(name, value, 'a function')
+  }
+
+  logger(): Logger | undefined {
+    const value = this.#take('logger')
+    if (value === undefined) return undefined
+    const expected = expectedLogger(value)
+    if (expected === null) return value as Logger
+    throw wrong('logger', value, expected)
+  }
+
+  logLevel(): LogLevel | null {
+    const value = this.#take('logLevel')
+    if (value === undefined) return null
+    if (isLogLevel(value)) return value
+    throw wrong('logLevel', value, `one of ${EXPECTED_LOG_LEVEL}`)
   }
 
   name(): string | undefined {

@@ -2,6 +2,7 @@ import type { EngineName } from '../workers/engine.js'
 import { importFactory, type Registration } from '../workers/factory-module.js'
 import type { ProtocolFactory } from '../workers/protocol.js'
 import type { ServedServer } from '../workers/shard-loop.js'
+import { adoptLogger } from '../workers/thread-log.js'
 import { type HeldLoop, threadLoop } from '../workers/thread-loop.js'
 import { readServerMetrics, type ServerMetrics } from './metrics.js'
 import type { ServerSettings } from './options.js'
@@ -79,12 +80,15 @@ class LocalShard implements ShardControl {
   async serve(user: ShardUser): Promise<void> {
     const order = user.orderFor(this.id)
     const source = this.#source
-    const { factory, exceptionHandler } =
+    const { factory, exceptionHandler, logger } =
       source instanceof URL
         ? await importFactory(source.href)
-        : { factory: source, exceptionHandler: this.#exceptionHandler }
+        : { factory: source, exceptionHandler: this.#exceptionHandler, logger: undefined }
     if (this.#cancelled) return
+    // That of a factory's own call was set with the call.
+    if (logger !== undefined) adoptLogger(logger, order.logLevel)
     this.#served = this.#held.loop.serve({
+      name: order.name,
       factory,
       exceptionHandler: exceptionHandler ?? null,
       number: 0,

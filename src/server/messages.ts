@@ -2,6 +2,7 @@ import type { CallPlace } from '../workers/call-counter.js'
 import type { PastCalls } from '../workers/call-history.js'
 import type { EngineName } from '../workers/engine.js'
 import type { TransferredError } from '../workers/error-transfer.js'
+import type { LogLevel } from '../workers/logger.js'
 import type { SocketAddress } from '../workers/protocol.js'
 import type { HandledSignal } from '../workers/signal-listeners.js'
 
@@ -65,6 +66,8 @@ export interface ServeOrder {
   readonly writeMaxBytes: number
   readonly idleTimeoutMs: number
   readonly stallAfterMs: number
+  /** null: as the thread has it. */
+  readonly logLevel: LogLevel | null
 }
 
 /** A server that is over, or never came to be: calls that a shard makes later are matched to it too. */

@@ -14,6 +14,7 @@ import {
   WRITE_MAX_DEFAULT_BYTES,
 } from '../limits.js'
 import type { EngineName } from '../workers/engine.js'
+import type { Logger, LogLevel } from '../workers/logger.js'
 import type { ProtocolFactory } from '../workers/protocol.js'
 import type { ExceptionContext } from '../workers/shard-loop.js'
 import { GivenOptions, show, wrong } from './given-options.js'
@@ -112,8 +113,19 @@ export interface ServerOptions {
   /** Milliseconds without a byte either way after which a connection has timed out. Default 0: never. */
   readonly idleTimeoutMs?: number
   /**
+   * Where log records go, as `setLogger(logger, { level: logLevel })` on the main thread and in each shard, where it is taken
+   * from the shard's own call. With a factory named by URL that module exports it instead, for the shards. It stays when the
+   * server has closed. Default: what is set in the thread; at first lines on standard error.
+   */
+  readonly logger?: Logger
+  /**
+   * How grave a log record is at least: `'trace'`, `'debug'`, `'info'`, `'warn'`, `'error'`, `'fatal'` or `'silent'`, on the
+   * main thread and in the shards. Default `'warn'` for a `logger` that is given; without one what is set in the thread.
+   */
+  readonly logLevel?: LogLevel
+  /**
    * Receives what a protocol's callback threw; runs in the shard, and is taken from the shard's own call. With a factory
-   * named by URL that module exports it instead. Default: prints to stderr.
+   * named by URL that module exports it instead. Default: writes to the log.
    */
   readonly exceptionHandler?: (context: ExceptionContext) => void
 }
@@ -148,6 +160,9 @@ export interface ServerSettings {
   readonly writeLowBytes: number
   readonly writeMaxBytes: number
   readonly idleTimeoutMs: number
+  readonly logger: Logger | undefined
+  /** null: not given. */
+  readonly logLevel: LogLevel | null
   readonly exceptionHandler: ((context: ExceptionContext) => void) | undefined
 }
 
@@ -198,6 +213,8 @@ export function parseOptions(
       Math.max(WRITE_MAX_DEFAULT_BYTES, writeHighBytes),
     ),
     idleTimeoutMs: given.integer('idleTimeoutMs', 0, TIME_MAX_MS, 0),
+    logger: given.logger(),
+    logLevel: given.logLevel(),
     exceptionHandler: given.callable('exceptionHandler'),
   }
   given.refuseUnknown()
@@ -247,8 +264,7 @@ function refuseContradictions(
   source: ProtocolFactory | URL,
   kernelBalances: boolean,
 ): void {
-  const { hosts, ipv6Only, balance, writeHighBytes, writeLowBytes, writeMaxBytes, exceptionHandler } =
-    settings
+  const { hosts, ipv6Only, balance, writeHighBytes, writeLowBytes, writeMaxBytes } = settings
   if (writeLowBytes > writeHighBytes) {
     throw wrong('writeLowBytes', writeLowBytes, `no more than writeHighBytes (${writeHighBytes})`)
   }
@@ -268,10 +284,11 @@ function refuseContradictions(
       `'shared', as the kernel of ${process.platform} does not balance SO_REUSEPORT listeners`,
     )
   }
-  if (exceptionHandler !== undefined && source instanceof URL) {
+  for (const name of ['exceptionHandler', 'logger'] as const) {
+    if (settings[name] === undefined || !(source instanceof URL)) continue
     throw wrong(
-      'exceptionHandler',
-      exceptionHandler,
+      name,
+      settings[name],
       `nothing here, as a function cannot be sent to a shard: export it by that name from ${source.href}`,
     )
   }

@@ -78,10 +78,13 @@ export interface ServerEvents {
   close: []
   /**
    * A shard's state changed. A death is told as `starting` when the shard is replaced and as `failed` when not, with its
-   * reason. When no server of the process has a listener, deaths are printed to stderr.
+   * reason. When no server of the process has a listener, deaths are logged.
    */
   shard: [change: ShardChange]
-  /** A shard has been stuck for `stallAfterMs`. Its new connections are served by others meanwhile. Not emitted in shards. */
+  /**
+   * A shard has been stuck for `stallAfterMs`. Its new connections are served by others meanwhile. Logged when the server has
+   * no listener. Not emitted in shards.
+   */
   stalled: [stall: ShardStall]
   /** A shard that was told as stuck turns again; `stalledMs` is how long it was stuck. Not emitted in shards. */
   recovered: [stall: ShardStall]

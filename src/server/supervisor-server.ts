@@ -5,6 +5,7 @@ import { ABORT_GRACE_MS } from '../limits.js'
 import type { CallPlace } from '../workers/call-counter.js'
 import type { EngineName } from '../workers/engine.js'
 import type { SocketAddress } from '../workers/protocol.js'
+import { threadLog } from '../workers/thread-log.js'
 import type { CallEnd } from './call-book.js'
 import { messageOf, reasonOf } from './death-report.js'
 import { healthOf } from './health.js'
@@ -196,6 +197,10 @@ export class SupervisorServer implements Server, ShardUser {
   }
 
   shardStalled(id: number, stalledMs: number): void {
+    if (this.events.listenerCount('stalled') === 0) {
+      const fields = { aboutShard: id, server: this.name, stalledMs: Math.round(stalledMs) }
+      threadLog().write('warn', `shard ${id} is stuck; new connections are served by others`, fields)
+    }
     this.#emit('stalled', { id, stalledMs })
   }
 
@@ -218,6 +223,7 @@ export class SupervisorServer implements Server, ShardUser {
       writeMaxBytes: settings.writeMaxBytes,
       idleTimeoutMs: settings.idleTimeoutMs,
       stallAfterMs: settings.stallAfterMs,
+      logLevel: settings.logLevel,
     }
   }
 

@@ -4,6 +4,7 @@ import { MAX_RESTARTS_DEFAULT, RESTART_WINDOW_DEFAULT_MS } from '../limits.js'
 import { native } from '../native/index.js'
 import type { CallHistory, PastCalls } from '../workers/call-history.js'
 import { chooseEngine, type EngineName } from '../workers/engine.js'
+import { threadLog } from '../workers/thread-log.js'
 import { threadSingleton } from '../workers/thread-singleton.js'
 import { CallBook } from './call-book.js'
 import { printDeath } from './death-report.js'
@@ -47,6 +48,7 @@ export class WorkerSet implements ShardGroup {
     this.plan = plan
     this.#history = history
     this.#onEnd = onEnd
+    threadLog() // the guardian's records come here
     this.#tokens = Array.from({ length: plan.size }, () => native.allocateMetrics())
     try {
       this.#stalls = new StallWatch(this.#tokens, (shard, why) => this.#shards[shard]?.terminate(why))

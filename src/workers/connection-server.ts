@@ -25,6 +25,8 @@ export type ExceptionHandler = (context: ExceptionContext) => void
 
 /** How one server is served by one shard. */
 export interface ServeOptions {
+  /** The server's name. */
+  readonly name: string
   readonly factory: ProtocolFactory
   /** The server's number in the process; 0 for one of this thread's own. */
   readonly number: number

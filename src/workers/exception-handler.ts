@@ -1,5 +1,6 @@
 import type { ExceptionContext, ExceptionHandler } from './connection-server.js'
 import { printException } from './exception-report.js'
+import { threadLog } from './thread-log.js'
 import { threadSingleton } from './thread-singleton.js'
 
 /** The context of an exception. */
@@ -40,9 +41,7 @@ export function tell(handler: ExceptionHandler, context: ExceptionContext): void
   try {
     handler(context)
   } catch (error) {
-    const both = new AggregateError([error, context.error], 'what it threw, and what it was told')
-    printException(
-      exceptionContext(`the exception handler threw while it was told: ${context.message}`, both),
-    )
+    printException(context)
+    threadLog().write('error', 'the exception handler threw when it was told of that', { err: error })
   }
 }

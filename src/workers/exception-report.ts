@@ -1,7 +1,7 @@
-import { inspect } from 'node:util'
-import type { ExceptionContext } from './shard-loop.js'
+import type { ExceptionContext } from './connection-server.js'
+import { threadLog } from './thread-log.js'
 
-/** The default exception handler: what happened and the error with its stack, to stderr. */
-export function printException(context: ExceptionContext): void {
-  process.stderr.write(`shardloop: ${context.message}\n${inspect(context.error)}\n`)
+/** The default exception handler: what happened and the error with its stack, to the log. */
+export function printException({ message, error, transport }: ExceptionContext): void {
+  threadLog().write('error', message, { ...(transport && { connection: transport.id }), err: error })
 }

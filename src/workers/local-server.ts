@@ -14,6 +14,7 @@ import type { TcpTransport } from './transport.js'
 
 /** One server's connections in this thread. */
 export class LocalServer implements ServedServer, ConnectionOwner {
+  readonly name: string
   readonly factory: ProtocolFactory
   readonly writeHighBytes: number
   readonly writeLowBytes: number
@@ -35,6 +36,7 @@ export class LocalServer implements ServedServer, ConnectionOwner {
   constructor(loop: ShardLoop, id: number, options: ServeOptions) {
     this.loop = loop
     this.id = id
+    this.name = options.name
     this.factory = options.factory
     this.number = options.number
     this.exceptionHandler = options.exceptionHandler

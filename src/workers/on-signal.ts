@@ -12,7 +12,7 @@ import { threadSingleton } from './thread-singleton.js'
  * is one of `process.on`, whatever servers there are. Wherever it is, a listener keeps the signal's default action (for
  * SIGHUP and SIGUSR2, the end of the process) from being taken; that comes back with the removal of the last.
  *
- * Listeners are called in the order in which they were added. What one throws, or rejects with, is printed to stderr, and
+ * Listeners are called in the order in which they were added. What one throws, or rejects with, is logged, and
  * the others are called all the same. A shard that is busy hears of a signal when it is done.
  *
  * @returns removes the listener

@@ -48,6 +48,7 @@ import { exceptionContext } from './exception-handler.js'
 import { LocalServer } from './local-server.js'
 import type { Protocol, ProtocolFactory } from './protocol.js'
 import { SlabRetention } from './retention.js'
+import { threadLog } from './thread-log.js'
 import { RECEIVE_BORROWED, RECEIVE_BUFFERED, RECEIVE_CHUNKS, receivingOf, TcpTransport } from './transport.js'
 
 export type { ExceptionContext, ExceptionHandler, ServedServer, ServeOptions } from './connection-server.js'
@@ -186,6 +187,7 @@ export class ShardLoop {
   /** Attempts at a connection whose event is to come, by the request's number. */
   private readonly attempts = new Map<number, ConnectAttempt>()
   private lastRequest = 0
+  private readonly log = threadLog()
   private sequence = 0
   /** @internal The number of the batch that is handled, or was last: above 0. */ batch = 1
   /** Which received something behind a write of the same batch. */
@@ -340,6 +342,12 @@ export class ShardLoop {
     this.native.removeServer(id)
   }
 
+  /** @internal The public id of a connection; undefined once it is lost. */
+  idOf(handle: number): string | undefined {
+    const transport = this.transports[handle & HANDLE_SLOT_MASK]
+    return transport?.handle === handle ? transport.id : undefined
+  }
+
   /** @internal Whether memory is that which the next batch overwrites. */
   isBorrowed(memory: ArrayBufferLike): boolean {
     return memory === this.slabMemory[0]
@@ -460,6 +468,7 @@ export class ShardLoop {
         else if (transport.paused || transport.holds) transport.hold(exactCopy(slab, start, start + length))
         else this.receive(transport, slab, slabIndex, start, length)
       } else if (kind === EVENT_CLOSED) {
+        if (this.log.isVerbose) this.log.deliver() // what native code says of it, while its id is known
         transports[handle & HANDLE_SLOT_MASK] = undefined
         this.end(transport, events[at + 2] as number)
       } else {

@@ -9,6 +9,7 @@ import type { ShardIdentity } from './identity.js'
 import { Program } from './program.js'
 import { ServerLink } from './server-link.js'
 import { SignalListeners } from './signal-listeners.js'
+import { adoptLogger } from './thread-log.js'
 import { type HeldLoop, threadLoop } from './thread-loop.js'
 import { threadSingleton } from './thread-singleton.js'
 
@@ -193,8 +194,10 @@ export class Shard {
 
   #listen(link: ServerLink, order: ServeOrder, registration: Registration): void {
     try {
+      adoptLogger(registration.logger, order.logLevel)
       this.#held ??= threadLoop().acquire(this.identity.engine)
       link.served = this.#held.loop.serve({
+        name: order.name,
         factory: registration.factory,
         exceptionHandler: registration.exceptionHandler ?? null,
         number: order.server,

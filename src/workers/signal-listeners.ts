@@ -64,7 +64,7 @@ export class SignalListeners {
     return () => this.#remove(signal, entry)
   }
 
-  /** Calls those who listen now. What one throws or rejects with is printed, and the others are called all the same. */
+  /** Calls those who listen now. What one throws or rejects with is logged, and the others are called all the same. */
   deliver(signal: HandledSignal): void {
     for (const { listener } of [...(this.#entries.get(signal) ?? [])]) {
       const failed = (error: unknown): void =>

@@ -4,6 +4,7 @@ import { native } from '../native/index.js'
 import { chooseEngine, type EngineName } from './engine.js'
 import { shardIdentity } from './identity.js'
 import { ShardLoop } from './shard-loop.js'
+import { threadLog } from './thread-log.js'
 import { threadSingleton } from './thread-singleton.js'
 
 /** As it was before the program may have replaced it (a test runner's timers). */
@@ -92,6 +93,7 @@ function open(engine: EngineName, clientGone: () => void): HeldLoop {
       supervised: identity !== null,
       clientGone,
     })
+    threadLog().nameConnections((handle) => loop.idOf(handle))
     return { loop, engine, metricsToken }
   } catch (error) {
     if (identity === null) native.freeMetrics(metricsToken)
