@@ -27,6 +27,12 @@ export type {
   ShardStall,
 } from './server/server.js'
 export type { ShardResourceLimits } from './server/worker-shard.js'
+export {
+  type ConnectionBroken,
+  type ConnectionClosed,
+  type ConnectionOpened,
+  DIAGNOSTICS_CHANNELS,
+} from './workers/diagnostics.js'
 export type { EngineName } from './workers/engine.js'
 export { isSupervisor, shardId } from './workers/identity.js'
 export type { Logger, LogLevel, LogMethod } from './workers/logger.js'

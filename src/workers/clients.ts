@@ -7,6 +7,7 @@ import type { ShardLoop } from './shard-loop.js'
 
 /** The connections that this thread made to others, or was given. To native code they are those of one more server. */
 export class Clients implements ConnectionOwner {
+  readonly name = null
   readonly isDraining = false
   readonly writeHighBytes: number = WRITE_HIGH_DEFAULT_BYTES
   readonly writeLowBytes: number = Math.floor(WRITE_HIGH_DEFAULT_BYTES / 4)

@@ -58,6 +58,8 @@ export interface ServedServer {
 
 /** Whose connections they are. */
 export interface ConnectionOwner extends ConnectionServer {
+  /** The server's name, if it is one. */
+  readonly name: string | null
   /** What happens to a connection that begins when it should not any more. */
   readonly stopped: ((transport: TcpTransport) => void) | undefined
   opened(): void

@@ -43,6 +43,7 @@ import { native as binding } from '../native/index.js'
 import { Clients } from './clients.js'
 import { CommandRing } from './command-ring.js'
 import type { ConnectionOwner, ServedServer, ServeOptions } from './connection-server.js'
+import { connectionBroke, connectionEnded, connectionOpened } from './diagnostics.js'
 import type { EngineName } from './engine.js'
 import { exceptionContext } from './exception-handler.js'
 import { LocalServer } from './local-server.js'
@@ -534,6 +535,7 @@ export class ShardLoop {
     transport.receiving = receivingOf(protocol)
     const mode = transport.receiving === RECEIVE_CHUNKS ? 0 : 1
     this.commands.push(COMMAND_START, transport.handle, mode, 0)
+    connectionOpened(transport, transport.server.name)
   }
 
   /** A connection that this thread asked for stands. */
@@ -688,6 +690,7 @@ export class ShardLoop {
     const { server } = transport
     const error = transport.error === undefined ? this.reasonOf(transport, reason) : transport.error
     transport.ended(error)
+    connectionEnded(transport, error)
     try {
       const { protocol } = transport
       if (protocol.connectionLost !== undefined) {
@@ -752,6 +755,7 @@ export class ShardLoop {
     const reason =
       error instanceof Error ? error : new Error(`${name} threw a value that is no Error`, { cause: error })
     transport.abort(reason)
+    connectionBroke(transport, error, reason, context.message)
     transport.server.handleException(context)
   }
 

@@ -556,6 +556,7 @@ export function connectionResource(): AsyncResource {
   return new AsyncResource('SHARDLOOP_CONNECTION', RESOURCE_OPTIONS)
 }
 
-const NO_PROTOCOL: Protocol = {}
+/** @internal Of a connection whose factory has not made one. */
+export const NO_PROTOCOL: Protocol = {}
 /** We never emit a destroy event by the garbage collector's leave: following objects there costs more than it tells. */
 const RESOURCE_OPTIONS = { requireManualDestroy: true }
