@@ -81,7 +81,7 @@ export class GivenOptions {
   }
 
   logger(): Logger | undefined {
-    const value = this.#take('logger')
+    const value = this.take('logger')
     if (value === undefined) return undefined
     const expected = expectedLogger(value)
     if (expected === null) return value as Logger
@@ -89,7 +89,7 @@ export class GivenOptions {
   }
 
   logLevel(): LogLevel | null {
-    const value = this.#take('logLevel')
+    const value = this.take('logLevel')
     if (value === undefined) return null
     if (isLogLevel(value)) return value
     throw wrong('logLevel', value, `one of ${EXPECTED_LOG_LEVEL}`)
