@@ -1,5 +1,6 @@
 //! The host's view of JavaScript, by raw Node-API: these calls are on the path of every batch.
 
+use super::caller::{Caller, Scope, reference};
 use crate::host::{Drained, Host, JavaScript};
 use crate::ring::{Attached, Region, SLABS};
 use crate::write_queue::{Pin, PinnedMemory};
@@ -69,9 +70,7 @@ impl View {
 
 /// What native code holds of one shard's JavaScript. Used on the shard's thread only.
 pub struct Bindings {
-    env: sys::napi_env,
-    context: sys::napi_async_context,
-    this: sys::napi_ref,
+    caller: Caller,
     drain: sys::napi_ref,
     closed: sys::napi_ref,
     /// Keep the rings and the write slab alive; never read.
@@ -81,40 +80,6 @@ pub struct Bindings {
     retired: RefCell<Vec<sys::napi_ref>>,
     pins: RefCell<HashMap<Pin, sys::napi_ref>>,
     next_pin: Cell<Pin>,
-    hook: Cell<sys::napi_async_cleanup_hook_handle>,
-    env_ends: Cell<bool>,
-}
-
-/// A handle scope for the length of a block.
-struct Scope {
-    env: sys::napi_env,
-    scope: sys::napi_handle_scope,
-}
-
-impl Scope {
-    fn open(env: sys::napi_env) -> Self {
-        let mut scope = ptr::null_mut();
-        // SAFETY: `env` is alive on this thread; a null scope (out of memory) is not closed.
-        unsafe { sys::napi_open_handle_scope(env, &mut scope) };
-        Self { env, scope }
-    }
-}
-
-impl Drop for Scope {
-    fn drop(&mut self) {
-        if !self.scope.is_null() {
-            // SAFETY: opened by `open`, closed once, in reverse order (scopes are locals).
-            unsafe { sys::napi_close_handle_scope(self.env, self.scope) };
-        }
-    }
-}
-
-/// A strong reference to a value.
-pub fn reference(env: sys::napi_env, value: sys::napi_value) -> Result<sys::napi_ref> {
-    let mut reference = ptr::null_mut();
-    // SAFETY: `value` is a handle of the current scope, an object.
-    check_status!(unsafe { sys::napi_create_reference(env, value, 1, &mut reference) })?;
-    Ok(reference)
 }
 
 impl Bindings {
@@ -130,27 +95,13 @@ impl Bindings {
         kept: &[&View],
         slabs: &[View],
     ) -> Result<Self> {
-        let mut name = ptr::null_mut();
-        let mut context = ptr::null_mut();
-        let text = "SHARDLOOP";
-        // SAFETY: plain calls with handles of the current scope.
-        unsafe {
-            check_status!(sys::napi_create_string_utf8(
-                env,
-                text.as_ptr().cast(),
-                text.len() as isize,
-                &mut name
-            ))?;
-            check_status!(sys::napi_async_init(env, this, name, &mut context))?;
-        }
         let mut slab_references = [ptr::null_mut(); SLABS];
         for (place, view) in slab_references.iter_mut().zip(slabs) {
             *place = reference(env, view.buffer)?;
         }
         Ok(Self {
-            env,
-            context,
-            this: reference(env, this)?,
+            // SAFETY: by the caller.
+            caller: unsafe { Caller::new(env, this)? },
             drain: reference(env, drain)?,
             closed: reference(env, closed)?,
             kept: kept.iter().map(|view| reference(env, view.buffer)).collect::<Result<_>>()?,
@@ -158,8 +109,6 @@ impl Bindings {
             retired: RefCell::default(),
             pins: RefCell::default(),
             next_pin: Cell::new(0),
-            hook: Cell::new(ptr::null_mut()),
-            env_ends: Cell::new(false),
         })
     }
 
@@ -168,36 +117,31 @@ impl Bindings {
     /// # Safety
     /// `host` must stay valid until [`JavaScript::closed`], which removes the hook.
     pub unsafe fn close_at_exit(&self, host: *const Host) -> Result<()> {
-        let mut hook = ptr::null_mut();
         // SAFETY: by the caller.
-        check_status!(unsafe {
-            sys::napi_add_async_cleanup_hook(self.env, Some(on_env_ends), host.cast_mut().cast(), &mut hook)
-        })?;
-        self.hook.set(hook);
-        Ok(())
+        unsafe { self.caller.at_exit(Some(on_env_ends), host.cast_mut().cast()) }
     }
 
     /// Refers to memory for a write.
     pub fn pin(&self, value: sys::napi_value) -> Result<(Pin, usize)> {
-        let view = View::of(self.env, value)?;
+        let view = View::of(self.caller.env(), value)?;
         let mut pins = self.pins.borrow_mut();
         let mut pin = self.next_pin.get();
         while pins.contains_key(&pin) {
             pin = pin.wrapping_add(1); // after four billion, one of the first may still wait
         }
         self.next_pin.set(pin.wrapping_add(1));
-        pins.insert(pin, reference(self.env, value)?);
+        pins.insert(pin, reference(self.caller.env(), value)?);
         Ok((pin, view.bytes))
     }
 
     /// Refers to another slab in the place of one, which is followed until it is collected. How many are followed.
     pub fn replace_slab(&self, index: usize, view: &View) -> Result<usize> {
-        let new = reference(self.env, view.buffer)?;
+        let new = reference(self.caller.env(), view.buffer)?;
         let old = std::mem::replace(&mut self.slabs.borrow_mut()[index], new);
         // Weak from now on. Not a WeakRef of JavaScript's: V8's scavenger takes those for strong, and every slab would
         // live until the next full collection, by which time its memory is cold.
         // SAFETY: a reference of ours with a count of one.
-        check_status!(unsafe { sys::napi_reference_unref(self.env, old, std::ptr::null_mut()) })?;
+        check_status!(unsafe { sys::napi_reference_unref(self.caller.env(), old, std::ptr::null_mut()) })?;
         let mut retired = self.retired.borrow_mut();
         retired.push(old);
         Ok(retired.len())
@@ -207,71 +151,28 @@ impl Bindings {
     pub fn retained_slabs(&self, limit: usize) -> usize {
         let mut retired = self.retired.borrow_mut();
         if retired.len() > limit {
-            let _scope = Scope::open(self.env);
+            let _scope = Scope::open(self.caller.env());
             retired.retain(|&reference| {
-                let alive = !self.value(reference).is_null();
+                let alive = !self.caller.value(reference).is_null();
                 if !alive {
-                    self.release(reference);
+                    self.caller.release(reference);
                 }
                 alive
             });
         }
         retired.len()
     }
-
-    fn release(&self, reference: sys::napi_ref) {
-        if !self.env_ends.get() {
-            // SAFETY: created by `reference`, deleted once. At the end of an environment Node frees them itself.
-            unsafe { sys::napi_delete_reference(self.env, reference) };
-        }
-    }
-
-    fn value(&self, reference: sys::napi_ref) -> sys::napi_value {
-        let mut value = ptr::null_mut();
-        // SAFETY: a strong reference of ours; the handle belongs to the caller's scope.
-        unsafe { sys::napi_get_reference_value(self.env, reference, &mut value) };
-        value
-    }
-
-    /// Calls a function of ours inside Node's callback scope: next ticks and microtasks run when it returns.
-    fn call(&self, function: sys::napi_ref) -> Drained {
-        if self.env_ends.get() {
-            return Drained::Unable;
-        }
-        let _scope = Scope::open(self.env);
-        let mut result = ptr::null_mut();
-        // SAFETY: all values are alive in this scope.
-        let status = unsafe {
-            let (this, function) = (self.value(self.this), self.value(function));
-            sys::napi_make_callback(self.env, self.context, this, function, 0, ptr::null(), &mut result)
-        };
-        if status == sys::Status::napi_ok {
-            return Drained::All;
-        }
-        let mut pending = false;
-        let mut exception = ptr::null_mut();
-        // SAFETY: plain calls; the exception, when there is one, is a handle of this scope.
-        unsafe {
-            sys::napi_is_exception_pending(self.env, &mut pending);
-            if !pending {
-                return Drained::Unable;
-            }
-            sys::napi_get_and_clear_last_exception(self.env, &mut exception);
-            sys::napi_fatal_exception(self.env, exception);
-        }
-        Drained::Threw
-    }
 }
 
 impl Attached for Bindings {
     #[inline]
     fn is_attached(&self, index: usize) -> bool {
-        let _scope = Scope::open(self.env);
+        let _scope = Scope::open(self.caller.env());
         let mut detached = true;
         // SAFETY: the reference is to an ArrayBuffer; the handle lives in this scope.
         unsafe {
-            let buffer = self.value(self.slabs.borrow()[index]);
-            sys::napi_is_detached_arraybuffer(self.env, buffer, &mut detached);
+            let buffer = self.caller.value(self.slabs.borrow()[index]);
+            sys::napi_is_detached_arraybuffer(self.caller.env(), buffer, &mut detached);
         }
         !detached
     }
@@ -280,9 +181,9 @@ impl Attached for Bindings {
 impl PinnedMemory for Bindings {
     fn bytes(&self, pin: Pin, start: usize, end: usize) -> Option<&[u8]> {
         let reference = *self.pins.borrow().get(&pin)?;
-        let _scope = Scope::open(self.env);
+        let _scope = Scope::open(self.caller.env());
         // Looked up each time: detached or shrunk, the array is shorter than what was to be written.
-        let view = View::of(self.env, self.value(reference)).ok()?;
+        let view = View::of(self.caller.env(), self.caller.value(reference)).ok()?;
         if end > view.bytes {
             return None;
         }
@@ -297,58 +198,32 @@ impl PinnedMemory for Bindings {
 
 impl JavaScript for Bindings {
     fn drain(&self) -> Drained {
-        self.call(self.drain)
+        self.caller.call(self.drain)
     }
 
     fn unpin(&self, pin: Pin) {
         let reference = self.pins.borrow_mut().remove(&pin);
         if let Some(reference) = reference {
-            self.release(reference);
+            self.caller.release(reference);
         }
     }
 
     fn fatal(&self, message: &str) {
-        if self.env_ends.get() {
-            return;
-        }
-        let _scope = Scope::open(self.env);
-        let mut text = ptr::null_mut();
-        let mut error = ptr::null_mut();
-        // SAFETY: plain calls with handles of this scope.
-        unsafe {
-            sys::napi_create_string_utf8(
-                self.env,
-                message.as_ptr().cast(),
-                message.len() as isize,
-                &mut text,
-            );
-            sys::napi_create_error(self.env, ptr::null_mut(), text, &mut error);
-            sys::napi_fatal_exception(self.env, error);
-        }
+        self.caller.fatal(message);
     }
 
     fn environment_ends(&self) {
-        self.env_ends.set(true);
+        self.caller.environment_ends();
     }
 
     fn closed(&self) {
-        if !self.env_ends.get() {
-            self.call(self.closed);
-            for pin in self.pins.take().into_values() {
-                self.release(pin);
-            }
-            let own = [self.this, self.drain, self.closed];
-            own.into_iter().chain(self.kept.iter().copied()).for_each(|reference| self.release(reference));
-            let slabs = self.slabs.borrow();
-            slabs.iter().chain(self.retired.borrow().iter()).for_each(|&reference| self.release(reference));
-            // SAFETY: made in `new`, destroyed once: a host closes once.
-            unsafe { sys::napi_async_destroy(self.env, self.context) };
-        }
-        let hook = self.hook.replace(ptr::null_mut());
-        if !hook.is_null() {
-            // SAFETY: ours, removed once. Node waits for this when the environment ends.
-            unsafe { sys::napi_remove_async_cleanup_hook(hook) };
-        }
+        self.caller.call(self.closed);
+        let pins = self.pins.take();
+        let own = [self.drain, self.closed].into_iter().chain(self.kept.iter().copied());
+        own.chain(pins.into_values()).for_each(|reference| self.caller.release(reference));
+        let (slabs, retired) = (self.slabs.borrow(), self.retired.borrow());
+        slabs.iter().chain(retired.iter()).for_each(|&reference| self.caller.release(reference));
+        self.caller.dispose();
     }
 }
 
