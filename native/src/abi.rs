@@ -27,7 +27,7 @@ macro_rules! abi {
 
 abi! {
     /// Layout version; JavaScript refuses an addon of another.
-    ABI_VERSION = 4;
+    ABI_VERSION = 5;
 
     /// Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`.
     RECORD_WORDS = 4;
@@ -150,6 +150,13 @@ abi! {
     /// Control words.
     CONTROL_WORDS = 32;
 
+    /// Word (float64) of an alarm: when JavaScript is to be woken, in seconds of the monotonic clock; Infinity for never.
+    ALARM_DEADLINE = 0;
+    /// Word of an alarm: 1 while it keeps the thread's loop alive.
+    ALARM_REFERENCED = 1;
+    /// Words of an alarm.
+    ALARM_WORDS = 2;
+
     /// Connections accepted.
     METRIC_CONNECTIONS_ACCEPTED = 0;
     /// Connections closed.
@@ -257,7 +264,7 @@ mod tests {
 
     #[test]
     fn event_kinds_commands_and_metrics_are_distinct_within_their_family() {
-        for family in ["EVENT_", "COMMAND_", "CLOSE_", "CALL_", "CONTROL_", "METRIC_"] {
+        for family in ["EVENT_", "COMMAND_", "CLOSE_", "CALL_", "CONTROL_", "ALARM_", "METRIC_"] {
             let mut values: Vec<i64> = ALL
                 .iter()
                 .filter(|c| {

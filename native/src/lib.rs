@@ -5,8 +5,10 @@
 //! → `shard` (connections: what all engines share) → `net`, `write_queue`, `timer`, `metrics`,
 //! `malloc`, `slice`, `limits`.
 //! Any of them may write to the log (`log`), whose records JavaScript fetches by `bind`.
+//! `malloc`, `slice`, `limits`. Beside the shard, `alarm` wakes a thread's JavaScript at a given time.
 
 pub mod abi;
+pub mod alarm;
 pub mod bind;
 pub mod connection;
 pub mod engine;

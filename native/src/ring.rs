@@ -26,6 +26,27 @@ impl<T> Region<T> {
     pub unsafe fn new(base: *mut T, length: usize) -> Self {
         Self { base, length }
     }
+
+    /// Elements.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+}
+
+impl<T: Copy> Region<T> {
+    /// An element.
+    pub fn read(&self, index: usize) -> T {
+        assert!(index < self.length, "the region is shorter");
+        // SAFETY: in bounds; the region is valid by `Region::new`.
+        unsafe { *self.base.add(index) }
+    }
+
+    /// Sets an element.
+    pub fn write(&self, index: usize, value: T) {
+        assert!(index < self.length, "the region is shorter");
+        // SAFETY: as in `read`.
+        unsafe { *self.base.add(index) = value }
+    }
 }
 
 /// Says whether a slab's memory is still there: JavaScript can detach it (`ArrayBuffer.prototype.transfer`).

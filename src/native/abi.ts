@@ -1,6 +1,6 @@
 // Generated from native/src/abi.rs by `npm run build`. Do not edit: a test fails when it drifts.
 /** Layout version; JavaScript refuses an addon of another. */
-export const ABI_VERSION = 4 as const
+export const ABI_VERSION = 5 as const
 /** Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`. */
 export const RECORD_WORDS = 4 as const
 /** Records of the events ring. */
@@ -113,6 +113,12 @@ export const CONTROL_RETIRED = 4 as const
 export const CONTROL_COPY_CHUNKS = 5 as const
 /** Control words. */
 export const CONTROL_WORDS = 32 as const
+/** Word (float64) of an alarm: when JavaScript is to be woken, in seconds of the monotonic clock; Infinity for never. */
+export const ALARM_DEADLINE = 0 as const
+/** Word of an alarm: 1 while it keeps the thread's loop alive. */
+export const ALARM_REFERENCED = 1 as const
+/** Words of an alarm. */
+export const ALARM_WORDS = 2 as const
 /** Connections accepted. */
 export const METRIC_CONNECTIONS_ACCEPTED = 0 as const
 /** Connections closed. */

@@ -29,6 +29,12 @@ export declare class NativeLog {
   setLevel(level: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent'): void
   /** Fetches what waits. */
   take(): NativeLogRecords
+/** One alarm, nested in this thread's libuv loop. */
+export declare class NativeAlarm {
+  /** Keeps the loop alive, until its next turn finds that nothing is waited for. */
+  reference(): void
+  /** Closes everything; `closed` is called when it is done. Idempotent. */
+  close(): void
 }
 
 /** One engine, nested in this thread's libuv loop. */
@@ -192,6 +198,12 @@ export interface NativeServerLimits {
   /** Milliseconds without activity; 0 for no limit. */
   idleTimeoutMs: number
 }
+
+/**
+ * Makes an alarm. `control` has its words (ALARM_), by which it is set; `wake` is called when the time has come, `closed` when
+ * nothing native is left after `close`. `coarse` takes a clock of milliseconds where there is a better one, for tests.
+ */
+export declare function openAlarm(options: { control: Float64Array, wake: () => void, closed: () => void, coarse: boolean }): NativeAlarm | SystemFailure
 
 /** Copies a shard's counters into `out`, by the METRIC_ indexes; false when there is no such token. */
 export declare function readMetrics(token: number, out: BigUint64Array): boolean

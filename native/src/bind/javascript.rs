@@ -15,7 +15,8 @@ use std::ptr;
 pub struct View {
     base: *mut u8,
     bytes: usize,
-    buffer: sys::napi_value,
+    /// The ArrayBuffer, a handle of the scope in which it was looked up.
+    pub buffer: sys::napi_value,
 }
 
 impl View {
@@ -38,7 +39,11 @@ impl View {
                 ptr::null_mut(),
             )
         })?;
-        let width = if kind == sys::TypedarrayType::int32_array { 4 } else { 1 };
+        let width = match kind {
+            sys::TypedarrayType::int32_array => 4,
+            sys::TypedarrayType::float64_array => 8,
+            _ => 1,
+        };
         Ok(Self { base: base.cast(), bytes: length * width, buffer })
     }
 

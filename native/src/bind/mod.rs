@@ -1,5 +1,6 @@
 //! The binding: the only files that know Node-API. Types here are named after what JavaScript sees.
 
+pub mod alarm;
 mod caller;
 pub mod guardian;
 mod hot_calls;

@@ -1,0 +1,503 @@
+//! Wakes a thread's JavaScript at a time of its choice: the clock behind `callLater`.
+//!
+//! JavaScript writes the time into shared memory and makes no call. `uv_prepare`, just before libuv blocks, looks there
+//! and sets a clock: on Linux a timerfd, which `uv_poll` watches and which is exact to the nanosecond as far as the
+//! scheduler lets it; elsewhere a `uv_timer`, whose time is rounded up to milliseconds.
+//!
+//! The clock is set anew only for an earlier time, and once it has rung: most timers are timeouts that are cancelled, and
+//! the next takes their place at a later time. So a time that counts no more rings once, which JavaScript does not hear
+//! of, and a system call per timer is saved.
+//!
+//! Everything here runs on the thread of the loop.
+
+use crate::abi;
+use crate::error::{SystemError, panic_text};
+use crate::ring::Region;
+use crate::uv::{self, HandleType, RawHandle, Uv};
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+/// What an alarm needs of JavaScript.
+pub trait Sleeper {
+    /// The time has come.
+    fn wake(&self);
+    /// Ends the thread with this error, as an uncaught exception.
+    fn fatal(&self, message: &str);
+    /// The thread's environment ends: JavaScript must not be called any more.
+    fn environment_ends(&self);
+    /// All handles are closed; nothing native is left of the alarm.
+    fn closed(&self);
+}
+
+/// The alarm.
+pub struct Alarm {
+    uv: &'static Uv,
+    uv_loop: NonNull<uv::Loop>,
+    sleeper: Rc<dyn Sleeper>,
+    control: Region<f64>,
+    clock: Clock,
+    setting: Cell<Setting>,
+    /// It alone keeps the loop alive, when something waits: unlike a timer it is always active, and then it runs.
+    prepare: NonNull<RawHandle>,
+    open_handles: Cell<u32>,
+    closing: Cell<bool>,
+}
+
+/// What rings, with its handle.
+enum Clock {
+    #[cfg(target_os = "linux")]
+    Exact {
+        poll: NonNull<RawHandle>,
+        timer: std::cell::RefCell<Option<timerfd::Timer>>,
+    },
+    Coarse {
+        timer: NonNull<RawHandle>,
+    },
+}
+
+impl Alarm {
+    /// An alarm that is not set.
+    ///
+    /// `coarse`: by a `uv_timer` where there would be something better, for tests.
+    ///
+    /// # Safety
+    /// `uv_loop` must be the loop of the calling thread, and outlive the alarm's handles (libuv waits for them). `control`
+    /// must be valid until [`Sleeper::closed`].
+    pub unsafe fn new(
+        uv: &'static Uv,
+        uv_loop: NonNull<uv::Loop>,
+        control: Region<f64>,
+        sleeper: Rc<dyn Sleeper>,
+        coarse: bool,
+    ) -> Result<Rc<Self>, SystemError> {
+        assert!(control.length() >= abi::ALARM_WORDS as usize, "the words of an alarm are short");
+        // SAFETY: by the caller.
+        let clock = unsafe { Clock::new(uv, uv_loop, coarse)? };
+        let prepare = uv.allocate(HandleType::Prepare);
+        let alarm = Rc::new(Self {
+            uv,
+            uv_loop,
+            sleeper,
+            control,
+            clock,
+            setting: Cell::new(Setting::NONE),
+            prepare,
+            open_handles: Cell::new(2),
+            closing: Cell::new(false),
+        });
+        // The handles own one reference together; the callback that frees the last of them drops it.
+        let data: *const Self = Rc::into_raw(alarm.clone());
+        // SAFETY: the loop is this thread's (by the caller), the handles are ours: the clock's is initialised, that of prepare
+        // is fresh. The callbacks have the signatures that libuv calls.
+        unsafe {
+            (uv.prepare_init)(uv_loop.as_ptr(), prepare.as_ptr());
+            for handle in alarm.handles() {
+                handle.cast::<*mut c_void>().write(data.cast_mut().cast());
+                (uv.unreference)(handle.as_ptr());
+            }
+            (uv.prepare_start)(prepare.as_ptr(), on_prepare);
+            alarm.clock.start(uv);
+        }
+        Ok(alarm)
+    }
+
+    /// Keeps the loop alive, until its next turn finds that nothing is waited for.
+    pub fn reference(&self) {
+        if !self.closing.get() {
+            self.control.write(REFERENCED, 1.0);
+            // SAFETY: the handle is open (not `closing`), on this thread's loop.
+            unsafe { (self.uv.reference)(self.prepare.as_ptr()) };
+        }
+    }
+
+    /// Closes the handles and the descriptor. Idempotent.
+    pub fn close(&self) {
+        if self.closing.replace(true) {
+            return;
+        }
+        // SAFETY: the handles are initialised, and closed here only, once (`closing`).
+        unsafe {
+            self.handles().into_iter().for_each(|handle| (self.uv.close)(handle.as_ptr(), Some(on_closed)))
+        };
+        self.clock.release();
+    }
+
+    /// The thread ends (`worker.terminate`, `process.exit`): as [`Self::close`], and JavaScript is not called again.
+    pub fn environment_ends(&self) {
+        self.close();
+        self.sleeper.environment_ends();
+    }
+
+    fn handles(&self) -> [NonNull<RawHandle>; 2] {
+        [self.prepare, self.clock.handle()]
+    }
+
+    /// Once per turn of libuv's loop, just before it waits.
+    fn prepare(&self) {
+        if self.closing.get() {
+            return;
+        }
+        let deadline = self.control.read(DEADLINE);
+        if deadline == f64::INFINITY && self.control.read(REFERENCED) != 0.0 {
+            self.control.write(REFERENCED, 0.0);
+            // SAFETY: the handle is open (not `closing`), on this thread's loop.
+            unsafe { (self.uv.unreference)(self.prepare.as_ptr()) };
+        }
+        let mut setting = self.setting.get();
+        if let Some(time) = setting.look(deadline) {
+            self.clock.set(self.uv, self.uv_loop, time);
+        }
+        self.setting.set(setting);
+    }
+
+    /// The clock rings.
+    fn ring(&self) {
+        if self.closing.get() {
+            return;
+        }
+        let mut setting = self.setting.get();
+        setting.rang();
+        self.setting.set(setting);
+        if seconds(self.uv.now_ns()) >= self.control.read(DEADLINE) {
+            self.sleeper.wake();
+        }
+    }
+
+    /// Runs native work; a panic ends the alarm and the thread, not the process.
+    fn guarded(&self, work: impl FnOnce()) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+            self.close();
+            self.sleeper.fatal(&format!("the native alarm panicked: {}", panic_text(&*panic)));
+        }
+    }
+}
+
+const DEADLINE: usize = abi::ALARM_DEADLINE as usize;
+const REFERENCED: usize = abi::ALARM_REFERENCED as usize;
+
+/// What the clock is set to. Pure: what JavaScript waits for in, what to set the clock to out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Setting {
+    /// Infinity: it will not ring.
+    time: f64,
+    /// It has rung and was not set since.
+    rang: bool,
+}
+
+impl Setting {
+    const NONE: Self = Self { time: f64::INFINITY, rang: false };
+
+    fn rang(&mut self) {
+        *self = Self { time: f64::INFINITY, rang: true };
+    }
+
+    /// What the clock must be set to now; `None` when it can stay as it is. Infinity silences it.
+    fn look(&mut self, deadline: f64) -> Option<f64> {
+        if deadline >= self.time && !self.rang {
+            return None;
+        }
+        *self = Self { time: deadline, rang: false };
+        Some(deadline)
+    }
+}
+
+/// Nanoseconds of the clock as JavaScript counts it (`src/workers/clock.ts`): the same number, to the last bit, so that what is due
+/// here is due there.
+fn seconds(ns: u64) -> f64 {
+    (ns / 1_000_000_000) as f64 + (ns % 1_000_000_000) as f64 * 1e-9
+}
+
+impl Clock {
+    /// # Safety
+    /// `uv_loop` must be the loop of the calling thread.
+    // SAFETY: `Alarm::new` has the same condition.
+    unsafe fn new(uv: &Uv, uv_loop: NonNull<uv::Loop>, coarse: bool) -> Result<Self, SystemError> {
+        #[cfg(target_os = "linux")]
+        if !coarse {
+            // SAFETY: by the caller.
+            return unsafe { Self::exact(uv, uv_loop) };
+        }
+        _ = coarse; // there is nothing else
+        let timer = uv.allocate(HandleType::Timer);
+        // SAFETY: the loop is this thread's, the handle is fresh and of the right size. It cannot fail.
+        unsafe { (uv.timer_init)(uv_loop.as_ptr(), timer.as_ptr()) };
+        Ok(Self::Coarse { timer })
+    }
+
+    /// # Safety
+    /// As [`Self::new`].
+    #[cfg(target_os = "linux")]
+    // SAFETY: `Self::new` has the same condition.
+    unsafe fn exact(uv: &Uv, uv_loop: NonNull<uv::Loop>) -> Result<Self, SystemError> {
+        use crate::error::During;
+        use std::io;
+        use std::os::fd::AsRawFd;
+        let timer = timerfd::Timer::new().during("timerfd_create")?;
+        let poll = uv.allocate(HandleType::Poll);
+        // SAFETY: the loop is this thread's, the handle is fresh and of the right size. When it fails, libuv does not know
+        // the handle.
+        unsafe {
+            let result = (uv.poll_init)(uv_loop.as_ptr(), poll.as_ptr(), timer.as_raw_fd());
+            if result < 0 {
+                libc::free(poll.as_ptr());
+                return Err(io::Error::from_raw_os_error(-result)).during("epoll_ctl");
+            }
+        }
+        Ok(Self::Exact { poll, timer: std::cell::RefCell::new(Some(timer)) })
+    }
+
+    fn handle(&self) -> NonNull<RawHandle> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Exact { poll, .. } => *poll,
+            Self::Coarse { timer } => *timer,
+        }
+    }
+
+    /// # Safety
+    /// The handle's data must be set, and it must be open, on the loop of the calling thread.
+    // SAFETY: `Alarm::new` calls it, once, when that is so.
+    unsafe fn start(&self, uv: &Uv) {
+        match self {
+            #[cfg(target_os = "linux")]
+            // SAFETY: by the caller.
+            Self::Exact { poll, .. } => unsafe {
+                (uv.poll_start)(poll.as_ptr(), uv::READABLE, on_poll);
+            },
+            Self::Coarse { .. } => _ = uv,
+        }
+    }
+
+    /// Has it ring at a time, in seconds of the monotonic clock, and only then; Infinity for never. It must be open.
+    fn set(&self, uv: &Uv, uv_loop: NonNull<uv::Loop>, time: f64) {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Exact { timer, .. } => {
+                let timer = timer.borrow();
+                let timer = timer.as_ref().expect("the timer is closed with the alarm");
+                timer.set(time).expect("the kernel takes any time");
+            }
+            // SAFETY: the handle is open (by the caller), on this thread's loop, as all of an alarm.
+            Self::Coarse { timer } => unsafe {
+                if time == f64::INFINITY {
+                    (uv.timer_stop)(timer.as_ptr());
+                    return;
+                }
+                // One more than the whole milliseconds, so that it is due when libuv calls. What is longer than libuv's
+                // counter stays at its end.
+                let wait_ms = ((time - seconds(uv.now_ns())).max(0.0) * 1e3) as u64;
+                (uv.update_time)(uv_loop.as_ptr());
+                (uv.timer_start)(timer.as_ptr(), on_timer, wait_ms.saturating_add(1), 0);
+            },
+        }
+    }
+
+    /// Closes the descriptor; the handle that polls it is closing.
+    fn release(&self) {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Exact { timer, .. } => drop(timer.take()),
+            Self::Coarse { .. } => {}
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod timerfd {
+    use std::io;
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+    use std::ptr;
+
+    /// A descriptor that is readable from a time on, until it is set anew.
+    pub(super) struct Timer(OwnedFd);
+
+    impl Timer {
+        pub(super) fn new() -> io::Result<Self> {
+            // SAFETY: a plain call; what it returns is ours alone.
+            unsafe {
+                let flags = libc::TFD_NONBLOCK | libc::TFD_CLOEXEC;
+                let fd = libc::timerfd_create(libc::CLOCK_MONOTONIC, flags);
+                if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(Self(OwnedFd::from_raw_fd(fd))) }
+            }
+        }
+
+        /// Sets the time, in seconds of the monotonic clock; Infinity for never. Until then it is not readable (any more):
+        /// setting it also forgets that it has rung, so nobody needs to read it.
+        pub(super) fn set(&self, time: f64) -> io::Result<()> {
+            // SAFETY: plain numbers, of which zero is one.
+            let mut value: libc::itimerspec = unsafe { std::mem::zeroed() };
+            if time != f64::INFINITY {
+                value.it_value = timespec(time);
+            }
+            // SAFETY: the descriptor is open, as it is owned; the value is ours, and the old one is not asked for.
+            let result = unsafe {
+                libc::timerfd_settime(self.0.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &value, ptr::null_mut())
+            };
+            if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        }
+    }
+
+    impl AsRawFd for Timer {
+        fn as_raw_fd(&self) -> RawFd {
+            self.0.as_raw_fd()
+        }
+    }
+
+    /// Rounded up to nanoseconds. What is past the largest time is that; the kernel's clock ends before.
+    pub(super) fn timespec(time: f64) -> libc::timespec {
+        let whole = time.floor();
+        let ns = ((time - whole) * 1e9).ceil() as i64;
+        let carry = ns / 1_000_000_000;
+        libc::timespec {
+            tv_sec: (whole as libc::time_t).saturating_add(carry as libc::time_t),
+            tv_nsec: (ns % 1_000_000_000) as _,
+        }
+    }
+}
+
+/// The alarm of a handle, held for the length of a callback.
+///
+/// # Safety
+/// `handle` must be one of an alarm's own, not freed.
+unsafe fn alarm_of(handle: *mut RawHandle) -> Rc<Alarm> {
+    // SAFETY: the data pointer is a reference that the handles own together (`Alarm::new`); counting another one up
+    // keeps it theirs.
+    unsafe {
+        let alarm: *const Alarm = uv::data(handle).cast_const().cast();
+        Rc::increment_strong_count(alarm);
+        Rc::from_raw(alarm)
+    }
+}
+
+#[cfg(target_os = "linux")]
+unsafe extern "C" fn on_poll(handle: *mut RawHandle, _status: i32, _events: i32) {
+    // SAFETY: libuv calls with the handle that was started, on its loop's thread.
+    let alarm = unsafe { alarm_of(handle) };
+    alarm.guarded(|| alarm.ring());
+}
+
+unsafe extern "C" fn on_timer(handle: *mut RawHandle) {
+    // SAFETY: libuv calls with the handle that was started, on its loop's thread.
+    let alarm = unsafe { alarm_of(handle) };
+    alarm.guarded(|| alarm.ring());
+}
+
+unsafe extern "C" fn on_prepare(handle: *mut RawHandle) {
+    // SAFETY: as in `on_timer`.
+    let alarm = unsafe { alarm_of(handle) };
+    alarm.guarded(|| alarm.prepare());
+}
+
+unsafe extern "C" fn on_closed(handle: *mut RawHandle) {
+    // SAFETY: as in `on_timer`; libuv does not touch a handle after its close callback, so its memory is ours again.
+    // The last handle gives back the reference that they own together.
+    unsafe {
+        let alarm = alarm_of(handle);
+        let shared: *const Alarm = uv::data(handle).cast_const().cast();
+        libc::free(handle);
+        let left = alarm.open_handles.get() - 1;
+        alarm.open_handles.set(left);
+        if left == 0 {
+            // Whatever panics here, the rest is done.
+            _ = catch_unwind(AssertUnwindSafe(|| alarm.sleeper.closed()));
+            drop(Rc::from_raw(shared));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_is_set_for_an_earlier_time_only() {
+        let mut setting = Setting::NONE;
+        assert_eq!(setting.look(f64::INFINITY), None, "nothing is waited for");
+        assert_eq!(setting.look(30.0), Some(30.0));
+        assert_eq!(setting.look(30.0), None, "it is set already");
+        assert_eq!(setting.look(31.0), None, "the first was cancelled");
+        assert_eq!(setting.look(f64::INFINITY), None, "and the second");
+        assert_eq!(setting.look(20.0), Some(20.0));
+    }
+
+    #[test]
+    fn a_clock_that_has_rung_is_set_anew_or_silenced() {
+        let mut setting = Setting::NONE;
+        assert_eq!(setting.look(20.0), Some(20.0));
+        setting.rang();
+        assert_eq!(setting.look(20.0), Some(20.0), "not due by JavaScript's clock");
+        setting.rang();
+        assert_eq!(setting.look(25.0), Some(25.0));
+        setting.rang();
+        assert_eq!(setting.look(f64::INFINITY), Some(f64::INFINITY), "else it would ring on");
+        assert_eq!(setting.look(f64::INFINITY), None);
+    }
+
+    #[test]
+    fn seconds_are_whole_ones_and_a_fraction_as_javascript_adds_them() {
+        assert_eq!(seconds(0), 0.0);
+        assert_eq!(seconds(12_345_678_901), 12.0 + 345_678_901.0 * 1e-9);
+        let times = (0..2_000_000_000).step_by(999_983).map(seconds).collect::<Vec<_>>();
+        assert!(times.is_sorted());
+    }
+
+    #[cfg(target_os = "linux")]
+    mod exact {
+        use super::super::timerfd::{Timer, timespec};
+        use std::os::fd::AsRawFd;
+        use std::time::Instant;
+
+        fn parts(time: f64) -> (i64, i64) {
+            let libc::timespec { tv_sec, tv_nsec } = timespec(time);
+            (tv_sec, tv_nsec)
+        }
+
+        #[test]
+        fn times_are_rounded_up_to_nanoseconds() {
+            assert_eq!(parts(5.0), (5, 0));
+            assert_eq!(parts(5.25), (5, 250_000_000));
+            assert_eq!(parts(2.0f64.powi(-40)), (0, 1));
+            assert_eq!(parts(6.0 - 2.0f64.powi(-40)), (6, 0));
+            assert_eq!(parts(f64::MAX), (i64::MAX, 0));
+        }
+
+        fn now() -> f64 {
+            // SAFETY: plain numbers, of which zero is one; the call writes them.
+            let time = unsafe {
+                let mut time: libc::timespec = std::mem::zeroed();
+                assert_eq!(libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time), 0);
+                time
+            };
+            time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+        }
+
+        fn rings_within(timer: &Timer, ms: i32) -> bool {
+            let mut poll = libc::pollfd { fd: timer.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one entry of ours.
+            unsafe { libc::poll(&mut poll, 1, ms) == 1 }
+        }
+
+        #[test]
+        fn it_rings_at_its_time_and_until_it_is_set_anew() {
+            let timer = Timer::new().unwrap();
+            assert!(!rings_within(&timer, 0));
+            let began = Instant::now();
+            timer.set(now() + 0.02).unwrap();
+            assert!(!rings_within(&timer, 0));
+            assert!(rings_within(&timer, 10_000));
+            assert!(began.elapsed().as_millis() >= 20);
+            assert!(rings_within(&timer, 0), "nobody reads it");
+            timer.set(now() + 1e4).unwrap();
+            assert!(!rings_within(&timer, 0));
+            timer.set(now() - 1.0).unwrap();
+            assert!(rings_within(&timer, 10_000), "a time that has passed");
+            timer.set(f64::INFINITY).unwrap();
+            assert!(!rings_within(&timer, 0));
+            timer.set(f64::MAX).unwrap();
+            assert!(!rings_within(&timer, 0));
+        }
+    }
+}
