@@ -5,6 +5,16 @@ export {
   type ShardloopErrorCode,
   type SystemError,
 } from './errors.js'
+export type { Connected } from './loop/connect.js'
+export type {
+  AcceptedSocketOptions,
+  ConnectionOptions,
+  UnixConnectionOptions,
+} from './loop/connection-options.js'
+export { getLoop } from './loop/get-loop.js'
+export type { Loop } from './loop/loop.js'
+export type { LoopServerOptions } from './loop/loop-network.js'
+export type { AddressLookupOptions, NameInfo, NameLookupOptions } from './loop/name-lookup.js'
 export { createServer } from './server/create-server.js'
 export type { ShardChange, ShardState } from './server/messages.js'
 export type {
@@ -34,6 +44,7 @@ export {
   DIAGNOSTICS_CHANNELS,
 } from './workers/diagnostics.js'
 export type { EngineName } from './workers/engine.js'
+export type { Handle, TimerHandle } from './workers/handles.js'
 export { isSupervisor, shardId } from './workers/identity.js'
 export type { Logger, LogLevel, LogMethod } from './workers/logger.js'
 export { onSignal } from './workers/on-signal.js'
@@ -47,7 +58,9 @@ export type {
   UnixSocketAddress,
   WriteData,
 } from './workers/protocol.js'
+export type { SendFileOptions } from './workers/send-file.js'
 export type { ExceptionContext } from './workers/shard-loop.js'
+export type { SignalName } from './workers/signal-handlers.js'
 export type { HandledSignal, SignalListener } from './workers/signal-listeners.js'
 export { getLogger, setLogger } from './workers/thread-log.js'
 export type { SocketOptions, TransportSocket } from './workers/transport-socket.js'

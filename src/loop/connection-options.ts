@@ -169,7 +169,8 @@ function commonSettings(given: ConnectionGiven): Omit<ConnectionSettings, 'to'> 
   }
 }
 
-function takeOptions(method: string, options: unknown): ConnectionGiven {
+/** @throws ShardloopError ERR_SHARDLOOP_OPTION when they are no object */
+export function takeOptions(method: string, options: unknown): ConnectionGiven {
   if (typeof options === 'object' && options !== null && !Array.isArray(options))
     return new ConnectionGiven(options as Record<string, unknown>)
   throw new ShardloopError(
@@ -178,7 +179,8 @@ function takeOptions(method: string, options: unknown): ConnectionGiven {
   )
 }
 
-class ConnectionGiven extends GivenOptions {
+/** Options of what has to do with sockets and their addresses. */
+export class ConnectionGiven extends GivenOptions {
   host(fallback: string): string {
     const value = this.take('host')
     if (value === undefined) return fallback

@@ -15,6 +15,14 @@ export declare class Listener {
   close(): void
 }
 
+/** One alarm, nested in this thread's libuv loop. */
+export declare class NativeAlarm {
+  /** Keeps the loop alive, until its next turn finds that nothing is waited for. */
+  reference(): void
+  /** Closes everything; `closed` is called when it is done. Idempotent. */
+  close(): void
+}
+
 /** The native log records of one thread. One per thread; open until the thread's environment ends, without keeping it. */
 export declare class NativeLog {
   /**
@@ -29,12 +37,6 @@ export declare class NativeLog {
   setLevel(level: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent'): void
   /** Fetches what waits. */
   take(): NativeLogRecords
-/** One alarm, nested in this thread's libuv loop. */
-export declare class NativeAlarm {
-  /** Keeps the loop alive, until its next turn finds that nothing is waited for. */
-  reference(): void
-  /** Closes everything; `closed` is called when it is done. Idempotent. */
-  close(): void
 }
 
 /** One engine, nested in this thread's libuv loop. */

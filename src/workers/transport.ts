@@ -1,5 +1,4 @@
 import { AsyncResource } from 'node:async_hooks'
-import { inspect } from 'node:util'
 import { ShardloopError, type SystemError, systemError } from '../errors.js'
 import {
   CLOSE_PROGRAM,
@@ -16,6 +15,7 @@ import {
   DIRECT_WRITE_BYTES,
 } from '../native/abi.js'
 import type { ConnectionOwner } from './connection-server.js'
+import { invalid } from './invalid.js'
 import type { ExtraInfo, IpSocketAddress, Protocol, SocketAddress, Transport, WriteData } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
 import { ConnectionSocket, isFailure } from './transport-socket.js'
@@ -74,13 +74,6 @@ interface Rare {
 const LIMIT_MAX_BYTES = 0x7fffffff
 /** A string of more characters is encoded on its own; a shorter one takes at most three times its length in the slab. */
 const TEXT_MAX_LENGTH = DIRECT_WRITE_BYTES - 1
-
-function invalid(name: string, value: unknown, expected: string): ShardloopError {
-  return new ShardloopError(
-    'ERR_SHARDLOOP_ARGUMENT',
-    `${name} is ${inspect(value, { depth: 0 })}; expected ${expected}`,
-  )
-}
 
 /** One TCP connection. Its fields are few, for there may be very many of them. */
 export class TcpTransport implements Transport {

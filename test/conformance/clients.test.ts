@@ -114,7 +114,10 @@ forEachTransport('clients', (test) => {
       broken,
     )
     await (await accepting.protocol(0)).lost()
-    await assertRejects(() => t.dial(accepting.server, () => null as unknown as Protocol), 'ERR_SHARDLOOP_ARGUMENT')
+    await assertRejects(
+      () => t.dial(accepting.server, () => null as unknown as Protocol),
+      'ERR_SHARDLOOP_ARGUMENT',
+    )
   })
 
   // asyncio: connection_made runs by call_soon, so its exception reaches the loop's exception handler
@@ -139,7 +142,10 @@ forEachTransport('clients', (test) => {
   test('the signal calls an attempt off before it is made', async (t) => {
     const server = await t.serve(() => new Recorder())
     const reason = new Error('changed my mind')
-    await assert.rejects(() => t.dial(server, () => new Recorder(), { signal: AbortSignal.abort(reason) }), reason)
+    await assert.rejects(
+      () => t.dial(server, () => new Recorder(), { signal: AbortSignal.abort(reason) }),
+      reason,
+    )
     const aborting = new AbortController()
     const dialled = t.dial(server, () => new Recorder(), { signal: aborting.signal })
     aborting.abort(reason)
@@ -203,7 +209,10 @@ forEachTransport('clients', (test) => {
     const { accepted, client } = await acceptByNode(t)
     client.write('was there before')
     const create = t.transport === 'tcp' ? 'createConnection' : 'createUnixConnection'
-    const [transport, protocol] = await t.loop[create](() => new Recorder(), { socket: accepted, engine: t.engine })
+    const [transport, protocol] = await t.loop[create](() => new Recorder(), {
+      socket: accepted,
+      engine: t.engine,
+    })
     assert.equal((await protocol.receivedAtLeast(16)).toString(), 'was there before')
     transport.abort()
     await protocol.lost()
@@ -215,7 +224,10 @@ forEachTransport('clients', (test) => {
     await once(accepted, 'readable')
     const take = (socket: number | Socket): Promise<unknown> =>
       t.loop.connectAcceptedSocket(() => new Recorder(), { socket, engine: t.engine })
-    await assert.rejects(() => take(accepted), { code: 'ERR_SHARDLOOP_ARGUMENT', message: /nobody has consumed/ })
+    await assert.rejects(() => take(accepted), {
+      code: 'ERR_SHARDLOOP_ARGUMENT',
+      message: /nobody has consumed/,
+    })
     accepted.destroy()
     await assert.rejects(() => take(accepted), { code: 'ERR_SHARDLOOP_ARGUMENT', message: /not connected/ })
     await assert.rejects(() => take(2 ** 20), { code: 'EBADF' })
@@ -232,13 +244,16 @@ forEachTransport('clients', (test) => {
 forEachEngine('clients over TCP', (test) => {
   test('nobody there is ECONNREFUSED with the address, as in node:net', async (t) => {
     const port = await freePort()
-    await assert.rejects(() => t.loop.createConnection(() => new Recorder(), { host: '127.0.0.1', port, engine: t.engine }), {
-      code: 'ECONNREFUSED',
-      errno: -constants.errno.ECONNREFUSED,
-      syscall: 'connect',
-      address: '127.0.0.1',
-      port,
-    })
+    await assert.rejects(
+      () => t.loop.createConnection(() => new Recorder(), { host: '127.0.0.1', port, engine: t.engine }),
+      {
+        code: 'ECONNREFUSED',
+        errno: -constants.errno.ECONNREFUSED,
+        syscall: 'connect',
+        address: '127.0.0.1',
+        port,
+      },
+    )
   })
 
   // RFC 8305; uvloop: test_tcp.test_create_connection_4, CPython: test_create_connection_happy_eyeballs
@@ -266,8 +281,10 @@ forEachEngine('clients over TCP', (test) => {
 
   test('a name that there is not is ENOTFOUND', async (t) => {
     await assert.rejects(
-      () => t.loop.createConnection(() => new Recorder(), { host: 'nowhere.invalid', port: 1, engine: t.engine }),
-      (error: NodeJS.ErrnoException) => ['ENOTFOUND', 'EAI_AGAIN'].includes(error.code ?? '') && error.syscall === 'getaddrinfo',
+      () =>
+        t.loop.createConnection(() => new Recorder(), { host: 'nowhere.invalid', port: 1, engine: t.engine }),
+      (error: NodeJS.ErrnoException) =>
+        ['ENOTFOUND', 'EAI_AGAIN'].includes(error.code ?? '') && error.syscall === 'getaddrinfo',
     )
   })
 
@@ -333,7 +350,11 @@ forEachEngine('clients over TCP', (test) => {
     const accepting = await t.serveEach(() => new Recorder())
     const options = { host: '127.0.0.1', port: whereIs(accepting.server) as number, engine: t.engine }
     const [plain] = await t.loop.createConnection(() => new Recorder(), options)
-    const [tuned] = await t.loop.createConnection(() => new Recorder(), { ...options, noDelay: false, keepAlive: true })
+    const [tuned] = await t.loop.createConnection(() => new Recorder(), {
+      ...options,
+      noDelay: false,
+      keepAlive: true,
+    })
     const of = (transport: Transport) => transport.getExtraInfo('socket') ?? assert.fail('it has a socket')
     assert.deepEqual([of(plain).getOption('noDelay'), of(plain).getOption('keepAlive')], [true, false])
     assert.deepEqual([of(tuned).getOption('noDelay'), of(tuned).getOption('keepAlive')], [false, true])
@@ -363,7 +384,11 @@ forEachEngine('clients over TCP', (test) => {
     ['signal', { port: 1, signal: {} }, /option signal: expected an AbortSignal/],
     ['socket', { port: 1, socket: 3 }, /option port: expected nothing beside socket/],
     ['hots', { port: 1, hots: 'x' }, /unknown option 'hots'/],
-    ['happyEyeballsDelayMs', { port: 1, happyEyeballsDelayMs: 1 }, /happyEyeballsDelayMs: expected an integer from 10/],
+    [
+      'happyEyeballsDelayMs',
+      { port: 1, happyEyeballsDelayMs: 1 },
+      /happyEyeballsDelayMs: expected an integer from 10/,
+    ],
   ] as const) {
     test(`${name}: what cannot be is refused by name`, async (t) => {
       await assert.rejects(() => t.loop.createConnection(() => new Recorder(), options as never), {
@@ -384,7 +409,7 @@ forEachEngine('clients over TCP', (test) => {
     const outside = createNetServer((socket) => socket.on('error', () => {}).resume()).listen(0, '127.0.0.1')
     await once(outside, 'listening')
     t.defer(() => outside.close())
-    for (const engine of [t.engine, other]) {
+    for (const engine of [t.engine, other] as const) {
       const [transport, protocol] = await t.loop.createConnection(() => new Recorder(), {
         host: '127.0.0.1',
         port: (outside.address() as { port: number }).port,
@@ -400,7 +425,9 @@ forEachEngine('clients over TCP', (test) => {
     const server = await t.serve(() => {
       let transport: Transport
       return {
-        connectionMade: (made) => void (transport = made),
+        connectionMade: (made) => {
+          transport = made
+        },
         dataReceived: (chunk) => transport.write(chunk),
       }
     })

@@ -168,7 +168,8 @@ export class TestContext {
   ): Promise<[Transport, Made]> {
     const { engine, loop } = this
     const where = whereIs(server)
-    if (typeof where === 'string') return loop.createUnixConnection(factory, { engine, path: where, ...options })
+    if (typeof where === 'string')
+      return loop.createUnixConnection(factory, { engine, path: where, ...options })
     return loop.createConnection(factory, { engine, host: '127.0.0.1', port: where, ...options })
   }
 

@@ -51,6 +51,16 @@ impl Address {
     }
 }
 
+impl fmt::Display for Address {
+    /// A zero byte, with which an abstract name begins, is shown as in ss(8).
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(formatter),
+            Self::Unix(name) => formatter.write_str(&String::from_utf8_lossy(name).replacen('\0', "@", 1)),
+        }
+    }
+}
+
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Peer {

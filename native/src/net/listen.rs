@@ -123,7 +123,7 @@ pub fn register(listener: Listener) -> u32 {
     let mut registry = REGISTRY.lock();
     registry.next += 1;
     let token = registry.next;
-    let address = listener.address;
+    let address = listener.address.clone();
     registry.listeners.insert(token, Arc::new(Listener { token, ..listener }));
     drop(registry);
     log::debug!(listener = token, address:% = address; "a listener is registered");

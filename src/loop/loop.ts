@@ -1,0 +1,339 @@
+import type { FileHandle } from 'node:fs/promises'
+import { ShardloopError } from '../errors.js'
+import type { Server } from '../server/server.js'
+import { monotonicTime } from '../workers/clock.js'
+import type { ExceptionContext, ExceptionHandler } from '../workers/connection-server.js'
+import {
+  callExceptionHandler,
+  defaultExceptionHandler,
+  exceptionContext,
+  exceptionHandler,
+  setExceptionHandler,
+} from '../workers/exception-handler.js'
+import { type Handle, TimerCall, type TimerHandle } from '../workers/handles.js'
+import { invalid } from '../workers/invalid.js'
+import type { IpSocketAddress, Protocol, ProtocolFactory, Transport } from '../workers/protocol.js'
+import { Scheduler } from '../workers/scheduler.js'
+import { type SendFileOptions, sendFile } from '../workers/send-file.js'
+import { SignalHandlers, type SignalName } from '../workers/signal-handlers.js'
+import type { Connected } from './connect.js'
+import type { AcceptedSocketOptions, ConnectionOptions, UnixConnectionOptions } from './connection-options.js'
+import { LoopNetwork, type LoopServerOptions } from './loop-network.js'
+import {
+  type AddressLookupOptions,
+  lookupAddresses,
+  lookupName,
+  type NameInfo,
+  type NameLookupOptions,
+} from './name-lookup.js'
+
+/**
+ * A thread's loop, as asyncio has it: {@link getLoop} gives it in every thread, whether or not it serves anything.
+ *
+ * **Rounds.** Callbacks run in rounds, as in asyncio. A round takes what is ready when it begins, in the order in which it
+ * was scheduled, and then the timers that are due by then; what is scheduled meanwhile runs in the next one. Between
+ * two rounds Node's own timers and I/O have their turn. Next ticks and microtasks run after a round, not between its
+ * callbacks: in asyncio, too, a future's callbacks wait for their turn.
+ *
+ * **Context.** Each callback runs in the async context (AsyncLocalStorage) of the call that scheduled it, with `this`
+ * undefined. What it throws reaches the thread's exception handler, in the same context, and stops no other callback.
+ *
+ * **Life.** What waits keeps the thread alive, as setTimeout does; an empty loop does not.
+ *
+ * Every method but `isClosed` and `close` throws (or rejects with) ShardloopError ERR_SHARDLOOP_STATE once the loop is
+ * closed, and ERR_SHARDLOOP_ARGUMENT for an argument that it does not take.
+ */
+export interface Loop extends AsyncDisposable {
+  /** Seconds of the system's monotonic clock (CLOCK_MONOTONIC on Linux): of the same clock in all threads of the process. */
+  time(): number
+  /** The same in milliseconds. */
+  timeMs(): number
+  /** Calls back in the next round. Callbacks run in the order of the calls. */
+  callSoon<Args extends unknown[]>(callback: (...args: Args) => unknown, ...args: Args): Handle
+  /**
+   * Calls back once `delaySeconds` have passed: never early by `time()`, and of those that are due the earliest first, those
+   * of the same time in the order of the calls. A delay of 0 or less is `callSoon`. There is no longest delay.
+   */
+  callLater<Args extends unknown[]>(
+    delaySeconds: number,
+    callback: (...args: Args) => unknown,
+    ...args: Args
+  ): TimerHandle
+  /** As `callLater`, at a time of `time()`. */
+  callAt<Args extends unknown[]>(
+    whenSeconds: number,
+    callback: (...args: Args) => unknown,
+    ...args: Args
+  ): TimerHandle
+  /**
+   * The addresses of a host, all of them, in the order in which the system prefers them (node:dns `lookup`); those of the
+   * loopback interface for null. Rejects with Node's error when there is none (`ENOTFOUND`, `syscall: 'getaddrinfo'`), and
+   * with the signal's reason; with ERR_SHARDLOOP_OPTION for an option that it does not know.
+   * @param port 0 to 65535, for the result
+   */
+  getaddrinfo(host: string | null, port: number, options?: AddressLookupOptions): Promise<IpSocketAddress[]>
+  /** The name of an address, and that of the service on its port (node:dns `lookupService`). Rejects as `getaddrinfo` does. */
+  getnameinfo(
+    socketAddress: Pick<IpSocketAddress, 'address' | 'port'>,
+    options?: NameLookupOptions,
+  ): Promise<NameInfo>
+  /**
+   * A server in this very thread, as `createServer` with `shards: 0`; in a shard it is that shard's own affair. Resolves when it
+   * listens.
+   */
+  createServer(source: ProtocolFactory | URL, options?: LoopServerOptions): Promise<Server>
+  /** The same on a Unix socket; `path` is required. */
+  createUnixServer(source: ProtocolFactory | URL, options: LoopServerOptions): Promise<Server>
+  /**
+   * Connects over TCP. Of a name's addresses all are tried, the next one beside those before it after a moment (RFC 8305).
+   * Resolves when the protocol's `connectionMade` was called; its callbacks run in the async context of this call. Rejects
+   * with the system's error in Node's shape (an AggregateError of several addresses' has the first one's `code`), with what
+   * the factory threw, or with the signal's reason; with ERR_SHARDLOOP_OPTION for options that cannot be.
+   */
+  createConnection<Made extends Protocol>(
+    factory: () => Made,
+    options: ConnectionOptions,
+  ): Promise<Connected<Made>>
+  /**
+   * Connects to a Unix socket. One whose queue is full is tried until there is room, as a blocking connect(2) would wait. Else
+   * as `createConnection`.
+   */
+  createUnixConnection<Made extends Protocol>(
+    factory: () => Made,
+    options: UnixConnectionOptions,
+  ): Promise<Connected<Made>>
+  /** Goes on with a connection that was accepted elsewhere. Rejects with EBADF, ENOTCONN … when it is none. */
+  connectAcceptedSocket<Made extends Protocol>(
+    factory: () => Made,
+    options: AcceptedSocketOptions,
+  ): Promise<Connected<Made>>
+  /** See {@link sendFile}. */
+  sendFile(
+    transport: Transport,
+    file: FileHandle | number,
+    offset?: number,
+    count?: number | null,
+    options?: SendFileOptions,
+  ): Promise<number>
+  /**
+   * Calls back for each such signal that the process gets; in a shard the supervisor hands it on. There is one handler for
+   * each signal, as in asyncio: another takes its place. (`onSignal` is for several.) Signals that cannot be handled are
+   * refused by name (ERR_SHARDLOOP_ARGUMENT), SIGCHLD among them; a worker thread of the program's own has none
+   * (ERR_SHARDLOOP_STATE). What the callback throws or rejects with reaches the exception handler.
+   */
+  addSignalHandler<Args extends unknown[]>(
+    signal: SignalName,
+    callback: (...args: Args) => unknown,
+    ...args: Args
+  ): void
+  /** Whether there was a handler. With the last listener for a signal its default action comes back. */
+  removeSignalHandler(signal: SignalName): boolean
+  /**
+   * Who is told, in this thread, of what callbacks throw where no server has a handler of its own. null: the default one,
+   * which logs. What the handler itself throws is logged.
+   */
+  setExceptionHandler(handler: ExceptionHandler | null): void
+  /** The handler that was set, or null. */
+  getExceptionHandler(): ExceptionHandler | null
+  /** Tells the handler, with asyncio's keys: `message`, and what is concerned. */
+  callExceptionHandler(context: Omit<ExceptionContext, 'error'>): void
+  /** What the default handler does: logs an error. */
+  defaultExceptionHandler(context: Omit<ExceptionContext, 'error'>): void
+  /**
+   * Cancels all callbacks that wait, those of the round that runs included, aborts the servers that the loop made and the
+   * connections that this thread made (ERR_SHARDLOOP_CLOSED), removes its signal handlers and the thread's exception handler.
+   * Resolves when nothing native is left. Look-ups that run end as they would have. Idempotent; `getLoop` gives another loop from now on.
+   */
+  close(): Promise<void>
+  /** Whether `close` was called. */
+  isClosed(): boolean
+}
+
+/** See {@link Loop}. */
+export class EventLoop implements Loop {
+  readonly #scheduler: Scheduler = new Scheduler(reportException)
+  readonly #network = new LoopNetwork()
+  readonly #signals = new SignalHandlers()
+  readonly #whenClosing: () => void
+  #closed: Promise<void> | null = null
+
+  /** @param whenClosing called when it closes */
+  constructor(whenClosing: () => void) {
+    this.#whenClosing = whenClosing
+  }
+
+  time(): number {
+    if (this.#closed !== null) throw closedError('time')
+    return monotonicTime()
+  }
+
+  timeMs(): number {
+    if (this.#closed !== null) throw closedError('timeMs')
+    return monotonicTime() * 1000
+  }
+
+  callSoon<Args extends unknown[]>(callback: (...args: Args) => unknown, ...args: Args): Handle {
+    if (this.#closed !== null) throw closedError('callSoon')
+    if (typeof callback !== 'function') throw invalid('callback', callback, 'a function')
+    return this.#scheduler.callSoon(callback, args.length === 0 ? undefined : args)
+  }
+
+  callLater<Args extends unknown[]>(
+    delaySeconds: number,
+    callback: (...args: Args) => unknown,
+    ...args: Args
+  ): TimerHandle {
+    if (this.#closed !== null) throw closedError('callLater')
+    if (!isFiniteNumber(delaySeconds)) throw invalid('delaySeconds', delaySeconds, SECONDS_EXPECTED)
+    if (typeof callback !== 'function') throw invalid('callback', callback, 'a function')
+    return this.#scheduler.callLater(delaySeconds, callback, args.length === 0 ? undefined : args)
+  }
+
+  callAt<Args extends unknown[]>(
+    whenSeconds: number,
+    callback: (...args: Args) => unknown,
+    ...args: Args
+  ): TimerHandle {
+    if (this.#closed !== null) throw closedError('callAt')
+    if (!isFiniteNumber(whenSeconds)) throw invalid('whenSeconds', whenSeconds, SECONDS_EXPECTED)
+    if (typeof callback !== 'function') throw invalid('callback', callback, 'a function')
+    return this.#scheduler.callAt(whenSeconds, callback, args.length === 0 ? undefined : args)
+  }
+
+  async getaddrinfo(
+    host: string | null,
+    port: number,
+    options: AddressLookupOptions = {},
+  ): Promise<IpSocketAddress[]> {
+    if (this.#closed !== null) throw closedError('getaddrinfo')
+    return await lookupAddresses(host, port, options)
+  }
+
+  async getnameinfo(
+    socketAddress: Pick<IpSocketAddress, 'address' | 'port'>,
+    options: NameLookupOptions = {},
+  ): Promise<NameInfo> {
+    if (this.#closed !== null) throw closedError('getnameinfo')
+    return await lookupName(socketAddress, options)
+  }
+
+  createServer(source: ProtocolFactory | URL, options: LoopServerOptions = {}): Promise<Server> {
+    if (this.#closed !== null) return Promise.reject(closedError('createServer'))
+    return this.#network.createServer(source, options)
+  }
+
+  createUnixServer(source: ProtocolFactory | URL, options: LoopServerOptions): Promise<Server> {
+    if (this.#closed !== null) return Promise.reject(closedError('createUnixServer'))
+    return this.#network.createUnixServer(source, options)
+  }
+
+  createConnection<Made extends Protocol>(
+    factory: () => Made,
+    options: ConnectionOptions,
+  ): Promise<Connected<Made>> {
+    if (this.#closed !== null) return Promise.reject(closedError('createConnection'))
+    return this.#network.createConnection(factory, options)
+  }
+
+  createUnixConnection<Made extends Protocol>(
+    factory: () => Made,
+    options: UnixConnectionOptions,
+  ): Promise<Connected<Made>> {
+    if (this.#closed !== null) return Promise.reject(closedError('createUnixConnection'))
+    return this.#network.createUnixConnection(factory, options)
+  }
+
+  connectAcceptedSocket<Made extends Protocol>(
+    factory: () => Made,
+    options: AcceptedSocketOptions,
+  ): Promise<Connected<Made>> {
+    if (this.#closed !== null) return Promise.reject(closedError('connectAcceptedSocket'))
+    return this.#network.connectAcceptedSocket(factory, options)
+  }
+
+  sendFile(
+    transport: Transport,
+    file: FileHandle | number,
+    offset?: number,
+    count?: number | null,
+    options?: SendFileOptions,
+  ): Promise<number> {
+    if (this.#closed !== null) return Promise.reject(closedError('sendFile'))
+    return sendFile(transport, file, offset, count, options)
+  }
+
+  addSignalHandler<Args extends unknown[]>(
+    signal: SignalName,
+    callback: (...args: Args) => unknown,
+    ...args: Args
+  ): void {
+    if (this.#closed !== null) throw closedError('addSignalHandler')
+    this.#signals.add(signal, callback, args)
+  }
+
+  removeSignalHandler(signal: SignalName): boolean {
+    if (this.#closed !== null) throw closedError('removeSignalHandler')
+    return this.#signals.remove(signal)
+  }
+
+  setExceptionHandler(handler: ExceptionHandler | null): void {
+    if (this.#closed !== null) throw closedError('setExceptionHandler')
+    if (handler !== null && typeof handler !== 'function')
+      throw invalid('handler', handler, 'a function, or null for the default')
+    setExceptionHandler(handler)
+  }
+
+  getExceptionHandler(): ExceptionHandler | null {
+    return exceptionHandler()
+  }
+
+  callExceptionHandler(context: Omit<ExceptionContext, 'error'>): void {
+    callExceptionHandler(checked(context))
+  }
+
+  defaultExceptionHandler(context: Omit<ExceptionContext, 'error'>): void {
+    defaultExceptionHandler(checked(context))
+  }
+
+  close(): Promise<void> {
+    if (this.#closed === null) {
+      this.#signals.clear()
+      setExceptionHandler(null)
+      this.#closed = Promise.all([this.#scheduler.close(), this.#network.close()]).then(() => {})
+      this.#whenClosing()
+    }
+    return this.#closed
+  }
+
+  isClosed(): boolean {
+    return this.#closed !== null
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
+const SECONDS_EXPECTED = 'seconds, as a finite number'
+
+function isFiniteNumber(value: unknown): boolean {
+  return typeof value === 'number' && Number.isFinite(value)
+}
+
+function reportException(error: unknown, handle: Handle): void {
+  const method = handle instanceof TimerCall ? 'callLater' : 'callSoon'
+  callExceptionHandler(exceptionContext(`a callback of ${method} threw`, error, { handle }))
+}
+
+function checked(context: Omit<ExceptionContext, 'error'>): ExceptionContext {
+  if (typeof context !== 'object' || context === null || typeof context.message !== 'string')
+    throw invalid('context', context, 'an object with a message')
+  return { ...context, error: context.exception }
+}
+
+function closedError(method: keyof Loop & string): ShardloopError {
+  return new ShardloopError(
+    'ERR_SHARDLOOP_STATE',
+    `${method} was called on a loop that is closed: getLoop() gives another`,
+  )
+}
