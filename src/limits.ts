@@ -129,3 +129,6 @@ export const FILE_READ_BYTES: number = 256 * 1024
 
 /** Time that a native log record waits for its thread until it says so by `waitedMs`: what it tells of is older than its time. */
 export const LOG_WAIT_TOLD_MS = 100
+
+/** Callbacks that debug mode names when a loop is closed while they wait; of the others only how many there are. */
+export const PENDING_TOLD_MAX = 100

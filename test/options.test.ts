@@ -40,6 +40,7 @@ options('have the documented defaults', () => {
     logger: undefined,
     logLevel: null,
     exceptionHandler: undefined,
+    signal: undefined,
   })
 })
 
@@ -80,7 +81,7 @@ options('are frozen, and are what was given', () => {
   } as const
   const { host, ...rest } = given
   const settings = parse(given)
-  assert.deepEqual(settings, { ...rest, hosts: host, path: null, socketMode: null })
+  assert.deepEqual(settings, { ...rest, hosts: host, path: null, signal: undefined, socketMode: null })
   assert.ok(Object.isFrozen(settings))
   assert.ok(Object.isFrozen(settings.hosts))
   assert.ok(Object.isFrozen(settings.resourceLimits))

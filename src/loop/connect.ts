@@ -138,6 +138,7 @@ class Connecting {
     return {
       resource: this.#resource,
       factory: this.#factory,
+      source: this.#settings.source,
       cancelled: false,
       connected: (transport) => this.#end(null, transport),
       failed,

@@ -71,6 +71,8 @@ export interface AcceptedSocketOptions extends Pick<CommonConnectionOptions, 'en
 
 /** Whereto, as it was checked. */
 export interface ConnectionSettings {
+  /** Where it was asked for; in debug mode only. */
+  readonly source: string | undefined
   readonly engine: EngineName | null
   readonly signal: AbortSignal | undefined
   readonly timeoutMs: number
@@ -156,13 +158,14 @@ export function parseSocketOptions(options: unknown): ConnectionSettings {
   const engine = given.engine()
   given.refuseUnknown()
   if (socket === undefined) throw wrong('socket', undefined, SOCKET_EXPECTED)
-  return { engine, signal: undefined, timeoutMs: 0, to: { kind: 'socket', socket } }
+  return { engine, signal: undefined, timeoutMs: 0, source: undefined, to: { kind: 'socket', socket } }
 }
 
 const SOCKET_EXPECTED = "a descriptor's number, or a socket of node:net, that is connected"
 
 function commonSettings(given: ConnectionGiven): Omit<ConnectionSettings, 'to'> {
   return {
+    source: undefined,
     engine: given.engine(),
     signal: given.signal(),
     timeoutMs: given.integer('timeoutMs', 0, TIME_MAX_MS, 0),
@@ -200,12 +203,6 @@ export class ConnectionGiven extends GivenOptions {
     if (value === undefined || value === 0) return 0
     if (value === 4 || value === 6) return value
     throw wrong('family', value, '4 or 6')
-  }
-
-  signal(): AbortSignal | undefined {
-    const value = this.take('signal')
-    if (value === undefined || value instanceof AbortSignal) return value as AbortSignal | undefined
-    throw wrong('signal', value, 'an AbortSignal')
   }
 
   socket(): number | Socket | undefined {

@@ -2,6 +2,7 @@ import { createServer } from '../server/create-server.js'
 import { wrong } from '../server/given-options.js'
 import type { ServerOptions } from '../server/options.js'
 import type { Server } from '../server/server.js'
+import { creationStack } from '../workers/debug-mode.js'
 import type { Protocol, ProtocolFactory } from '../workers/protocol.js'
 import { threadLoop } from '../workers/thread-loop.js'
 import { UNIX_PATH_EXPECTED } from '../workers/unix-path.js'
@@ -43,7 +44,8 @@ export class LoopNetwork {
     options: ConnectionOptions,
   ): Promise<Connected<Made>> {
     checkFactory('createConnection', factory)
-    return connect(factory, parseConnectionOptions(options))
+    const source = creationStack(this.createConnection)
+    return connect(factory, { ...parseConnectionOptions(options), source })
   }
 
   async createUnixConnection<Made extends Protocol>(
@@ -51,7 +53,8 @@ export class LoopNetwork {
     options: UnixConnectionOptions,
   ): Promise<Connected<Made>> {
     checkFactory('createUnixConnection', factory)
-    return connect(factory, parseUnixConnectionOptions(options))
+    const source = creationStack(this.createUnixConnection)
+    return connect(factory, { ...parseUnixConnectionOptions(options), source })
   }
 
   async connectAcceptedSocket<Made extends Protocol>(
@@ -59,7 +62,8 @@ export class LoopNetwork {
     options: AcceptedSocketOptions,
   ): Promise<Connected<Made>> {
     checkFactory('connectAcceptedSocket', factory)
-    return connect(factory, parseSocketOptions(options))
+    const source = creationStack(this.connectAcceptedSocket)
+    return connect(factory, { ...parseSocketOptions(options), source })
   }
 
   /** Aborts all of it; resolves when nothing is left. */

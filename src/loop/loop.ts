@@ -1,8 +1,10 @@
 import type { FileHandle } from 'node:fs/promises'
 import { ShardloopError } from '../errors.js'
+import { PENDING_TOLD_MAX } from '../limits.js'
 import type { Server } from '../server/server.js'
 import { monotonicTime } from '../workers/clock.js'
 import type { ExceptionContext, ExceptionHandler } from '../workers/connection-server.js'
+import { debugMode } from '../workers/debug-mode.js'
 import {
   callExceptionHandler,
   defaultExceptionHandler,
@@ -16,6 +18,7 @@ import type { IpSocketAddress, Protocol, ProtocolFactory, Transport } from '../w
 import { Scheduler } from '../workers/scheduler.js'
 import { type SendFileOptions, sendFile } from '../workers/send-file.js'
 import { SignalHandlers, type SignalName } from '../workers/signal-handlers.js'
+import { threadLog } from '../workers/thread-log.js'
 import type { Connected } from './connect.js'
 import type { AcceptedSocketOptions, ConnectionOptions, UnixConnectionOptions } from './connection-options.js'
 import { LoopNetwork, type LoopServerOptions } from './loop-network.js'
@@ -140,6 +143,16 @@ export interface Loop extends AsyncDisposable {
   /** What the default handler does: logs an error. */
   defaultExceptionHandler(context: Omit<ExceptionContext, 'error'>): void
   /**
+   * Switches this thread's debug mode, which is on from the start where the environment has SHARDLOOP_DEBUG=1. While it is on,
+   * callbacks that take `slowCallbackDuration` or longer are logged (level `warn`) with their duration and with where they come
+   * from; so are, when a loop is closed, what still waits and, as at the end of the thread, connections that were not closed,
+   * with the stack of the call that made them. It costs time.
+   */
+  setDebug(enabled: boolean): void
+  getDebug(): boolean
+  /** Seconds from which on debug mode calls a callback slow, 0 or more. Default 0.1, as in asyncio. Of the whole thread. */
+  slowCallbackDuration: number
+  /**
    * Cancels all callbacks that wait, those of the round that runs included, aborts the servers that the loop made and the
    * connections that this thread made (ERR_SHARDLOOP_CLOSED), removes its signal handlers and the thread's exception handler.
    * Resolves when nothing native is left. Look-ups that run end as they would have. Idempotent; `getLoop` gives another loop from now on.
@@ -151,6 +164,8 @@ export interface Loop extends AsyncDisposable {
 
 /** See {@link Loop}. */
 export class EventLoop implements Loop {
+  /** A function of its own, so that structured clone refuses it: it belongs to its thread. */
+  protected readonly isOfOneThread = (): true => true
   readonly #scheduler: Scheduler = new Scheduler(reportException)
   readonly #network = new LoopNetwork()
   readonly #signals = new SignalHandlers()
@@ -295,8 +310,29 @@ export class EventLoop implements Loop {
     defaultExceptionHandler(checked(context))
   }
 
+  setDebug(enabled: boolean): void {
+    if (this.#closed !== null) throw closedError('setDebug')
+    if (typeof enabled !== 'boolean') throw invalid('enabled', enabled, 'true or false')
+    debugMode().enabled = enabled
+  }
+
+  getDebug(): boolean {
+    return debugMode().enabled
+  }
+
+  get slowCallbackDuration(): number {
+    return debugMode().slowCallbackDuration
+  }
+
+  set slowCallbackDuration(seconds: number) {
+    if (!(isFiniteNumber(seconds) && seconds >= 0))
+      throw invalid('slowCallbackDuration', seconds, 'seconds, 0 or more')
+    debugMode().slowCallbackDuration = seconds
+  }
+
   close(): Promise<void> {
     if (this.#closed === null) {
+      if (debugMode().enabled) this.#tellWhatWaits()
       this.#signals.clear()
       setExceptionHandler(null)
       this.#closed = Promise.all([this.#scheduler.close(), this.#network.close()]).then(() => {})
@@ -307,6 +343,17 @@ export class EventLoop implements Loop {
 
   isClosed(): boolean {
     return this.#closed !== null
+  }
+
+  #tellWhatWaits(): void {
+    const pending = this.#scheduler.pending()
+    if (pending.length === 0) return
+    const handles = pending.slice(0, PENDING_TOLD_MAX).map((call) => {
+      const when =
+        call instanceof TimerCall ? `, due in ${(call.when() - monotonicTime()).toFixed(3)} seconds` : ''
+      return `${call.describe()}${when}${call.source === undefined ? '' : `\n${call.source}`}`
+    })
+    threadLog().write('warn', `the loop was closed while ${pending.length} callbacks waited`, { handles })
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -44,7 +44,21 @@ export async function createServer(
   adoptLogger(settings.logger, settings.logLevel)
   starting ??= loadStart()
   const { startLocal, startOnShards } = await starting
-  return local ? startLocal(source, settings) : startOnShards(source, settings)
+  const { signal } = settings
+  signal?.throwIfAborted()
+  const server = await (local ? startLocal(source, settings) : startOnShards(source, settings))
+  if (signal !== undefined) await closeOnAbort(server, signal)
+  return server
+}
+
+async function closeOnAbort(server: Server, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) {
+    await server.close()
+    throw signal.reason
+  }
+  const close = (): void => void server.close()
+  signal.addEventListener('abort', close)
+  server.events.once('close', () => signal.removeEventListener('abort', close))
 }
 
 async function createInShard(

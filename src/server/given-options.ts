@@ -95,6 +95,12 @@ export class GivenOptions {
     throw wrong('logLevel', value, `one of ${EXPECTED_LOG_LEVEL}`)
   }
 
+  signal(): AbortSignal | undefined {
+    const value = this.take('signal')
+    if (value === undefined || value instanceof AbortSignal) return value as AbortSignal | undefined
+    throw wrong('signal', value, 'an AbortSignal')
+  }
+
   name(): string | undefined {
     const value = this.take('name')
     if (value === undefined) return undefined

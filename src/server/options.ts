@@ -104,6 +104,11 @@ export interface ServerOptions {
    * false, nothing is caught.
    */
   readonly signals?: boolean
+  /**
+   * Closes the server when it is aborted, as `close()` would; aborted before it listens, createServer rejects with its
+   * reason. In shards it means nothing, as the main thread's counts.
+   */
+  readonly signal?: AbortSignal
   /** Bytes waiting for one peer above which `pauseWriting` is called, at least 1. Default 64 KiB. */
   readonly writeHighBytes?: number
   /** Bytes waiting for one peer at or below which `resumeWriting` is called. Default a quarter of `writeHighBytes`. */
@@ -164,6 +169,7 @@ export interface ServerSettings {
   /** null: not given. */
   readonly logLevel: LogLevel | null
   readonly exceptionHandler: ((context: ExceptionContext) => void) | undefined
+  readonly signal: AbortSignal | undefined
 }
 
 /**
@@ -215,6 +221,7 @@ export function parseOptions(
     idleTimeoutMs: given.integer('idleTimeoutMs', 0, TIME_MAX_MS, 0),
     logger: given.logger(),
     logLevel: given.logLevel(),
+    signal: given.signal(),
     exceptionHandler: given.callable('exceptionHandler'),
   }
   given.refuseUnknown()

@@ -33,6 +33,8 @@ export class ScheduledCall extends AsyncResource implements Handle {
   declare private args: readonly unknown[] | undefined
   /** The one behind it, among those that are ready or in a chain of timers. */
   declare next: ScheduledCall | null
+  /** Where it was scheduled; in debug mode only. */
+  declare source?: string
 
   constructor(type: string, callback: Callback, args: readonly unknown[] | undefined) {
     // The trigger's id in place of the options: that is what they default to, and it spares looking them through.
@@ -56,6 +58,16 @@ export class ScheduledCall extends AsyncResource implements Handle {
     const { args } = this
     if (args === undefined) this.runInAsyncScope(this.callback as () => unknown)
     else this.runInAsyncScope(this.callback as (...args: unknown[]) => unknown, undefined, ...args)
+  }
+
+  /** What it calls, for people. */
+  describe(): string {
+    return `the callback ${this.callback.name || '(anonymous)'} of ${this.method}`
+  }
+
+  /** The method that made it. */
+  protected get method(): string {
+    return 'callSoon'
   }
 
   /** It was called: lets go of what it holds, for a program may keep the handle. */
@@ -93,6 +105,10 @@ export class TimerCall extends ScheduledCall implements TimerHandle, TimerEntry<
 
   when(): number {
     return this.deadline
+  }
+
+  protected override get method(): string {
+    return 'callLater or callAt'
   }
 
   override cancel(): void {

@@ -1,5 +1,6 @@
 import { Alarm } from './alarm.js'
 import { monotonicTime } from './clock.js'
+import { creationStack, type DebugMode, debugMode, watchDuration } from './debug-mode.js'
 import { type Callback, ScheduledCall, TimerCall, type TimerQueue } from './handles.js'
 import { TimerHeap } from './timer-heap.js'
 
@@ -16,6 +17,7 @@ const immediately = setImmediate
 export class Scheduler implements TimerQueue {
   private readonly report: (error: unknown, call: ScheduledCall) => void
   private readonly timers = new TimerHeap<TimerCall>()
+  private readonly debug: DebugMode = debugMode()
   /** Those that are ready, as a list: an array would have to grow anew for each round. */
   private first: ScheduledCall | null = null
   private last: ScheduledCall | null = null
@@ -32,6 +34,7 @@ export class Scheduler implements TimerQueue {
   /** Calls back in the next round. */
   callSoon(callback: Callback, args: readonly unknown[] | undefined): ScheduledCall {
     const call = new ScheduledCall('SHARDLOOP_HANDLE', callback, args)
+    if (this.debug.enabled) this.note(call)
     this.enqueue(call)
     return call
   }
@@ -39,6 +42,7 @@ export class Scheduler implements TimerQueue {
   /** Calls back after `delay` seconds; in the next round when that is not above 0. */
   callLater(delay: number, callback: Callback, args: readonly unknown[] | undefined): TimerCall {
     const timer = new TimerCall(this, monotonicTime() + delay, callback, args)
+    if (this.debug.enabled) this.note(timer)
     this.addTimer(timer, delay)
     return timer
   }
@@ -46,6 +50,7 @@ export class Scheduler implements TimerQueue {
   /** Calls back at `when`, in seconds of {@link monotonicTime}; in the next round when that is not in the future. */
   callAt(when: number, callback: Callback, args: readonly unknown[] | undefined): TimerCall {
     const timer = new TimerCall(this, when, callback, args)
+    if (this.debug.enabled) this.note(timer)
     this.addTimer(timer, when - monotonicTime())
     return timer
   }
@@ -57,6 +62,13 @@ export class Scheduler implements TimerQueue {
     const wasEarliest = timer.position === 0
     timers.remove(timer)
     if (wasEarliest) this.alarm?.set(timers.earliest)
+  }
+
+  /** Those that wait: the ready ones, and the timers in no order. */
+  pending(): ScheduledCall[] {
+    const calls: ScheduledCall[] = [...this.timers.all()]
+    for (let call = this.first; call !== null; call = call.next) if (!call.cancelled()) calls.push(call)
+    return calls
   }
 
   /** Cancels all that waits. Resolves when nothing native is left. */
@@ -73,7 +85,12 @@ export class Scheduler implements TimerQueue {
   /** Every callback is run by this one. */
   private run(call: ScheduledCall): void {
     try {
-      call.call()
+      if (this.debug.enabled)
+        watchDuration(
+          () => call.call(),
+          () => told(call),
+        )
+      else call.call()
     } catch (error) {
       this.tell(error, call)
     }
@@ -88,6 +105,10 @@ export class Scheduler implements TimerQueue {
         throw failure // a report must not fail; the others of the round have their turn all the same
       })
     }
+  }
+
+  private note(call: ScheduledCall): void {
+    call.source = creationStack(this.note) ?? ''
   }
 
   private enqueue(call: ScheduledCall): void {
@@ -134,4 +155,8 @@ export class Scheduler implements TimerQueue {
     for (let timer = timers.takeDue(now); timer !== null; timer = timers.takeDue(now)) this.run(timer)
     this.alarm?.set(timers.earliest)
   }
+}
+
+function told(call: ScheduledCall): { what: string; fields: Record<string, unknown> } {
+  return { what: call.describe(), fields: { ...(call.source !== undefined && { scheduledAt: call.source }) } }
 }

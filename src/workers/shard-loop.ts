@@ -43,6 +43,7 @@ import { native as binding } from '../native/index.js'
 import { Clients } from './clients.js'
 import { CommandRing } from './command-ring.js'
 import type { ConnectionOwner, ServedServer, ServeOptions } from './connection-server.js'
+import { debugMode, watchDuration } from './debug-mode.js'
 import { connectionBroke, connectionEnded, connectionOpened } from './diagnostics.js'
 import type { EngineName } from './engine.js'
 import { exceptionContext } from './exception-handler.js'
@@ -84,6 +85,8 @@ export interface ConnectAttempt {
   /** The async context of the connection's callbacks. */
   readonly resource: AsyncResource
   readonly factory: ProtocolFactory
+  /** Where it was asked for; in debug mode only. */
+  readonly source: string | undefined
   /** Nobody wants it any more: a connection that comes of it is aborted, and its failure is nobody's. */
   cancelled: boolean
   /** After `connectionMade`. */
@@ -123,6 +126,7 @@ function retireAll(): void {
   // Node says so before it emits 'exit', which a program may do, too; nothing ends then.
   const ends = (process as { readonly _exiting?: boolean })._exiting !== false
   for (const loop of LOOPS) {
+    if (ends) loop.warnOfUnclosed()
     if (ends) loop.retire()
     else loop.calls.flush()
   }
@@ -189,6 +193,7 @@ export class ShardLoop {
   private readonly attempts = new Map<number, ConnectAttempt>()
   private lastRequest = 0
   private readonly log = threadLog()
+  private readonly debug = debugMode()
   private sequence = 0
   /** @internal The number of the batch that is handled, or was last: above 0. */ batch = 1
   /** Which received something behind a write of the same batch. */
@@ -319,8 +324,19 @@ export class ShardLoop {
         new ShardloopError('ERR_SHARDLOOP_CLOSED', 'the loop was closed before it was connected'),
       )
     }
+    if (this.clients !== undefined) this.warnOfUnclosed(this.clients)
     this.clients?.abort()
     await this.clients?.none()
+  }
+
+  /** In debug mode: warns of connections that are still open though nobody will use them any more. */
+  warnOfUnclosed(of?: ConnectionOwner): void {
+    if (!this.debug.enabled) return
+    for (const transport of this.transports) {
+      if (transport === undefined || transport.closing || (of !== undefined && transport.server !== of))
+        continue
+      this.log.write('warn', `connection ${transport.id} was not closed`, transport.describe())
+    }
   }
 
   private request(attempt: ConnectAttempt): number {
@@ -406,7 +422,8 @@ export class ShardLoop {
     // its record, for the cursor is stored before each callback.
     while ((control[CONTROL_CURSOR] as number) < end) {
       try {
-        this.deliver(end)
+        if (this.debug.enabled) this.deliverWatched()
+        else this.deliver(end)
       } catch (error) {
         this.callbackFailed(error)
       }
@@ -430,6 +447,20 @@ export class ShardLoop {
   private sayWhatIsOwed(): void {
     for (const transport of this.owing) if (transport.wroteIn !== this.batch) transport.unanswered()
     this.owing.length = 0
+  }
+
+  /** In debug mode: one event, with an eye on the time that its callbacks take. */
+  private deliverWatched(): void {
+    this.current = undefined
+    const end = (this.control[CONTROL_CURSOR] as number) + RECORD_WORDS
+    watchDuration(
+      () => this.deliver(end),
+      () => {
+        const transport = this.current
+        if (transport === undefined) return { what: 'the delivery of an event', fields: {} }
+        return { what: `${this.currentName} of connection ${transport.id}`, fields: transport.describe() }
+      },
+    )
   }
 
   private deliver(end: number): void {
@@ -550,6 +581,7 @@ export class ShardLoop {
     }
     const transport = new TcpTransport(this, clients, handle, ++this.sequence, attempt.resource)
     this.transports[handle & HANDLE_SLOT_MASK] = transport
+    if (attempt.source !== undefined) transport.noteSource(attempt.source)
     try {
       this.begin(transport, attempt.factory, named)
     } catch (error) {

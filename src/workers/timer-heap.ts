@@ -54,6 +54,12 @@ export class TimerHeap<Entry extends TimerEntry<Entry>> {
     return this.first?.deadline ?? Number.POSITIVE_INFINITY
   }
 
+  /** All entries, in no order. */
+  *all(): Generator<Entry> {
+    for (const head of this.heads)
+      for (let entry: Entry | null = head; entry !== null; entry = entry.next) yield entry
+  }
+
   /**
    * Adds an entry that is in no heap.
    * @param delay about how far its deadline is from now, in seconds: like ones are put together

@@ -60,6 +60,8 @@ interface Rare {
   sending?: FileSend
   /** Who waits for `connectionLost`. */
   whenLost?: (() => void)[]
+  /** Where the connection was asked for; in debug mode only. */
+  source?: string
   /** `draining` was called. */
   toldDraining?: boolean
   /** As native code tells it: read when somebody asks, for few do. */
@@ -393,6 +395,23 @@ export class TcpTransport implements Transport {
   ownedFlushed(count: number): void {
     const flushed = this.rare?.owned?.splice(0, count) ?? []
     for (const write of flushed) write.resolve()
+  }
+
+  /** @internal Where it was asked for. */
+  noteSource(source: string): void {
+    this.rarely().source = source
+  }
+
+  /** @internal What log records tell of it. */
+  describe(): Record<string, unknown> {
+    const source = this.rare?.source
+    return {
+      connection: this.id,
+      ...(this.server.name !== null && { server: this.server.name }),
+      peername: this.peername(),
+      protocol: this.protocol.constructor?.name,
+      ...(source !== undefined && { createdAt: source }),
+    }
   }
 
   /**
