@@ -70,6 +70,9 @@ forEachEngine('descriptor exhaustion', (test) => {
     await child.ask('free', /^freed$/)
     // No connection closes, so nothing but the retry can notice.
     for (const client of clients) assert.equal((await client.readExactly(5)).toString(), 'hello')
+    await child.until(() => / INFO {2}shardloop shard 0: accepting goes on/.test(child.stderr))
+    const pauses = / WARN {2}shardloop shard 0: accepting pauses: .* errno=24 retryMs=100$/gm
+    assert.equal(child.stderr.match(pauses)?.length, 1, child.describe())
     child.send('close')
     for (const client of clients) client.end()
     assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
