@@ -2,8 +2,10 @@ import assert from 'node:assert/strict'
 import { fileURLToPath } from 'node:url'
 import { endsBySigterm } from './harness/answers.js'
 import type { Child } from './harness/child.js'
-import type { Client } from './harness/client.js'
-import { forEachEngine, type TestContext } from './harness/suite.js'
+import { assertBytes, type Client } from './harness/client.js'
+import { ChunkEcho } from './harness/echo-protocols.js'
+import { MiB } from './harness/memory.js'
+import { forEachEngine, portOf, type TestContext } from './harness/suite.js'
 
 const ROOT = new URL('../../', import.meta.url)
 
@@ -207,4 +209,31 @@ forEachEngine('every example', (test) => {
       )
     })
   }
+})
+
+forEachEngine('proxy', (test) => {
+  test('passes everything on, both ways and to both ends, and keeps no more than it may', async (t) => {
+    const behind = await t.serve(() => new ChunkEcho())
+    const { child, port } = await example(t, 'proxy', [
+      '--to',
+      `127.0.0.1:${portOf(behind)}`,
+      '--shards',
+      '2',
+    ])
+    const client = await t.connect(port)
+    const data = t.random.bytes(8 * MiB)
+    client.end(data)
+    assertBytes(await client.readToEnd(), data)
+    await endsBySigterm(child)
+  })
+
+  test('a client whose server is not there is broken off, and the next one is served', async (t) => {
+    const { child, port } = await example(t, 'proxy', ['--to', '127.0.0.1:1', '--shards', '1'])
+    for (let round = 0; round < 2; round++) {
+      const client = await t.connect(port)
+      await client.untilReset()
+    }
+    await child.until(() => child.stderr.includes('ECONNREFUSED'))
+    await endsBySigterm(child)
+  })
 })
