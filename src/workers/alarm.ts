@@ -1,12 +1,12 @@
 import { AsyncResource } from 'node:async_hooks'
 import { systemError } from '../errors.js'
 import { ALARM_DEADLINE, ALARM_REFERENCED, ALARM_WORDS } from '../native/abi.js'
-import type { NativeAlarm } from '../native/binding.js'
+import type { NativeAlarm, SystemFailure } from '../native/binding.js'
 import { native } from '../native/index.js'
 
 /**
- * Made when the module is loaded. An alarm that is made in this context keeps none of the stores of whoever happens to set
- * the thread's first timer.
+ * Made when the module is loaded. An alarm that is made in this context keeps none of the stores (AsyncLocalStorage) of whoever
+ * happens to set the thread's first timer: native code's async context would, and so would a promise.
  */
 const neutral = new AsyncResource('SHARDLOOP_ALARM')
 
@@ -22,15 +22,11 @@ export class Alarm {
    * @throws the system's error when there is no descriptor left
    */
   constructor(wake: () => void, coarse = false) {
-    const { words: control } = this
-    control[ALARM_DEADLINE] = Number.POSITIVE_INFINITY
-    let closed!: () => void
-    this.whenClosed = new Promise((resolve) => {
-      closed = resolve
-    })
-    const opened = neutral.runInAsyncScope(native.openAlarm, native, { control, wake, closed, coarse })
-    if ('errno' in opened) throw systemError(opened.errno, opened.syscall)
-    this.native = opened
+    this.words[ALARM_DEADLINE] = Number.POSITIVE_INFINITY
+    const opened = neutral.runInAsyncScope(() => openNative(this.words, wake, coarse))
+    if ('errno' in opened.alarm) throw systemError(opened.alarm.errno, opened.alarm.syscall)
+    this.native = opened.alarm
+    this.whenClosed = opened.whenClosed
   }
 
   /**
@@ -48,4 +44,16 @@ export class Alarm {
     this.native.close()
     return this.whenClosed
   }
+}
+
+function openNative(
+  control: Float64Array,
+  wake: () => void,
+  coarse: boolean,
+): { alarm: NativeAlarm | SystemFailure; whenClosed: Promise<void> } {
+  let closed!: () => void
+  const whenClosed = new Promise<void>((resolve) => {
+    closed = resolve
+  })
+  return { alarm: native.openAlarm({ control, wake, closed, coarse }), whenClosed }
 }
