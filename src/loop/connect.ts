@@ -16,23 +16,29 @@ export type Connected<Made extends Protocol> = [transport: Transport, protocol: 
 /** As they were before the program may have replaced them (a test runner's timers). */
 const [later, never] = [setTimeout, clearTimeout]
 
+/** Connections that are being made, all on behalf of one loop. */
+export type Connects = Set<{ callOff(error: Error): void }>
+
 /**
- * Makes a connection. The protocol's callbacks run in the async context of the caller. Rejects with the system's error, in
+ * Makes a connection, which is one of `connects` until it stands. The protocol's callbacks run in the async context of the caller. Rejects with the system's error, in
  * Node's shape; when several addresses were tried with an AggregateError of theirs that has the first one's `code`; with
  * what the factory threw; or with the signal's reason. Then nothing is left behind.
  */
 export function connect<Made extends Protocol>(
   factory: () => Made,
   settings: ConnectionSettings,
+  connects: Connects,
 ): Promise<Connected<Made>> {
   const { signal, to } = settings
   if (signal?.aborted) return Promise.reject(signal.reason)
   return new Promise((resolve, reject) => {
     const held = threadLoop().acquire(settings.engine)
     const connecting = new Connecting(held, factory, settings, (error, transport) => {
+      connects.delete(connecting)
       if (transport === null) reject(error)
       else resolve([transport, transport.protocol as Made])
     })
+    connects.add(connecting)
     if (to.kind === 'socket') connecting.adopt(to.socket)
     else if (to.kind === 'unix') connecting.toUnix(to.path)
     else void connecting.toHost(to)
@@ -144,6 +150,10 @@ class Connecting {
       failed,
       refused: (error) => this.#end(error, null),
     }
+  }
+
+  callOff(error: Error): void {
+    this.#end(error, null)
   }
 
   readonly #aborted = (): void => this.#end(this.#settings.signal?.reason, null)

@@ -1,3 +1,4 @@
+import { ShardloopError } from '../errors.js'
 import { createServer } from '../server/create-server.js'
 import { wrong } from '../server/given-options.js'
 import type { ServerOptions } from '../server/options.js'
@@ -6,7 +7,7 @@ import { creationStack } from '../workers/debug-mode.js'
 import type { Protocol, ProtocolFactory } from '../workers/protocol.js'
 import { threadLoop } from '../workers/thread-loop.js'
 import { UNIX_PATH_EXPECTED } from '../workers/unix-path.js'
-import { type Connected, connect } from './connect.js'
+import { type Connected, type Connects, connect } from './connect.js'
 import {
   type AcceptedSocketOptions,
   type ConnectionOptions,
@@ -22,16 +23,23 @@ export type LoopServerOptions = Omit<ServerOptions, 'shards'>
 
 /** What a loop serves and connects to. */
 export class LoopNetwork {
-  readonly #servers = new Set<Server>()
+  /** Those that are starting, too. */
+  readonly #servers = new Set<Promise<Server>>()
+  readonly #connects: Connects = new Set()
+  #closed = false
 
   async createServer(source: ProtocolFactory | URL, options: LoopServerOptions = {}): Promise<Server> {
     const { shards } = options as ServerOptions
     if (shards !== undefined && shards !== 0)
       throw wrong('shards', shards, "none: a loop's servers run in its thread; createServer uses shards")
-    const server = await createServer(source, { ...options, shards: 0 })
-    this.#servers.add(server)
-    server.events.once('close', () => this.#servers.delete(server))
-    return server
+    const starting = createServer(source, { ...options, shards: 0 })
+    this.#servers.add(starting)
+    const forget = (): void => void this.#servers.delete(starting)
+    starting.then((server) => server.events.once('close', forget), forget)
+    const server = await starting
+    if (!this.#closed) return server
+    await server.abort()
+    throw new ShardloopError('ERR_SHARDLOOP_CLOSED', 'the loop was closed before the server had started')
   }
 
   createUnixServer(source: ProtocolFactory | URL, options: LoopServerOptions): Promise<Server> {
@@ -45,7 +53,7 @@ export class LoopNetwork {
   ): Promise<Connected<Made>> {
     checkFactory('createConnection', factory)
     const source = creationStack(this.createConnection)
-    return connect(factory, { ...parseConnectionOptions(options), source })
+    return connect(factory, { ...parseConnectionOptions(options), source }, this.#connects)
   }
 
   async createUnixConnection<Made extends Protocol>(
@@ -54,7 +62,7 @@ export class LoopNetwork {
   ): Promise<Connected<Made>> {
     checkFactory('createUnixConnection', factory)
     const source = creationStack(this.createUnixConnection)
-    return connect(factory, { ...parseUnixConnectionOptions(options), source })
+    return connect(factory, { ...parseUnixConnectionOptions(options), source }, this.#connects)
   }
 
   async connectAcceptedSocket<Made extends Protocol>(
@@ -63,12 +71,23 @@ export class LoopNetwork {
   ): Promise<Connected<Made>> {
     checkFactory('connectAcceptedSocket', factory)
     const source = creationStack(this.connectAcceptedSocket)
-    return connect(factory, { ...parseSocketOptions(options), source })
+    return connect(factory, { ...parseSocketOptions(options), source }, this.#connects)
   }
 
   /** Aborts all of it; resolves when nothing is left. */
   async close(): Promise<void> {
-    await Promise.all([...this.#servers].map((server) => server.abort()))
-    await threadLoop().abortClients()
+    this.#closed = true
+    for (const connecting of [...this.#connects])
+      connecting.callOff(
+        new ShardloopError('ERR_SHARDLOOP_CLOSED', 'the loop was closed before it was connected'),
+      )
+    // Before anything is waited for: what is connected then is another loop's.
+    const clientsGone = threadLoop().abortClients()
+    await Promise.all([...this.#servers].map((starting) => starting.then(abort, () => {})))
+    await clientsGone
   }
+}
+
+function abort(server: Server): Promise<void> {
+  return server.abort()
 }

@@ -12,7 +12,6 @@ import {
   CLOSE_IDLE,
   CLOSE_PROGRAM,
   CLOSE_WRITE_OVERFLOW,
-  COMMAND_ABORT,
   COMMAND_START,
   CONTROL_COPY_CHUNKS,
   CONTROL_CURSOR,
@@ -95,6 +94,12 @@ export interface ConnectAttempt {
   failed(error: SystemError): void
   /** It was connected, and then there was no protocol for it. */
   refused(error: unknown): void
+}
+
+/** An attempt, and whose its connection will be. */
+interface Attempted {
+  readonly attempt: ConnectAttempt
+  readonly clients: Clients
 }
 
 /** The range that `bytesReceived` is lending; `end` is -1 outside. `slab` is -1 when `memory` is not a native slab. */
@@ -188,9 +193,10 @@ export class ShardLoop {
   private readonly freeServers: number[] = []
   private readonly supervised: boolean
   private readonly clientGone: () => void
+  /** The connections of {@link ShardLoop.connect}, until they are aborted: then those that follow are others. */
   private clients: Clients | undefined = undefined
   /** Attempts at a connection whose event is to come, by the request's number. */
-  private readonly attempts = new Map<number, ConnectAttempt>()
+  private readonly attempts = new Map<number, Attempted>()
   private lastRequest = 0
   private readonly log = threadLog()
   private readonly debug = debugMode()
@@ -285,48 +291,50 @@ export class ShardLoop {
    * @returns the request's number
    */
   connect(target: ConnectTarget, attempt: ConnectAttempt): number {
-    const request = this.request(attempt)
+    const clients = this.currentClients()
+    const request = this.request({ attempt, clients })
     const { address, port, localAddress, localPort } = target
     const switches = (target.noDelay ? 1 : 0) | (target.keepAlive ? 2 : 0)
-    const { id } = this.clients as Clients
-    this.calls.connect(request, id, address, port, localAddress, localPort, switches)
+    this.calls.connect(request, clients.id, address, port, localAddress, localPort, switches)
     return request
   }
 
   /**
    * Begins with a socket that is connected.
    * @param duplicate whether the descriptor stays the caller's, and a duplicate is taken
+   * @returns the request's number
    * @throws the system's error when it is no socket that is connected; then it stays the caller's
    */
-  adopt(fd: number, duplicate: boolean, attempt: ConnectAttempt): void {
-    const request = this.request(attempt)
-    const failure = this.native.adopt(request, (this.clients as Clients).id, fd, duplicate)
-    if (failure === null) return
+  adopt(fd: number, duplicate: boolean, attempt: ConnectAttempt): number {
+    const clients = this.currentClients()
+    const request = this.request({ attempt, clients })
+    const failure = this.native.adopt(request, clients.id, fd, duplicate)
+    if (failure === null) return request
     this.attempts.delete(request)
-    ;(this.clients as Clients).ended()
+    clients.ended()
     throw systemError(failure.errno, failure.syscall)
   }
 
   /** Calls a request off, unless it has ended: nothing is told of it any more. */
   cancel(request: number): void {
-    const attempt = this.attempts.get(request)
-    if (attempt === undefined) return
-    attempt.cancelled = true
+    const attempted = this.attempts.get(request)
+    if (attempted === undefined) return
+    attempted.attempt.cancelled = true
     this.native.cancelConnect(request)
   }
 
-  /** Aborts the connections of {@link ShardLoop.connect}, and fails what is still to come; resolves when they are gone. */
+  /**
+   * Aborts the connections of {@link ShardLoop.connect} that there are; resolves when they are gone, and with them the requests
+   * that were made until now, which their owners have called off.
+   */
   async abortClients(): Promise<void> {
-    for (const [request, attempt] of this.attempts) {
-      if (attempt.cancelled) continue
-      this.cancel(request)
-      attempt.refused(
-        new ShardloopError('ERR_SHARDLOOP_CLOSED', 'the loop was closed before it was connected'),
-      )
-    }
-    if (this.clients !== undefined) this.warnOfUnclosed(this.clients)
-    this.clients?.abort()
-    await this.clients?.none()
+    const { clients } = this
+    if (clients === undefined) return
+    this.warnOfUnclosed(clients)
+    this.clients = undefined
+    clients.abort()
+    await clients.none()
+    this.forget(clients.id)
   }
 
   /** In debug mode: warns of connections that are still open though nobody will use them any more. */
@@ -339,16 +347,20 @@ export class ShardLoop {
     }
   }
 
-  private request(attempt: ConnectAttempt): number {
-    if (this.clients === undefined) {
-      const id = this.freeServers.pop() ?? this.servers.length
-      this.clients = new Clients(this, id, this.clientGone)
-      this.servers[id] = this.clients
-    }
+  private currentClients(): Clients {
+    if (this.clients !== undefined) return this.clients
+    const id = this.freeServers.pop() ?? this.servers.length
+    const clients = new Clients(this, id, this.clientGone)
+    this.clients = clients
+    this.servers[id] = clients
+    return clients
+  }
+
+  private request(attempted: Attempted): number {
     do this.lastRequest = this.lastRequest === REQUEST_MAX ? 1 : this.lastRequest + 1
     while (this.attempts.has(this.lastRequest))
-    this.attempts.set(this.lastRequest, attempt)
-    this.clients.requested()
+    this.attempts.set(this.lastRequest, attempted)
+    attempted.clients.requested()
     return this.lastRequest
   }
 
@@ -571,16 +583,14 @@ export class ShardLoop {
 
   /** A connection that this thread asked for stands. */
   private established(handle: number, request: number, named: boolean): void {
-    const attempt = this.attempts.get(request) as ConnectAttempt
+    const { attempt, clients } = this.attempts.get(request) as Attempted
     this.attempts.delete(request)
-    const clients = this.clients as Clients
-    if (attempt.cancelled) {
-      this.commands.push(COMMAND_ABORT, handle, CLOSE_PROGRAM, 0)
-      clients.ended()
-      return
-    }
     const transport = new TcpTransport(this, clients, handle, ++this.sequence, attempt.resource)
     this.transports[handle & HANDLE_SLOT_MASK] = transport
+    if (attempt.cancelled) {
+      transport.abort()
+      return
+    }
     if (attempt.source !== undefined) transport.noteSource(attempt.source)
     try {
       this.begin(transport, attempt.factory, named)
@@ -598,9 +608,9 @@ export class ShardLoop {
   }
 
   private notEstablished(request: number, errno: number, call: number): void {
-    const attempt = this.attempts.get(request) as ConnectAttempt
+    const { attempt, clients } = this.attempts.get(request) as Attempted
     this.attempts.delete(request)
-    ;(this.clients as Clients).ended()
+    clients.ended()
     if (!attempt.cancelled) attempt.failed(systemError(errno, CALLS[call] ?? 'connect'))
   }
 

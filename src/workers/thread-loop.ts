@@ -55,8 +55,8 @@ export class ThreadLoop {
   }
 
   /**
-   * Aborts the connections that this thread made to others, and calls off those that it was about to make. Resolves when they
-   * are gone, and with them the loop, if it has no other users.
+   * Aborts the connections that this thread has made to others. Resolves when they are gone, with those that were called off,
+   * and with them the loop, if it has no other users. Those that are made meanwhile are others' affair.
    */
   async abortClients(): Promise<void> {
     await this.#held?.loop.abortClients()
