@@ -76,7 +76,7 @@ class Connecting {
     try {
       const descriptor = typeof socket === 'number' ? socket : descriptorOf(socket)
       threadLoop().acquire(this.#held.engine)
-      this.#held.loop.adopt(descriptor, typeof socket !== 'number', attempt)
+      this.#requests.add(this.#held.loop.adopt(descriptor, typeof socket !== 'number', attempt))
       if (typeof socket !== 'number') socket.destroy()
     } catch (error) {
       // Of a descriptor that cannot be had the attempt has not begun, and of one that was refused it is over already.
@@ -146,7 +146,11 @@ class Connecting {
       factory: this.#factory,
       source: this.#settings.source,
       cancelled: false,
-      connected: (transport) => this.#end(null, transport),
+      connected: (transport) => {
+        // Called off by the factory, or by connectionMade.
+        if (this.#over) transport.abort()
+        this.#end(null, transport)
+      },
       failed,
       refused: (error) => this.#end(error, null),
     }
