@@ -1,7 +1,8 @@
 import { read } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
+import { constants } from 'node:os'
 import { promisify } from 'node:util'
-import { ShardloopError } from '../errors.js'
+import { ShardloopError, systemError } from '../errors.js'
 import { FILE_READ_BYTES } from '../limits.js'
 import type { Transport } from './protocol.js'
 import { TcpTransport } from './transport.js'
@@ -14,7 +15,10 @@ export interface SendFileOptions {
   readonly signal?: AbortSignal
 }
 
-const readFile = promisify(read)
+/** Largest number of a descriptor: native code takes 31 bits. */
+const DESCRIPTOR_MAX = 0x7fff_ffff
+
+const readDescriptor = promisify(read)
 
 /**
  * Sends `count` bytes of a file from `offset` on, or what there is to its end, behind what was written; by sendfile(2), so
@@ -23,6 +27,8 @@ const readFile = promisify(read)
  *
  * With mio the shard's thread waits for what the kernel has to read from the disk, up to 256 KiB at a time.
  *
+ * @param file may be closed once this has returned, unless it is read and written; a descriptor then has to stay open until
+ * the end
  * @returns the number of bytes sent, less than `count` when the file is shorter
  * @throws the error of the file (ERR_SHARDLOOP_ARGUMENT, EBADF, EISDIR …), or what ended the connection
  */
@@ -36,7 +42,8 @@ export async function sendFile(
   const { fallback = true, signal } = options
   if (!(transport instanceof TcpTransport)) throw invalid('transport', 'a transport of a stream connection')
   const fd = typeof file === 'number' ? file : file?.fd
-  if (!Number.isInteger(fd) || fd < 0)
+  if (typeof file === 'object' && fd === -1) throw systemError(constants.errno.EBADF, 'sendfile') // a closed FileHandle's
+  if (!(Number.isInteger(fd) && fd >= 0 && fd <= DESCRIPTOR_MAX))
     throw invalid('file', 'an open FileHandle of node:fs/promises, or a descriptor')
   if (!(Number.isSafeInteger(offset) && offset >= 0)) throw invalid('offset', 'bytes: an integer, 0 or more')
   if (count !== null && !(Number.isSafeInteger(count) && count >= 0))
@@ -49,7 +56,7 @@ export async function sendFile(
     const outcome = await transport.sendFile(fd, offset, count ?? -1)
     if (typeof outcome === 'number') return outcome
     if (!fallback || !CANNOT.has(outcome.code)) throw outcome
-    return await readAndWrite(transport, fd, offset, count ?? Number.POSITIVE_INFINITY)
+    return await readAndWrite(transport, file, offset, count ?? Number.POSITIVE_INFINITY)
   } catch (error) {
     if (signal?.aborted) throw signal.reason
     throw error
@@ -71,7 +78,7 @@ const CANNOT: ReadonlySet<string> = new Set([
 
 async function readAndWrite(
   transport: TcpTransport,
-  fd: number,
+  file: FileHandle | number,
   offset: number,
   count: number,
 ): Promise<number> {
@@ -79,7 +86,10 @@ async function readAndWrite(
   let sent = 0
   while (sent < count) {
     const wanted = Math.min(buffer.length, count - sent)
-    const { bytesRead } = await readFile(fd, buffer, 0, wanted, offset + sent)
+    // A FileHandle knows whether it is closed; its number may be another file's by then.
+    const { bytesRead } = await (typeof file === 'number'
+      ? readDescriptor(file, buffer, 0, wanted, offset + sent)
+      : file.read(buffer, 0, wanted, offset + sent))
     if (bytesRead === 0) break
     await transport.writeBarred(buffer.subarray(0, bytesRead))
     sent += bytesRead

@@ -223,7 +223,8 @@ export class TcpTransport implements Transport {
     if (this.closing) return
     this.closing = true
     this.dropHeld()
-    this.loop.commands.push(COMMAND_CLOSE, this.handle, 0, 0)
+    // Behind a file that is sent: should the kernel not send it by itself, more of it has still to be written.
+    if (this.rare?.sending === undefined) this.loop.commands.push(COMMAND_CLOSE, this.handle, 0, 0)
   }
 
   abort(error?: Error): void {
@@ -431,8 +432,8 @@ export class TcpTransport implements Transport {
   }
 
   /**
-   * @internal A file will be sent: nobody else writes until the returned function is called. It also counts as a promise that a
-   * drain waits for.
+   * @internal A file will be sent: nobody else writes until the returned function is called, and what `writeEof` and `close`
+   * do waits for that. It also counts as a promise that a drain waits for.
    */
   barWriting(): () => void {
     if (this.closing) throw this.error ?? closedError(this.id)
@@ -444,14 +445,17 @@ export class TcpTransport implements Transport {
     return () => {
       delete this.rarely().sending
       this.barred = sending.thenEof
-      if (sending.thenEof && !this.closing) this.loop.commands.push(COMMAND_WRITE_EOF, this.handle, 0, 0)
+      if (this.lost) return
+      if (this.closing) this.loop.commands.push(COMMAND_CLOSE, this.handle, 0, 0)
+      else if (sending.thenEof) this.loop.commands.push(COMMAND_WRITE_EOF, this.handle, 0, 0)
       fulfilled()
     }
   }
 
   /** @internal As `writeOwned`, while {@link TcpTransport.barWriting} keeps others from writing. */
   writeBarred(data: Uint8Array): Promise<void> {
-    if (this.closing) return Promise.reject(this.error ?? closedError(this.id))
+    const isAborted = this.error !== undefined
+    if (isAborted || this.lost) return Promise.reject(this.error ?? closedError(this.id))
     return this.own(data)
   }
 
