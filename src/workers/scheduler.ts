@@ -123,6 +123,9 @@ export class Scheduler implements TimerQueue {
 
   private addTimer(timer: TimerCall, delay: number): void {
     if (delay <= 0) {
+      // Timers that are due by now were scheduled before it, and not for later.
+      const now = timer.deadline - delay
+      for (let due = this.timers.takeDue(now); due !== null; due = this.timers.takeDue(now)) this.enqueue(due)
       this.enqueue(timer)
       return
     }
