@@ -193,7 +193,7 @@ forEachEngine('connects over TCP', (test) => {
 
   test('a proxy: every server connection dials an upstream in connectionMade', async (t) => {
     const upstream = await t.serve(() => new Echo())
-    const proxy = await t.serve(() => new Proxy(t, upstream))
+    const proxy = await t.serve(() => new Relay(t, upstream))
     await Promise.all(
       Array.from({ length: 100 }, async (_, number) => {
         const client = await t.connect(proxy)
@@ -321,7 +321,7 @@ class Echo extends Recorder {
 }
 
 /** Passes on what comes from either side, and the end. */
-class Proxy extends Recorder {
+class Relay extends Recorder {
   readonly #t: TestContext
   readonly #upstream: Server
   #joined!: Promise<Transport>
