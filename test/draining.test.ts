@@ -114,6 +114,21 @@ forEachTransport('draining', (test, engine) => {
       assert.equal(server.metrics().total.resets.server, 0)
     })
 
+    test(`who comes while the rest is served is refused, also where shards share a listener (shards ${shards})`, async (t) => {
+      // A shared one stayed open until the last connection was gone: who came waited in its queue, and was reset then.
+      const server = await t.serve(MODULE, { ...serving, balance: 'shared' })
+      const client = await t.connect(server)
+      await client.write('silent\n')
+      await eventually(() => server.metrics().total.bytesRead >= 7n)
+      const drained = server.drain()
+      await eventually(() => server.sockets[0]?.fileno() === -1)
+      await assert.rejects(() => t.connect(server), /ECONNREFUSED|ENOENT/)
+      assert.equal(client.ended, false)
+      await server.abort()
+      await drained
+      await client.untilClose()
+    })
+
     test(`what never finishes is aborted at the deadline, and counted (shards ${shards})`, async (t) => {
       const server = await t.serve(MODULE, serving)
       const clients = await Promise.all(Array.from({ length: 5 }, () => t.connect(server)))

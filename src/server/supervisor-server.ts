@@ -271,19 +271,25 @@ export class SupervisorServer implements Server, ShardUser {
     this.#emit('close')
   }
 
-  /** Stops listening and waits for the last connection. A listener closes when its shard has taken what was queued. */
+  /**
+   * Stops listening and waits for the last connection. A listener closes when its shard, or every shard of those that share
+   * it, has taken what was queued: who comes after that is refused, and does not wait in a queue that nobody looks at.
+   */
   async #drainShards(): Promise<void> {
     this.#phase = 'draining'
     this.#plan.group.unguard(this.#plan.server)
+    const unlistened: Promise<void>[] = []
     const drained = this.#shards.map(async (shard) => {
       this.#setState(shard.id, 'draining')
       const steps = shard.drain(this.#plan.server)
+      unlistened.push(steps.unlistened)
       await steps.unlistened
       this.#plan.listeners.closeFor(shard.id)
       await steps.drained
       this.#drained.add(shard.id)
       this.#setState(shard.id, 'stopped')
     })
+    void Promise.all(unlistened).then(() => this.#closeListeners())
     await Promise.all(drained)
     clearTimeout(this.#deadlineTimer)
     this.#closeListeners()
