@@ -29,10 +29,13 @@ forEachEngine('the choice of an engine', (test, engine) => {
       const error = await t
         .serve(MODULE, { shards, engine: other })
         .catch((reason: unknown) => assertCode(reason, 'ERR_SHARDLOOP_OPTION'))
-      const sharing = shards === 0 ? 'of a thread share its loop' : 'of a process share its shards'
+      const sharing =
+        shards === 0
+          ? 'servers and connections of a thread share its loop'
+          : 'servers of a process share its shards'
       assert.equal(
         (error as Error).message,
-        `option engine: expected '${engine}', which runs already, or 'auto', as all servers ${sharing}; ` +
+        `option engine: expected '${engine}', which runs already, or 'auto', as all ${sharing}; ` +
           `close those that run on '${engine}' to use another, given '${other}'`,
       )
       assert.equal(openDescriptors().size, before, 'it was refused before anything was opened')
