@@ -11,8 +11,12 @@ let suitesToRun = 0
 /** A cleanup runs after the test, last registered first. */
 export type Defer = (cleanup: () => Promise<unknown> | unknown) => void
 
-/** Defines a test. */
-export type PlainTest = (name: string, body: (defer: Defer) => Promise<void> | void) => void
+/** Defines a test; it may take 20 s by default. */
+export type PlainTest = (
+  name: string,
+  body: (defer: Defer) => Promise<void> | void,
+  options?: { readonly timeoutMs?: number },
+) => void
 
 /**
  * Tests that need no server, and so no engine, once. As those of `forEachEngine`, they may not take long, and the process has to
@@ -22,19 +26,24 @@ export function plainSuite(title: string, define: (test: PlainTest) => void): vo
   const tests = suite(title)
   suitesToRun++
   tests.before(takeStock)
-  define((name, body) => tests(name, () => runTest(`${title}: ${name}`, body)))
+  define((name, body, { timeoutMs = TEST_TIMEOUT_MS } = {}) =>
+    tests(name, () => runTest(`${title}: ${name}`, body, timeoutMs)))
   tests.after(() => {
     if (--suitesToRun === 0) expectEnd()
   })
   tests.run()
 }
 
-async function runTest(label: string, body: (defer: Defer) => Promise<void> | void): Promise<void> {
+async function runTest(
+  label: string,
+  body: (defer: Defer) => Promise<void> | void,
+  timeoutMs: number,
+): Promise<void> {
   const cleanups: (() => Promise<unknown> | unknown)[] = []
-  armWatchdog(TEST_TIMEOUT_MS + WATCHDOG_GRACE_MS, label)
+  armWatchdog(timeoutMs + WATCHDOG_GRACE_MS, label)
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`not finished after ${TEST_TIMEOUT_MS} ms`)), TEST_TIMEOUT_MS)
+    timer = setTimeout(() => reject(new Error(`not finished after ${timeoutMs} ms`)), timeoutMs)
   })
   try {
     await Promise.race([body((cleanup) => cleanups.push(cleanup)), late])
