@@ -205,16 +205,16 @@ forEachTransport('callbacks', (test) => {
     class Once extends Recorder {
       override dataReceived(chunk: Buffer): void {
         super.dataReceived(chunk)
-        this.transport.write('enough')
         this.transport.close()
       }
     }
     for (const Made of [Once, bufferedOnce()]) {
       const { client, protocol } = await t.pair(() => new Made())
       client.socket.write(t.random.bytes(1 * MiB))
-      assert.equal((await client.readExactly(6)).toString(), 'enough')
       client.end()
-      await protocol.lost()
+      assert.equal(await protocol.lost(), null)
+      // On a Unix socket the peer may see its own writing break.
+      await client.readToClose()
       assert.equal(protocol.chunks.length, 1)
       assert.deepEqual(protocol.events, ['made', 'lost'])
     }
@@ -921,7 +921,7 @@ class Filling extends Recorder {
   }
 }
 
-/** Answers what it receives first, and closes. */
+/** Closes when it has received anything. */
 function bufferedOnce(): new () => Recorder {
   return class extends Filling {
     constructor() {
@@ -929,7 +929,6 @@ function bufferedOnce(): new () => Recorder {
     }
     override bufferUpdated(bytes: number): void {
       super.bufferUpdated(bytes)
-      this.transport.write('enough')
       this.transport.close()
     }
   }
