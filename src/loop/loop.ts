@@ -43,8 +43,8 @@ import {
  *
  * **Life.** What waits keeps the thread alive, as setTimeout does; an empty loop does not.
  *
- * Every method but `isClosed` and `close` throws (or rejects with) ShardloopError ERR_SHARDLOOP_STATE once the loop is
- * closed, and ERR_SHARDLOOP_ARGUMENT for an argument that it does not take.
+ * Every method but `isClosed`, `close`, `getExceptionHandler`, `callExceptionHandler` and `defaultExceptionHandler` throws (or
+ * rejects with) ShardloopError ERR_SHARDLOOP_STATE once the loop is closed, and ERR_SHARDLOOP_ARGUMENT for an argument that it does not take.
  */
 export interface Loop extends AsyncDisposable {
   /** Seconds of the system's monotonic clock (CLOCK_MONOTONIC on Linux): of the same clock in all threads of the process. */
@@ -154,7 +154,7 @@ export interface Loop extends AsyncDisposable {
   slowCallbackDuration: number
   /**
    * Cancels all callbacks that wait, those of the round that runs included, aborts the servers that the loop made and the
-   * connections that this thread made (ERR_SHARDLOOP_CLOSED), removes its signal handlers and the thread's exception handler.
+   * connections that this thread made (ERR_SHARDLOOP_CLOSED), also those that it was about to make, removes its signal handlers and the thread's exception handler.
    * Resolves when nothing native is left. Look-ups that run end as they would have. Idempotent; `getLoop` gives another loop from now on.
    */
   close(): Promise<void>
