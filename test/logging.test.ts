@@ -3,7 +3,7 @@ import { Writable } from 'node:stream'
 import { pino } from 'pino'
 import { createServer, getLogger, type Logger, type LogLevel, setLogger } from '../src/index.js'
 import type { Child } from './harness/child.js'
-import { Observable } from './harness/deferred.js'
+import { eventually, Observable } from './harness/deferred.js'
 import { openDescriptors, threadCount } from './harness/leaks.js'
 import { writeNativeRecords } from './harness/native-records.js'
 import { Recorder } from './harness/recorder.js'
@@ -299,20 +299,23 @@ forEachEngine('logging in this thread', (test) => {
     assert.equal(stderr.length, 3)
   })
 
-  test('servers come and go with a logger set, and leave no thread and no descriptor', async (t) => {
-    record(t, { level: 'trace' })
-    const round = async (): Promise<void> => {
-      const { server, client } = await t.pair(() => new Recorder())
-      client.end()
-      await server.close()
-      await client.untilClose()
-    }
-    await round()
-    const before = { threads: threadCount(), descriptors: [...openDescriptors().values()].sort() }
-    for (let again = 0; again < 20; again++) await round()
-    assert.equal(threadCount(), before.threads)
-    assert.deepEqual([...openDescriptors().values()].sort(), before.descriptors)
-  })
+  const leavesNothing = 'servers come and go with a logger set, and leave no thread and no descriptor'
+  if (process.platform !== 'linux') test.skip(leavesNothing, 'only Linux tells how many there are')
+  else
+    test(leavesNothing, async (t) => {
+      record(t, { level: 'trace' })
+      const round = async (): Promise<void> => {
+        const { server, client } = await t.pair(() => new Recorder())
+        client.end()
+        await server.close()
+        await client.untilClose()
+      }
+      await round()
+      const [threads, descriptors] = [threadCount(), openDescriptors().size]
+      for (let again = 0; again < 20; again++) await round()
+      // The system lists a thread for a moment after it was joined.
+      await eventually(() => threadCount() <= threads && openDescriptors().size <= descriptors)
+    })
 })
 
 forEachEngine('logging in shards', (test) => {
