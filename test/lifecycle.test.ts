@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { createServer as createNetServer, type Socket } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { createServer, type Server, ShardloopError } from '../src/index.js'
 import { packError, unpackError } from '../src/workers/error-transfer.js'
@@ -149,7 +151,8 @@ forEachEngine('the end of a server', (test) => {
   })
 
   test('a shard that spins past the deadline is terminated, the others end in peace', async (t) => {
-    const { child, port } = await obedient(t, { shards: 2 })
+    // Not told as stuck beside: it is, for as long as the deadline and the grace take.
+    const { child, port } = await obedient(t, { shards: 2, stallAfterMs: 0 })
     const client = await t.connect(port)
     await client.write('spin\n')
     assert.equal(await client.readLine(), 'spinning')
@@ -172,6 +175,30 @@ forEachEngine('the end of a server', (test) => {
     const before = openDescriptors().size
     for (let round = 0; round < 10; round++) await cycle()
     assert.equal(openDescriptors().size, before)
+  })
+})
+
+forEachEngine('a shard with connections of its own', (test) => {
+  test('ends by itself when no server is left, and its peers see an end', async (t) => {
+    const upstream = createNetServer().listen(0, '127.0.0.1')
+    await once(upstream, 'listening')
+    const { port } = upstream.address() as { port: number }
+    const server = await t.serve(new URL('./fixtures/servers/dialling-module.js', import.meta.url), {
+      shards: 1,
+    })
+    const client = await t.connect(server)
+    const accepted = once(upstream, 'connection')
+    await client.write(String(port))
+    assert.equal(await client.readLine(), 'dialled')
+    const [socket] = (await accepted) as [Socket]
+    const ended = once(socket.resume(), 'end')
+    const changes: unknown[] = []
+    server.events.on('shard', (change) => changes.push(change.state))
+    client.end()
+    await server.close()
+    await ended
+    await once(upstream.close(), 'close')
+    assert.deepEqual(changes, ['draining', 'stopped'])
   })
 })
 

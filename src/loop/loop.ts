@@ -92,6 +92,8 @@ export interface Loop extends AsyncDisposable {
    * Resolves when the protocol's `connectionMade` was called; its callbacks run in the async context of this call. Rejects
    * with the system's error in Node's shape (an AggregateError of several addresses' has the first one's `code`), with what
    * the factory threw, or with the signal's reason; with ERR_SHARDLOOP_OPTION for options that cannot be.
+   *
+   * A shard whose last server is over ends: its connections to others are closed in good order then.
    */
   createConnection<Made extends Protocol>(
     factory: () => Made,

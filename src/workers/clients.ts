@@ -53,6 +53,11 @@ export class Clients implements ConnectionOwner {
     }
   }
 
+  /** Closes them, each when what was written is sent. */
+  close(): void {
+    for (const transport of this.loop.transportsOf(this)) transport.close()
+  }
+
   /** Resolves when there is none. */
   none(): Promise<void> {
     if (this.pending === 0) return Promise.resolve()

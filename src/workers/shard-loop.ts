@@ -337,6 +337,16 @@ export class ShardLoop {
     this.forget(clients.id)
   }
 
+  /** The thread is about to end: closes those connections in good order, and fails what is still to come. */
+  closeClients(): void {
+    for (const [request, { attempt }] of this.attempts) {
+      if (attempt.cancelled) continue
+      this.cancel(request)
+      attempt.refused(new ShardloopError('ERR_SHARDLOOP_CLOSED', 'its shard ends, as no server is left'))
+    }
+    this.clients?.close()
+  }
+
   /** In debug mode: warns of connections that are still open though nobody will use them any more. */
   warnOfUnclosed(of?: ConnectionOwner): void {
     if (!this.debug.enabled) return

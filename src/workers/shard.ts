@@ -271,7 +271,7 @@ export class Shard {
     if (this.#stopped) return
     this.#stopped = true
     for (const { timer } of this.#links.values()) clearTimeout(timer)
-    if (this.#held) await threadLoop().release()
+    if (this.#held) await threadLoop().releaseAtEnd()
     this.#post({ type: 'released' })
     this.#port.close()
   }

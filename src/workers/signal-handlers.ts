@@ -2,7 +2,7 @@ import { constants } from 'node:os'
 import { ShardloopError } from '../errors.js'
 import { callExceptionHandler, exceptionContext } from './exception-handler.js'
 import { onSignal } from './on-signal.js'
-import type { HandledSignal } from './signal-listeners.js'
+import { checkSignal, type HandledSignal } from './signal-listeners.js'
 
 /** A signal by its name, or by its number on this system. */
 export type SignalName = HandledSignal | number
@@ -16,7 +16,7 @@ export class SignalHandlers {
    * of the program's own
    */
   add<Args extends unknown[]>(signal: SignalName, callback: (...args: Args) => unknown, args: Args): void {
-    const name = nameOf(signal)
+    const name = nameOf(signal, 'addSignalHandler')
     if (typeof callback !== 'function') {
       throw new ShardloopError('ERR_SHARDLOOP_ARGUMENT', `addSignalHandler: expected a function for ${name}`)
     }
@@ -36,7 +36,7 @@ export class SignalHandlers {
 
   /** Whether there was one. The last of all listeners takes the signal's default action back with it. */
   remove(signal: SignalName): boolean {
-    const name = nameOf(signal)
+    const name = nameOf(signal, 'removeSignalHandler')
     const remove = this.#removers.get(name)
     remove?.()
     return this.#removers.delete(name)
@@ -48,15 +48,16 @@ export class SignalHandlers {
   }
 }
 
-/** What is no number is passed on: whoever takes it refuses it by name. */
-function nameOf(signal: SignalName): HandledSignal {
-  if (typeof signal !== 'number') return signal
+function nameOf(signal: SignalName, method: string): HandledSignal {
+  if (typeof signal !== 'number') {
+    checkSignal(signal, method)
+    return signal
+  }
   const found = Object.entries(constants.signals).find(([, number]) => number === signal)
   if (found === undefined) {
-    throw new ShardloopError(
-      'ERR_SHARDLOOP_ARGUMENT',
-      `addSignalHandler: no signal has the number ${signal} here`,
-    )
+    throw new ShardloopError('ERR_SHARDLOOP_ARGUMENT', `${method}: no signal has the number ${signal} here`)
   }
-  return found[0] as HandledSignal
+  const [name] = found
+  checkSignal(name, method)
+  return name
 }

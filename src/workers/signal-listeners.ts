@@ -90,12 +90,13 @@ function isPromiseLike(value: unknown): value is PromiseLike<unknown> {
   return typeof (value as { then?: unknown } | null | undefined)?.then === 'function'
 }
 
-function checkSignal(signal: unknown): asserts signal is HandledSignal {
+/** @param method for the message @throws ShardloopError ERR_SHARDLOOP_ARGUMENT */
+export function checkSignal(signal: unknown, method = 'onSignal'): asserts signal is HandledSignal {
   if (HANDLED_SIGNALS.some((handled) => handled === signal)) return
   const reason = REFUSED.get(signal as string)
   throw new ShardloopError(
     'ERR_SHARDLOOP_ARGUMENT',
-    `onSignal: expected ${HANDLED_SIGNALS.join(', ')}, given ${show(signal)}${reason === undefined ? '' : `: ${reason}`}`,
+    `${method}: expected ${HANDLED_SIGNALS.join(', ')}, given ${show(signal)}${reason === undefined ? '' : `: ${reason}`}`,
   )
 }
 

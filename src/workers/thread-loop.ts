@@ -63,6 +63,12 @@ export class ThreadLoop {
     if (this.#users === 0 && this.#held !== null) await this.#close(this.#held)
   }
 
+  /** As `release`, when the thread is about to end: what it has made to others ends in good order, so that it can. */
+  releaseAtEnd(): Promise<void> {
+    this.#held?.loop.closeClients()
+    return this.release()
+  }
+
   /** Resolves when the loop's handles are closed, or at once when others still use it. */
   async release(): Promise<void> {
     this.#users -= 1

@@ -148,6 +148,12 @@ forEachEngine('signal handlers of a loop', (test) => {
       assert.match(answer, /^refused ERR_SHARDLOOP_ARGUMENT /)
       assert.match(answer, message)
     }
+    for (const signal of ['SIGNOSUCH', constants.signals.SIGKILL, 1000]) {
+      assert.throws(() => t.loop.removeSignalHandler(signal as never), {
+        code: 'ERR_SHARDLOOP_ARGUMENT',
+        message: /^removeSignalHandler: /,
+      })
+    }
     const [answer] = await child.ask('add-nothing SIGHUP', /^(added|refused) .*$/)
     assert.match(answer, /^refused ERR_SHARDLOOP_ARGUMENT .*SIGHUP/)
     assert.ok(!child.lines.some((line) => line.startsWith('handler for SIG')), 'nothing was installed')

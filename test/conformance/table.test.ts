@@ -3,13 +3,6 @@ import assert from 'node:assert/strict'
 import { existsSync, readFileSync } from 'node:fs'
 import { test } from 'uvu'
 
-/** Files that are written beside this one and come with later commits. */
-const COMING: ReadonlySet<string> = new Set([
-  'handles.test.ts',
-  'signals.test.ts',
-  'errors.test.ts',
-  'files.test.ts',
-])
 const NAME_MIN_LENGTH = 8
 /** Here the sources are, not what is compiled of them. */
 const DIRECTORY = new URL('../../../test/conformance/', import.meta.url)
@@ -33,8 +26,7 @@ test('every file that is named exists, but for those that are on their way', () 
     [...readme.matchAll(/`((?:\.\.\/)?[\w-]+\.test\.ts)`/g)].map(([, file]) => file as string),
   )
   assert.ok(files.size > 10, [...files].join(', '))
-  for (const file of files)
-    assert.ok(COMING.has(file) || existsSync(new URL(file, DIRECTORY)), `no such file: ${file}`)
+  for (const file of files) assert.ok(existsSync(new URL(file, DIRECTORY)), `no such file: ${file}`)
 })
 
 test('every test that is quoted exists in the file before it', () => {
