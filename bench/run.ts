@@ -10,7 +10,7 @@ import { loadgenProgram, RESULTS, ROOT } from './load.js'
 import { describeMachine, output, resultName } from './machine.js'
 import { measureMemory } from './memory.js'
 import { type BenchOptions, readOptions } from './options.js'
-import { isOurs, isPython, PEERS, type PeerId } from './peers.js'
+import { isPython, PEERS, type PeerId } from './peers.js'
 import { bunProgram, pythonProgram, rowCommand, serverCommand } from './programs.js'
 import { htmlReport } from './report.js'
 import { evaluate, figuresOf, type Results } from './results.js'
@@ -20,7 +20,6 @@ import { SEED, seededRandom } from './statistics.js'
 import { runSupervision } from './supervision/run.js'
 import { countSyscalls, type SyscallResult, straceIsPresent } from './syscalls.js'
 import { ProgressLine, tables } from './terminal.js'
-import { findUnavailable } from './unavailable.js'
 
 const BUN_ABSENT =
   'Bun.listen: the peer is not installed; "npm ci --prefix bench/peers" installs it where there is a package of it'
@@ -51,13 +50,6 @@ async function run(options: BenchOptions): Promise<number> {
   const line = new ProgressLine()
   const progress = (text: string): void => line.show(text)
   await checkEngines(options.engines, progress)
-  const unavailable = await findUnavailable(options.rows, peers, progress)
-  for (const [work, reason] of unavailable) {
-    const ids = options.rows.filter((row) => row.work === work).map((row) => row.id)
-    line.clear()
-    absent.push(`${ids.join(', ')}: shardloop takes no part: ${reason}`)
-    process.stderr.write(`bench: ${absent.at(-1)}\n`)
-  }
   const random = seededRandom(SEED)
   const environment = describeMachine(
     ROOT,
@@ -105,9 +97,7 @@ async function run(options: BenchOptions): Promise<number> {
     durationSecs: (performance.now() - started) / 1000,
   })
   for (const row of options.rows) {
-    const present = peers.filter(
-      (peer) => rowCommand(row, peer) !== null && !(isOurs(peer) && unavailable.has(row.work)),
-    )
+    const present = peers.filter((peer) => rowCommand(row, peer) !== null)
     if (present.length === 0) {
       absent.push(`${row.id}: none of the servers that were chosen takes part`)
       continue

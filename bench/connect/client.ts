@@ -29,7 +29,7 @@ const [host, port] = values.addr.split(':')
 const hosts = Array.from({ length: Number(values.addresses) }, (_, index) => `127.0.0.${index + 1}`)
 
 if (host !== hosts[0]) throw new Error(`--addr: ${values.addr} is not HOST:PORT with the host ${hosts[0]}`)
-const connector = values.client === 'shardloop' ? await shardloopConnector(values.engine) : nodeNetConnector()
+const connector = values.client === 'shardloop' ? shardloopConnector(values.engine) : nodeNetConnector()
 console.log(`connecting to tcp://${values.addr} (shards 0, engine ${connector.engine})`)
 for await (const line of createInterface({ input: process.stdin })) {
   const [warmupSecs = 0, secs = 0] = line.split(' ').map(Number)

@@ -1,30 +1,15 @@
-import type { Protocol, ServerOptions, Transport } from '../../src/index.js'
-import * as shardloop from '../../src/index.js'
-import { endUnavailable } from '../unavailable-exit.js'
+import { type EngineName, getLoop, type Protocol } from '../../src/index.js'
 import type { Connector } from './connector.js'
 
-/** As much of a loop as a client needs. */
-interface ClientLoop {
-  createConnection(
-    factory: () => Protocol,
-    options: { readonly host: string; readonly port: number },
-  ): Promise<readonly [Transport, Protocol]>
-}
-
-/** Ours on this thread's loop. Ends the process with `UNAVAILABLE_EXIT_CODE` when this build has no clients. */
-export async function shardloopConnector(engine: string): Promise<Connector> {
-  const { getLoop } = shardloop as unknown as { readonly getLoop?: () => ClientLoop }
-  if (typeof getLoop?.().createConnection !== 'function')
-    endUnavailable('this build has no clients: there is no getLoop().createConnection')
-  // A server of this thread decides which engine its loop runs on, for as long as it listens; nobody connects to it.
-  const options = { host: '127.0.0.1', shards: 0, signals: false, engine } as ServerOptions
-  const server = await shardloop.createServer(() => ({}), options)
+/** Ours, on this thread's loop. An engine that there is not is refused by name with the first connection. */
+export function shardloopConnector(engine: string): Connector {
   const loop = getLoop()
+  const chosen = engine as EngineName
   return {
-    engine: server.engine,
+    engine,
     open(host, port, established, ended) {
       loop
-        .createConnection(() => new Client(ended), { host, port })
+        .createConnection(() => new Client(ended), { host, port, engine: chosen })
         .then(([transport]) => {
           established()
           transport.close()
