@@ -1,6 +1,6 @@
 // @ts-check
 // npm test [-- [PATTERN ...] [--engine E] [--timeout SECONDS]]: cargo's tests and every dist/test/**/*.test.js, one
-// file after the other, each in a process of its own. `--long` (npm run test:long) takes the *.long.js files instead.
+// file after the other, each in a process of its own (those of conformance two at a time). `--long` (npm run test:long) takes the *.long.js files instead.
 // PATTERN is part of a file's path; `cargo` stands for cargo's tests. The last line is `N passed, N failed`.
 import { relative } from 'node:path'
 import { parseArgs, stripVTControlCharacters } from 'node:util'
@@ -16,6 +16,9 @@ const LONG_FILE_TIMEOUT_S = 900
 const CARGO_TIMEOUT_S = 900
 /** After a process has ended and its group was killed: how long its pipes may stay open. */
 const PIPE_CLOSE_TIMEOUT_MS = 2_000
+/** Files here wait for what they test and measure nothing, so that they may run beside each other. */
+const SIDE_BY_SIDE = path('dist', 'test', 'conformance')
+const LANES = 2
 /** A test that cannot run here says so by a line `skipped: SUITE: NAME: REASON`, which the summary repeats. */
 const SKIPPED_LINE = /\bskipped: (.+)$/gm
 
@@ -24,13 +27,20 @@ const SKIPPED_LINE = /\bskipped: (.+)$/gm
 const { options, patterns } = readArguments()
 await prepare({ loadgen: true, runtimes: true, cargo: !options.long })
 
-/** @type {{ name: string, run: () => Promise<Outcome> }[]} */
+/**
+ * @typedef {(text: string, stream: NodeJS.WriteStream) => void} Write
+ * @typedef {{ name: string, run: (write: Write) => Promise<Outcome>, sideBySide: boolean }} Run
+ */
+
+/** @type {Run[]} */
 const runs = []
-if (!options.long) runs.push({ name: 'cargo test', run: runCargo })
+if (!options.long) runs.push({ name: 'cargo test', run: runCargo, sideBySide: false })
 const suffix = options.long ? '.long.js' : '.test.js'
 for (const file of filesBelow(path('dist', 'test'))) {
-  if (file.endsWith(suffix))
-    runs.push({ name: relative(path('dist'), file).replace(/js$/, 'ts'), run: () => runFile(file) })
+  if (!file.endsWith(suffix)) continue
+  const name = relative(path('dist'), file).replace(/js$/, 'ts')
+  const sideBySide = !options.long && file.startsWith(SIDE_BY_SIDE)
+  runs.push({ name, run: (write) => runFile(file, write), sideBySide })
 }
 const selected =
   patterns.length === 0 ? runs : runs.filter(({ name }) => patterns.some((pattern) => name.includes(pattern)))
@@ -53,20 +63,47 @@ if (newest === null)
   console.log(
     `the newest Node.js is not available for ${process.platform}-${process.arch}: its tests are skipped`,
   )
-for (const { name, run } of selected) {
-  console.log(`\n[${finished.length + 1}/${selected.length}] ${name}`)
+/** @type {Write} */
+const atOnce = (text, stream) => void stream.write(text)
+for (const run of selected.filter(({ sideBySide }) => !sideBySide)) {
+  console.log(`\n${heading(run)}`)
+  console.log(await perform(run, atOnce))
+}
+const waiting = selected.filter(({ sideBySide }) => sideBySide)
+await Promise.all(Array.from({ length: LANES }, lane))
+summarise()
+process.exit(finished.length > 0 && finished.every(({ outcome }) => outcome.failed === 0) ? 0 : 1)
+
+/** Runs what waits, one after the other; what each prints stays together. */
+async function lane() {
+  for (let run = waiting.shift(); run !== undefined; run = waiting.shift()) {
+    let printed = ''
+    const result = await perform(run, (text) => {
+      printed += text
+    })
+    console.log(`\n${heading(run)}\n${printed}${result}`)
+  }
+}
+
+/** @param {Run} run */
+function heading(run) {
+  return `[${selected.indexOf(run) + 1}/${selected.length}] ${run.name}`
+}
+
+/**
+ * @param {Run} run
+ * @param {Write} write takes what it prints
+ * @returns {Promise<string>} the outcome in a line
+ */
+async function perform({ name, run }, write) {
   const started = performance.now()
-  const outcome = await run()
+  const outcome = await run(write)
   finished.push({ name, outcome })
   const { passed, failed, skipped, problem } = outcome
   const counts = `${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`
   const seconds = ((performance.now() - started) / 1000).toFixed(1)
-  console.log(
-    `${failed > 0 ? 'FAILED' : 'ok'}  ${name}: ${counts}${problem ? ` (${problem})` : ''}, ${seconds} s`,
-  )
+  return `${failed > 0 ? 'FAILED' : 'ok'}  ${name}: ${counts}${problem ? ` (${problem})` : ''}, ${seconds} s`
 }
-summarise()
-process.exit(finished.length > 0 && finished.every(({ outcome }) => outcome.failed === 0) ? 0 : 1)
 
 function readArguments() {
   try {
@@ -121,15 +158,16 @@ function summarise() {
 }
 
 /**
- * Runs a process to its end and prints what it prints; its group is killed when the time is up, and whatever it leaves
+ * Runs a process to its end and hands on what it prints; its group is killed when the time is up, and whatever it leaves
  * behind is killed when it has ended.
  * @param {string} command
  * @param {readonly string[]} args
  * @param {number} timeoutS
  * @param {NodeJS.ProcessEnv} env
+ * @param {Write} write
  * @returns {Promise<{ output: string, problem: string | undefined }>} output without colours
  */
-async function runToEnd(command, args, timeoutS, env) {
+async function runToEnd(command, args, timeoutS, env, write) {
   const child = startGroup(command, args, { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
   let output = ''
   for (const [from, to] of /** @type {const} */ ([
@@ -137,7 +175,7 @@ async function runToEnd(command, args, timeoutS, env) {
     [child.stderr, process.stderr],
   ])) {
     from?.setEncoding('utf8').on('data', (/** @type {string} */ text) => {
-      to.write(text)
+      write(text, to)
       if (from === child.stdout) output += text
     })
   }
@@ -171,10 +209,13 @@ async function runToEnd(command, args, timeoutS, env) {
   return { output: stripVTControlCharacters(output), problem }
 }
 
-/** @returns {Promise<Outcome>} */
-async function runCargo() {
+/**
+ * @param {Write} write
+ * @returns {Promise<Outcome>}
+ */
+async function runCargo(write) {
   const args = ['test', '--workspace', '--no-fail-fast', '--target-dir', path('target'), ...cargoLocked()]
-  const { output, problem } = await runToEnd('cargo', args, CARGO_TIMEOUT_S, process.env)
+  const { output, problem } = await runToEnd('cargo', args, CARGO_TIMEOUT_S, process.env, write)
   let [passed, failed, skipped] = [0, 0, 0]
   for (const match of output.matchAll(/^test result: .*? (\d+) passed; (\d+) failed; (\d+) ignored;/gm)) {
     passed += Number(match[1])
@@ -191,16 +232,23 @@ async function runCargo() {
 
 /**
  * @param {string} file
+ * @param {Write} write
  * @returns {Promise<Outcome>}
  */
-async function runFile(file) {
+async function runFile(file, write) {
   const env = { ...process.env }
   if (options.engine !== undefined) env['SHARDLOOP_TEST_ENGINES'] = options.engine
   if (newest !== null) env['SHARDLOOP_NEWEST_NODE'] = newest
   else delete env['SHARDLOOP_NEWEST_NODE']
   if (process.stdout.isTTY && env['NO_COLOR'] === undefined) env['FORCE_COLOR'] ??= '1'
   const timeoutS = options.timeout ?? (options.long ? LONG_FILE_TIMEOUT_S : FILE_TIMEOUT_S)
-  const { output, problem } = await runToEnd(process.execPath, ['--enable-source-maps', file], timeoutS, env)
+  const { output, problem } = await runToEnd(
+    process.execPath,
+    ['--enable-source-maps', file],
+    timeoutS,
+    env,
+    write,
+  )
   let [total, passed, skipped, summaries] = [0, 0, 0, 0]
   for (const match of output.matchAll(/^ {2}Total: +(\d+)\n {2}Passed: +(\d+)\n {2}Skipped: +(\d+)$/gm)) {
     total += Number(match[1])
