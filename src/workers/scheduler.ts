@@ -125,7 +125,12 @@ export class Scheduler implements TimerQueue {
     if (delay <= 0) {
       // Timers that are due by now were scheduled before it, and not for later.
       const now = timer.deadline - delay
-      for (let due = this.timers.takeDue(now); due !== null; due = this.timers.takeDue(now)) this.enqueue(due)
+      let due = this.timers.takeDue(now)
+      if (due !== null) {
+        for (; due !== null; due = this.timers.takeDue(now)) this.enqueue(due)
+        // The round looks at the alarm only when there is a timer left.
+        this.alarm?.set(this.timers.earliest)
+      }
       this.enqueue(timer)
       return
     }

@@ -705,6 +705,12 @@ plainSuite('programs with timers', (test) => {
     ['pending', 'a timer that waits keeps the process alive, and no longer', ['main is over', 'called']],
     ['cancelled', 'a cancelled timer keeps no process alive', ['cancelled']],
     ['cancelled at once', 'nor do a thousand that were cancelled at once', ['cancelled']],
+    // It used to stay alive, and busy: the alarm was left at the time of the timer that had been taken out.
+    [
+      'due beside a past one',
+      'nor does one that was due when another was scheduled for the past',
+      ['due', 'past'],
+    ],
     ['closed under a timer', 'nor does the timer of a loop that is closed', ['closed']],
     ['exit under timers', 'process.exit under timers, also of a worker, is clean', [], 7],
     ['terminate under timers', 'worker.terminate under timers is clean, at any moment', ['terminated']],
