@@ -20,9 +20,10 @@ const [later, never] = [setTimeout, clearTimeout]
 export type Connects = Set<{ callOff(error: Error): void }>
 
 /**
- * Makes a connection, which is one of `connects` until it stands. The protocol's callbacks run in the async context of the caller. Rejects with the system's error, in
- * Node's shape; when several addresses were tried with an AggregateError of theirs that has the first one's `code`; with
- * what the factory threw; or with the signal's reason. Then nothing is left behind.
+ * Makes a connection, which is one of `connects` until it stands. The protocol's callbacks run in the async context of the
+ * caller. Rejects with the system's error, in Node's shape; when several addresses were tried with an AggregateError of
+ * theirs that has the first one's `code`; with what the factory threw; or with the signal's reason. Then nothing is left
+ * behind.
  */
 export function connect<Made extends Protocol>(
   factory: () => Made,
