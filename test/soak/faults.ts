@@ -42,7 +42,7 @@ export const FAULTS = {
 export type Fault = keyof typeof FAULTS
 
 /** Faults of a connection; one in so many has them. */
-export const FAULTY_CONNECTIONS = 50
+export const FAULTY_CONNECTIONS = 10
 const DIES_AFTER_MS = 2_000
 const PAGE_BYTES = 64 * KiB
 
