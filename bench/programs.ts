@@ -24,14 +24,7 @@ export function rowCommand(row: Row, peer: PeerId): string[] | null {
     return [...program, ...which, '--at-once', String(row.connections)]
   }
   if (row.work !== 'unix') return serverCommand(peer)
-  const listen = ['--path', socketPath(peer)]
-  if (!isOurs(peer)) return serverCommand(peer, listen)
-  return [
-    process.execPath,
-    join(ROOT, 'dist', 'bench', 'unix', 'shardloop-server.js'),
-    ...listen,
-    ...ourFlags(peer),
-  ]
+  return serverCommand(peer, ['--path', socketPath(peer)])
 }
 
 /** How to start `peer` as an echo server, as a rule over TCP; null when it is not installed. */

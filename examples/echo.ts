@@ -1,6 +1,14 @@
 // Sends back what it receives. Run: npm run -s example -- echo --port 7000, then: nc 127.0.0.1 7000
+// On a Unix socket: npm run -s example -- echo --path /tmp/echo.sock, then: nc -U /tmp/echo.sock
 import { parseArgs } from 'node:util'
-import { createServer, isSupervisor, type Protocol, type ServerOptions, type Transport } from 'shardloop'
+import {
+  createServer,
+  isSupervisor,
+  type Protocol,
+  type ServerOptions,
+  type SocketAddress,
+  type Transport,
+} from 'shardloop'
 import { engine, failure, number } from './lib/program.js'
 
 class Echo implements Protocol {
@@ -34,16 +42,20 @@ async function main(): Promise<void> {
   const server = await createServer(() => (mode === 'borrowed' ? new BorrowedEcho() : new Echo()), options)
   if (!isSupervisor) return
   const [address] = server.addresses
+  console.log(`listening on ${urlOf(address)} (shards ${server.shards.length}, engine ${server.engine})`)
+}
+
+function urlOf(address: SocketAddress | undefined): string {
+  if (typeof address === 'string') return `unix:${address}`
   const host = address?.family === 'IPv6' ? `[${address.address}]` : address?.address
-  console.log(
-    `listening on tcp://${host}:${address?.port} (shards ${server.shards.length}, engine ${server.engine})`,
-  )
+  return `tcp://${host}:${address?.port}`
 }
 
 function readArguments(): ServerOptions & { mode: string } {
   const { values } = parseArgs({
     options: {
       host: { type: 'string', default: '127.0.0.1' },
+      path: { type: 'string' },
       port: { type: 'string', default: '7000' },
       shards: { type: 'string', default: 'auto' },
       engine: { type: 'string', default: 'auto' },
@@ -55,6 +67,7 @@ function readArguments(): ServerOptions & { mode: string } {
       code: 'ERR_PARSE_ARGS',
     })
   }
-  const { host, mode, port, shards } = values
-  return { host, mode, port: number(port), shards: number(shards), engine: engine(values.engine) }
+  const { host, mode, path, port, shards } = values
+  const where = path === undefined ? { host, port: number(port) } : { path }
+  return { ...where, mode, shards: number(shards), engine: engine(values.engine) }
 }

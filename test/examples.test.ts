@@ -211,6 +211,21 @@ forEachEngine('every example', (test) => {
   }
 })
 
+forEachEngine('echo', (test) => {
+  test('listens on a Unix socket, too', async (t) => {
+    const path = t.path()
+    const file = fileURLToPath(new URL('dist/examples/echo.js', ROOT))
+    const child = t.spawn([file, '--path', path, '--shards', '2', '--engine', t.engine])
+    await child.line(/^listening on unix:.* \(shards 2, engine \w+\)$/)
+    const client = await t.connect(path)
+    await client.write('over a file')
+    assert.equal((await client.readExactly(11)).toString(), 'over a file')
+    client.end()
+    await endsBySigterm(child)
+    await assert.rejects(() => t.connect(path), { code: 'ENOENT' })
+  })
+})
+
 forEachEngine('proxy', (test) => {
   test('passes everything on, both ways and to both ends, and keeps no more than it may', async (t) => {
     const behind = await t.serve(() => new ChunkEcho())
@@ -230,7 +245,7 @@ forEachEngine('proxy', (test) => {
   test('a client whose server is not there is broken off, and the next one is served', async (t) => {
     const { child, port } = await example(t, 'proxy', ['--to', '127.0.0.1:1', '--shards', '1'])
     for (let round = 0; round < 2; round++) {
-      const client = await t.connect(port)
+      const client = await t.connect(port, { mayBreak: true })
       await client.untilReset()
     }
     await child.until(() => child.stderr.includes('ECONNREFUSED'))

@@ -501,10 +501,8 @@ impl<S: System> Shard<S> {
                 let Some(socket) = connection.socket.as_ref() else { return };
                 let readiness = self.system.look(socket, readiness);
                 if connection.flags.has(Flags::CONNECTING) {
-                    self.on_connecting(handle, readiness);
-                }
-                let Some(connection) = self.connections.get(handle) else { return };
-                if readiness.writable && connection.queue.is_some() {
+                    self.on_connecting(handle, readiness); // nothing is queued for one of these
+                } else if readiness.writable && connection.queue.is_some() {
                     self.send_queue(handle, memory);
                 }
                 if !readiness.readable {

@@ -1,14 +1,14 @@
 import type { AsyncResource } from 'node:async_hooks'
-import { lookup } from 'node:dns/promises'
 import { isIP, type Socket } from 'node:net'
 import { constants } from 'node:os'
 import { ShardloopError, type SystemError, systemError } from '../errors.js'
 import { UNIX_RETRY_FIRST_MS, UNIX_RETRY_MAX_MS } from '../limits.js'
+import type { ConnectAttempt, ConnectTarget } from '../workers/outgoing.js'
 import type { Protocol, Transport } from '../workers/protocol.js'
-import type { ConnectAttempt, ConnectTarget } from '../workers/shard-loop.js'
 import { type HeldLoop, threadLoop } from '../workers/thread-loop.js'
 import { connectionResource, type TcpTransport } from '../workers/transport.js'
 import type { ConnectionSettings } from './connection-options.js'
+import { lookUp } from './name-lookup.js'
 
 /** A connection and its protocol, as asyncio returns them. */
 export type Connected<Made extends Protocol> = [transport: Transport, protocol: Made]
@@ -77,7 +77,7 @@ class Connecting {
     try {
       const descriptor = typeof socket === 'number' ? socket : descriptorOf(socket)
       threadLoop().acquire(this.#held.engine)
-      this.#requests.add(this.#held.loop.adopt(descriptor, typeof socket !== 'number', attempt))
+      this.#requests.add(this.#held.loop.outgoing.adopt(descriptor, typeof socket !== 'number', attempt))
       if (typeof socket !== 'number') socket.destroy()
     } catch (error) {
       // Of a descriptor that cannot be had the attempt has not begun, and of one that was refused it is over already.
@@ -101,10 +101,10 @@ class Connecting {
   async toHost(to: Extract<ConnectionSettings['to'], { kind: 'tcp' }>): Promise<void> {
     const { host, port, family, localAddress, localPort, noDelay, keepAlive, attemptDelayMs } = to
     let addresses: readonly string[]
-    if (isIP(host) !== 0) addresses = [host]
+    if (isIP(host) !== 0 && (family === 0 || isIP(host) === family)) addresses = [host]
     else {
       try {
-        addresses = interleaved(await lookup(host, { all: true, family, order: 'verbatim' }))
+        addresses = interleaved(await lookUp(host, family))
       } catch (error) {
         this.#end(error, null)
         return
@@ -131,7 +131,7 @@ class Connecting {
   #start(target: ConnectTarget, failed: (error: unknown) => void): void {
     // The attempt's own hold, which its end gives back.
     threadLoop().acquire(this.#held.engine)
-    const request = this.#held.loop.connect(
+    const request = this.#held.loop.outgoing.connect(
       target,
       this.#attempt((error) => {
         this.#requests.delete(request)
@@ -170,7 +170,7 @@ class Connecting {
     never(this.#next)
     this.#settings.signal?.removeEventListener('abort', this.#aborted)
     // The one that stands is known by another name now, or will be told that it is over.
-    for (const request of this.#requests) this.#held.loop.cancel(request)
+    for (const request of this.#requests) this.#held.loop.outgoing.cancel(request)
     threadLoop().releaseLater()
     this.#told(error, transport)
   }
@@ -198,7 +198,7 @@ const UNIX_TARGET: Omit<ConnectTarget, 'address'> = {
 }
 
 /** RFC 8305, section 4: the families take turns, beginning with that of the first address, in the system's order else. */
-function interleaved(found: readonly { address: string; family: number }[]): string[] {
+function interleaved(found: Awaited<ReturnType<typeof lookUp>>): string[] {
   const first = found.filter(({ family }) => family === found[0]?.family)
   const others = found.filter(({ family }) => family !== found[0]?.family)
   const turns = Array.from({ length: Math.max(first.length, others.length) }, (_, turn) => [

@@ -7,11 +7,11 @@ import type { ExceptionContext, ExceptionHandler } from '../workers/connection-s
 import { debugMode } from '../workers/debug-mode.js'
 import {
   callExceptionHandler,
-  defaultExceptionHandler,
   exceptionContext,
   exceptionHandler,
   setExceptionHandler,
 } from '../workers/exception-handler.js'
+import { printException } from '../workers/exception-report.js'
 import { type Handle, TimerCall, type TimerHandle } from '../workers/handles.js'
 import { invalid } from '../workers/invalid.js'
 import type { IpSocketAddress, Protocol, ProtocolFactory, Transport } from '../workers/protocol.js'
@@ -180,12 +180,12 @@ export class EventLoop implements Loop {
   }
 
   time(): number {
-    if (this.#closed !== null) throw closedError('time')
+    this.#open('time')
     return monotonicTime()
   }
 
   timeMs(): number {
-    if (this.#closed !== null) throw closedError('timeMs')
+    this.#open('timeMs')
     return monotonicTime() * 1000
   }
 
@@ -222,7 +222,7 @@ export class EventLoop implements Loop {
     port: number,
     options: AddressLookupOptions = {},
   ): Promise<IpSocketAddress[]> {
-    if (this.#closed !== null) throw closedError('getaddrinfo')
+    this.#open('getaddrinfo')
     return await lookupAddresses(host, port, options)
   }
 
@@ -230,52 +230,47 @@ export class EventLoop implements Loop {
     socketAddress: Pick<IpSocketAddress, 'address' | 'port'>,
     options: NameLookupOptions = {},
   ): Promise<NameInfo> {
-    if (this.#closed !== null) throw closedError('getnameinfo')
+    this.#open('getnameinfo')
     return await lookupName(socketAddress, options)
   }
 
-  createServer(source: ProtocolFactory | URL, options: LoopServerOptions = {}): Promise<Server> {
-    if (this.#closed !== null) return Promise.reject(closedError('createServer'))
-    return this.#network.createServer(source, options)
+  async createServer(source: ProtocolFactory | URL, options: LoopServerOptions = {}): Promise<Server> {
+    return this.#open('createServer').#network.createServer(source, options)
   }
 
-  createUnixServer(source: ProtocolFactory | URL, options: LoopServerOptions): Promise<Server> {
-    if (this.#closed !== null) return Promise.reject(closedError('createUnixServer'))
-    return this.#network.createUnixServer(source, options)
+  async createUnixServer(source: ProtocolFactory | URL, options: LoopServerOptions): Promise<Server> {
+    return this.#open('createUnixServer').#network.createUnixServer(source, options)
   }
 
-  createConnection<Made extends Protocol>(
+  async createConnection<Made extends Protocol>(
     factory: () => Made,
     options: ConnectionOptions,
   ): Promise<Connected<Made>> {
-    if (this.#closed !== null) return Promise.reject(closedError('createConnection'))
-    return this.#network.createConnection(factory, options)
+    return this.#open('createConnection').#network.createConnection(factory, options)
   }
 
-  createUnixConnection<Made extends Protocol>(
+  async createUnixConnection<Made extends Protocol>(
     factory: () => Made,
     options: UnixConnectionOptions,
   ): Promise<Connected<Made>> {
-    if (this.#closed !== null) return Promise.reject(closedError('createUnixConnection'))
-    return this.#network.createUnixConnection(factory, options)
+    return this.#open('createUnixConnection').#network.createUnixConnection(factory, options)
   }
 
-  connectAcceptedSocket<Made extends Protocol>(
+  async connectAcceptedSocket<Made extends Protocol>(
     factory: () => Made,
     options: AcceptedSocketOptions,
   ): Promise<Connected<Made>> {
-    if (this.#closed !== null) return Promise.reject(closedError('connectAcceptedSocket'))
-    return this.#network.connectAcceptedSocket(factory, options)
+    return this.#open('connectAcceptedSocket').#network.connectAcceptedSocket(factory, options)
   }
 
-  sendFile(
+  async sendFile(
     transport: Transport,
     file: FileHandle | number,
     offset?: number,
     count?: number | null,
     options?: SendFileOptions,
   ): Promise<number> {
-    if (this.#closed !== null) return Promise.reject(closedError('sendFile'))
+    this.#open('sendFile')
     return sendFile(transport, file, offset, count, options)
   }
 
@@ -284,17 +279,17 @@ export class EventLoop implements Loop {
     callback: (...args: Args) => unknown,
     ...args: Args
   ): void {
-    if (this.#closed !== null) throw closedError('addSignalHandler')
+    this.#open('addSignalHandler')
     this.#signals.add(signal, callback, args)
   }
 
   removeSignalHandler(signal: SignalName): boolean {
-    if (this.#closed !== null) throw closedError('removeSignalHandler')
+    this.#open('removeSignalHandler')
     return this.#signals.remove(signal)
   }
 
   setExceptionHandler(handler: ExceptionHandler | null): void {
-    if (this.#closed !== null) throw closedError('setExceptionHandler')
+    this.#open('setExceptionHandler')
     if (handler !== null && typeof handler !== 'function')
       throw invalid('handler', handler, 'a function, or null for the default')
     setExceptionHandler(handler)
@@ -309,11 +304,11 @@ export class EventLoop implements Loop {
   }
 
   defaultExceptionHandler(context: Omit<ExceptionContext, 'error'>): void {
-    defaultExceptionHandler(checked(context))
+    printException(checked(context))
   }
 
   setDebug(enabled: boolean): void {
-    if (this.#closed !== null) throw closedError('setDebug')
+    this.#open('setDebug')
     if (typeof enabled !== 'boolean') throw invalid('enabled', enabled, 'true or false')
     debugMode().enabled = enabled
   }
@@ -345,6 +340,12 @@ export class EventLoop implements Loop {
 
   isClosed(): boolean {
     return this.#closed !== null
+  }
+
+  /** The loop, unless it is closed. */
+  #open(method: keyof Loop & string): this {
+    if (this.#closed !== null) throw closedError(method)
+    return this
   }
 
   #tellWhatWaits(): void {

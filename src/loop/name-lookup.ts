@@ -41,14 +41,24 @@ export async function lookupAddresses(
     throw invalid('host', host, 'an address, a host name, or null for the loopback addresses')
   checkPort(port)
   signal?.throwIfAborted()
-  const all =
-    host === null
-      ? LOOPBACK
-      : await unlessAborted(lookup(host, { all: true, family: wanted, order: 'verbatim' }), signal)
+  const found = await unlessAborted(lookUp(host, wanted), signal)
+  return found.map(({ address, family }) => ({ address, family: family === 6 ? 'IPv6' : 'IPv4', port }))
+}
+
+/**
+ * All addresses of a host, in the system's order; those of the loopback interface for null. Rejects with Node's error when there
+ * is none.
+ * @param wanted 0: of either family
+ */
+export async function lookUp(
+  host: string | null,
+  wanted: 0 | 4 | 6,
+): Promise<readonly { readonly address: string; readonly family: number }[]> {
+  const all = host === null ? LOOPBACK : await lookup(host, { all: true, family: wanted, order: 'verbatim' })
   // An address in text is found whatever its family.
   const found = all.filter(({ family }) => wanted === 0 || family === wanted)
   if (found.length === 0) throw notFound(host as string)
-  return found.map(({ address, family }) => ({ address, family: family === 6 ? 'IPv6' : 'IPv4', port }))
+  return found
 }
 
 /** See {@link Loop.getnameinfo}. */

@@ -26,11 +26,6 @@ export function exceptionHandler(): ExceptionHandler | null {
   return slot().handler
 }
 
-/** What is done where no handler was set: an error is logged. */
-export function defaultExceptionHandler(context: ExceptionContext): void {
-  printException(context)
-}
-
 /** @param handler null for the default one, {@link printException} */
 export function setExceptionHandler(handler: ExceptionHandler | null): void {
   slot().handler = handler

@@ -23,7 +23,7 @@ export class LocalServer implements ServedServer, ConnectionOwner {
   stopped: ((transport: TcpTransport) => void) | undefined = undefined
   private readonly loop: ShardLoop
   private readonly number: number
-  private readonly id: number
+  /** @internal Its number in this thread. */ readonly id: number
   private readonly exceptionHandler: ExceptionHandler | null
   private open = 0
   private announced = 0

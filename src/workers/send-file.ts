@@ -2,8 +2,9 @@ import { read } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
 import { constants } from 'node:os'
 import { promisify } from 'node:util'
-import { ShardloopError, systemError } from '../errors.js'
+import { systemError } from '../errors.js'
 import { FILE_READ_BYTES } from '../limits.js'
+import { invalid } from './invalid.js'
 import type { Transport } from './protocol.js'
 import { TcpTransport } from './transport.js'
 
@@ -40,14 +41,16 @@ export async function sendFile(
   options: SendFileOptions = {},
 ): Promise<number> {
   const { fallback = true, signal } = options
-  if (!(transport instanceof TcpTransport)) throw invalid('transport', 'a transport of a stream connection')
+  if (!(transport instanceof TcpTransport))
+    throw invalid('transport', transport, 'the transport of a stream connection')
   const fd = typeof file === 'number' ? file : file?.fd
   if (typeof file === 'object' && fd === -1) throw systemError(constants.errno.EBADF, 'sendfile') // a closed FileHandle's
   if (!(Number.isInteger(fd) && fd >= 0 && fd <= DESCRIPTOR_MAX))
-    throw invalid('file', 'an open FileHandle of node:fs/promises, or a descriptor')
-  if (!(Number.isSafeInteger(offset) && offset >= 0)) throw invalid('offset', 'bytes: an integer, 0 or more')
+    throw invalid('file', file, 'an open FileHandle of node:fs/promises, or a descriptor')
+  if (!(Number.isSafeInteger(offset) && offset >= 0))
+    throw invalid('offset', offset, 'bytes: an integer, 0 or more')
   if (count !== null && !(Number.isSafeInteger(count) && count >= 0))
-    throw invalid('count', 'bytes: an integer, 0 or more, or null for all to the end')
+    throw invalid('count', count, 'bytes: an integer, 0 or more, or null for all to the end')
   signal?.throwIfAborted()
   const end = transport.barWriting()
   const aborted = (): void => transport.abort(asError(signal?.reason))
@@ -99,8 +102,4 @@ async function readAndWrite(
 
 function asError(reason: unknown): Error {
   return reason instanceof Error ? reason : new Error('sendFile was called off', { cause: reason })
-}
-
-function invalid(name: string, expected: string): ShardloopError {
-  return new ShardloopError('ERR_SHARDLOOP_ARGUMENT', `sendFile: expected ${name} to be ${expected}`)
 }

@@ -1,8 +1,7 @@
 // Not the global: that one is a getter, called on every use.
-import type { AsyncResource } from 'node:async_hooks'
 import { Buffer } from 'node:buffer'
 import { markAsUntransferable } from 'node:worker_threads'
-import { ShardloopError, type SystemError, systemError } from '../errors.js'
+import { ShardloopError, systemError } from '../errors.js'
 import { RETAINED_SLAB_BYTES } from '../limits.js'
 import {
   BORROWED_SLAB_BYTES,
@@ -39,7 +38,7 @@ import {
 } from '../native/abi.js'
 import type { NativeShard } from '../native/binding.js'
 import { native as binding } from '../native/index.js'
-import { Clients } from './clients.js'
+import type { Clients } from './clients.js'
 import { CommandRing } from './command-ring.js'
 import type { ConnectionOwner, ServedServer, ServeOptions } from './connection-server.js'
 import { debugMode, watchDuration } from './debug-mode.js'
@@ -47,6 +46,7 @@ import { connectionBroke, connectionEnded, connectionOpened } from './diagnostic
 import type { EngineName } from './engine.js'
 import { exceptionContext } from './exception-handler.js'
 import { LocalServer } from './local-server.js'
+import { Outgoing } from './outgoing.js'
 import type { Protocol, ProtocolFactory } from './protocol.js'
 import { SlabRetention } from './retention.js'
 import { threadLog } from './thread-log.js'
@@ -62,44 +62,8 @@ export interface ShardLoopOptions {
   readonly metricsToken: number
   /** Whether a supervisor has this thread: then other shards may hand it connections, and it leaves its own to them. */
   readonly supervised: boolean
-  /** Called for each connection of {@link ShardLoop.connect} that is over, and for each that came to nothing. */
+  /** Called for each connection that it made to others and that is over, and for each that came to nothing. */
   readonly clientGone: () => void
-}
-
-/** Whereto a connection is made. */
-export interface ConnectTarget {
-  /** An IP address, or the name of a Unix socket. */
-  readonly address: string
-  /** -1 for a Unix socket. */
-  readonly port: number
-  /** An IP address to come from; empty: the system chooses. */
-  readonly localAddress: string
-  readonly localPort: number
-  readonly noDelay: boolean
-  readonly keepAlive: boolean
-}
-
-/** One attempt at a connection. Exactly one of its methods is called, unless it is called off by then. */
-export interface ConnectAttempt {
-  /** The async context of the connection's callbacks. */
-  readonly resource: AsyncResource
-  readonly factory: ProtocolFactory
-  /** Where it was asked for; in debug mode only. */
-  readonly source: string | undefined
-  /** Nobody wants it any more: a connection that comes of it is aborted, and its failure is nobody's. */
-  cancelled: boolean
-  /** After `connectionMade`. */
-  connected(transport: TcpTransport): void
-  /** @param error the system's */
-  failed(error: SystemError): void
-  /** It was connected, and then there was no protocol for it. */
-  refused(error: unknown): void
-}
-
-/** An attempt, and whose its connection will be. */
-interface Attempted {
-  readonly attempt: ConnectAttempt
-  readonly clients: Clients
 }
 
 /** The range that `bytesReceived` is lending; `end` is -1 outside. `slab` is -1 when `memory` is not a native slab. */
@@ -110,10 +74,6 @@ interface Borrow {
   memory: Buffer | null
 }
 
-/** System calls by the CALL_ constants. */
-const CALLS: readonly string[] = ['connect', 'socket', 'bind', 'setsockopt', 'epoll_ctl']
-/** The numbers of requests start over behind this one. */
-const REQUEST_MAX = 0x3fff_ffff
 /** The numbers of batches start over behind this one: they stay small integers, as V8 has them. */
 const BATCH_MAX = 0x3fff_ffff
 
@@ -192,12 +152,7 @@ export class ShardLoop {
   private readonly servers: (LocalServer | Clients | undefined)[] = []
   private readonly freeServers: number[] = []
   private readonly supervised: boolean
-  private readonly clientGone: () => void
-  /** The connections of {@link ShardLoop.connect}, until they are aborted: then those that follow are others. */
-  private clients: Clients | undefined = undefined
-  /** Attempts at a connection whose event is to come, by the request's number. */
-  private readonly attempts = new Map<number, Attempted>()
-  private lastRequest = 0
+  /** @internal Connections to others. */ readonly outgoing: Outgoing
   private readonly log = threadLog()
   private readonly debug = debugMode()
   private sequence = 0
@@ -212,7 +167,7 @@ export class ShardLoop {
   constructor(options: ShardLoopOptions) {
     this.shardId = options.shardId
     this.supervised = options.supervised
-    this.clientGone = options.clientGone
+    this.outgoing = new Outgoing(this, options.clientGone)
     this.slabs.push(newSlab(BORROWED_SLAB_BYTES))
     for (let i = 0; i < CHUNK_SLABS; i++) this.slabs.push(newSlab(CHUNK_SLAB_BYTES))
     for (const slab of this.slabs) this.slabMemory.push(slab.buffer)
@@ -241,9 +196,8 @@ export class ShardLoop {
 
   /** Serves a server from its native listeners. Throws the system's error when one cannot be watched. */
   serve(options: ServeOptions): ServedServer {
-    const id = this.freeServers.pop() ?? this.servers.length
-    const server = new LocalServer(this, id, options)
-    this.servers[id] = server
+    const server = this.own((id) => new LocalServer(this, id, options))
+    const { id } = server
     const { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs } = options
     this.native.addServer(id, options.number, { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs })
     for (const listener of options.listeners) {
@@ -285,69 +239,7 @@ export class ShardLoop {
     }
   }
 
-  /**
-   * Begins a connection. What the thread's loop is released by is called once: when the connection is over, or has come to
-   * nothing.
-   * @returns the request's number
-   */
-  connect(target: ConnectTarget, attempt: ConnectAttempt): number {
-    const clients = this.currentClients()
-    const request = this.request({ attempt, clients })
-    const { address, port, localAddress, localPort } = target
-    const switches = (target.noDelay ? 1 : 0) | (target.keepAlive ? 2 : 0)
-    this.calls.connect(request, clients.id, address, port, localAddress, localPort, switches)
-    return request
-  }
-
-  /**
-   * Begins with a socket that is connected.
-   * @param duplicate whether the descriptor stays the caller's, and a duplicate is taken
-   * @returns the request's number
-   * @throws the system's error when it is no socket that is connected; then it stays the caller's
-   */
-  adopt(fd: number, duplicate: boolean, attempt: ConnectAttempt): number {
-    const clients = this.currentClients()
-    const request = this.request({ attempt, clients })
-    const failure = this.native.adopt(request, clients.id, fd, duplicate)
-    if (failure === null) return request
-    this.attempts.delete(request)
-    clients.ended()
-    throw systemError(failure.errno, failure.syscall)
-  }
-
-  /** Calls a request off, unless it has ended: nothing is told of it any more. */
-  cancel(request: number): void {
-    const attempted = this.attempts.get(request)
-    if (attempted === undefined) return
-    attempted.attempt.cancelled = true
-    this.native.cancelConnect(request)
-  }
-
-  /**
-   * Aborts the connections of {@link ShardLoop.connect} that there are; resolves when they are gone, and with them the requests
-   * that were made until now, which their owners have called off.
-   */
-  async abortClients(): Promise<void> {
-    const { clients } = this
-    if (clients === undefined) return
-    this.warnOfUnclosed(clients)
-    this.clients = undefined
-    clients.abort()
-    await clients.none()
-    this.forget(clients.id)
-  }
-
-  /** The thread is about to end: closes those connections in good order, and fails what is still to come. */
-  closeClients(): void {
-    for (const [request, { attempt }] of this.attempts) {
-      if (attempt.cancelled) continue
-      this.cancel(request)
-      attempt.refused(new ShardloopError('ERR_SHARDLOOP_CLOSED', 'its shard ends, as no server is left'))
-    }
-    this.clients?.close()
-  }
-
-  /** In debug mode: warns of connections that are still open though nobody will use them any more. */
+  /** @internal In debug mode: warns of connections that are still open though nobody will use them any more. */
   warnOfUnclosed(of?: ConnectionOwner): void {
     if (!this.debug.enabled) return
     for (const transport of this.transports) {
@@ -357,21 +249,12 @@ export class ShardLoop {
     }
   }
 
-  private currentClients(): Clients {
-    if (this.clients !== undefined) return this.clients
+  /** @internal Makes an owner of connections with a number of its own, by which native code knows it; see `forget`. */
+  own<Owner extends LocalServer | Clients>(make: (id: number) => Owner): Owner {
     const id = this.freeServers.pop() ?? this.servers.length
-    const clients = new Clients(this, id, this.clientGone)
-    this.clients = clients
-    this.servers[id] = clients
-    return clients
-  }
-
-  private request(attempted: Attempted): number {
-    do this.lastRequest = this.lastRequest === REQUEST_MAX ? 1 : this.lastRequest + 1
-    while (this.attempts.has(this.lastRequest))
-    this.attempts.set(this.lastRequest, attempted)
-    attempted.clients.requested()
-    return this.lastRequest
+    const owner = make(id)
+    this.servers[id] = owner
+    return owner
   }
 
   /** @internal The server has neither listeners nor connections any more. */
@@ -492,23 +375,7 @@ export class ShardLoop {
       const word = events[at] as number
       const kind = word & KIND_MASK
       const handle = events[at + 1] as number
-      if (kind === EVENT_OPEN) {
-        const named = events[at + 3] !== 0
-        this.open(handle, this.servers[events[at + 2] as number] as LocalServer, named)
-        continue
-      }
-      if (kind === EVENT_CONNECTED || kind === EVENT_CONNECT_FAILED) {
-        if (kind === EVENT_CONNECTED) this.established(handle, events[at + 2] as number, events[at + 3] !== 0)
-        else this.notEstablished(handle, events[at + 2] as number, events[at + 3] as number)
-        continue
-      }
-      if (kind === EVENT_ACCEPT_ERROR) {
-        ;(this.servers[handle] as LocalServer | undefined)?.acceptFailed(
-          events[at + 2] as number,
-          events[at + 3] !== 0,
-        )
-        continue
-      }
+      if (kind !== EVENT_DATA && this.deliverWithoutTransport(kind, at)) continue
       const transport = transports[handle & HANDLE_SLOT_MASK]
       if (transport === undefined || transport.handle !== handle) continue
       this.current = transport
@@ -528,6 +395,28 @@ export class ShardLoop {
       } else {
         this.signal(transport, kind, events[at + 2] as number, events[at + 3] as number)
       }
+    }
+  }
+
+  /** What is of no connection that is known here: false when it is none of that. @param at where its record begins */
+  private deliverWithoutTransport(kind: number, at: number): boolean {
+    const { events } = this
+    const [handle, a, b] = [events[at + 1] as number, events[at + 2] as number, events[at + 3] as number]
+    switch (kind) {
+      case EVENT_OPEN:
+        this.open(handle, this.servers[a] as LocalServer, b !== 0)
+        return true
+      case EVENT_CONNECTED:
+        this.established(handle, a, b !== 0)
+        return true
+      case EVENT_CONNECT_FAILED:
+        this.outgoing.failed(handle, a, b)
+        return true
+      case EVENT_ACCEPT_ERROR:
+        ;(this.servers[handle] as LocalServer | undefined)?.acceptFailed(a, b !== 0)
+        return true
+      default:
+        return false
     }
   }
 
@@ -593,8 +482,7 @@ export class ShardLoop {
 
   /** A connection that this thread asked for stands. */
   private established(handle: number, request: number, named: boolean): void {
-    const { attempt, clients } = this.attempts.get(request) as Attempted
-    this.attempts.delete(request)
+    const { attempt, clients } = this.outgoing.take(request)
     const transport = new TcpTransport(this, clients, handle, ++this.sequence, attempt.resource)
     this.transports[handle & HANDLE_SLOT_MASK] = transport
     if (attempt.cancelled) {
@@ -615,13 +503,6 @@ export class ShardLoop {
     } finally {
       attempt.connected(transport)
     }
-  }
-
-  private notEstablished(request: number, errno: number, call: number): void {
-    const { attempt, clients } = this.attempts.get(request) as Attempted
-    this.attempts.delete(request)
-    clients.ended()
-    if (!attempt.cancelled) attempt.failed(systemError(errno, CALLS[call] ?? 'connect'))
   }
 
   /** Calls a callback that takes at most the transport. */

@@ -59,13 +59,13 @@ export class ThreadLoop {
    * and with them the loop, if it has no other users. Those that are made meanwhile are others' affair.
    */
   async abortClients(): Promise<void> {
-    await this.#held?.loop.abortClients()
+    await this.#held?.loop.outgoing.abort()
     if (this.#users === 0 && this.#held !== null) await this.#close(this.#held)
   }
 
   /** As `release`, when the thread is about to end: what it has made to others ends in good order, so that it can. */
   releaseAtEnd(): Promise<void> {
-    this.#held?.loop.closeClients()
+    this.#held?.loop.outgoing.close()
     return this.release()
   }
 

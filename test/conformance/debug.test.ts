@@ -1,50 +1,17 @@
 /** asyncio's debug mode (documentation: "Developing with asyncio", Debug Mode), and signals of the program's own for servers. */
 import assert from 'node:assert/strict'
-import type { Logger, Protocol, Transport } from '../../src/index.js'
+import type { Protocol, Transport } from '../../src/index.js'
 import { getLogger, getLoop, setLogger } from '../../src/index.js'
-import { Deferred, Observable } from '../harness/deferred.js'
+import { Deferred } from '../harness/deferred.js'
 import { Recorder } from '../harness/recorder.js'
+import { RecordingLogger } from '../harness/recording-logger.js'
 import { assertRejects, forEachTransport, type TestContext, whereIs } from '../harness/suite.js'
 
-/** A record as a logger gets it. */
-interface LogRecord {
-  readonly level: string
-  readonly message: string
-  readonly fields: Readonly<Record<string, unknown>>
-}
-
-/** A logger that keeps what it is told. */
-class Records extends Observable {
-  readonly all: LogRecord[] = []
-  readonly logger: Logger
-
-  constructor() {
-    super()
-    const keep =
-      (level: string) =>
-      (fields: object | string, message = ''): void => {
-        const isText = typeof fields === 'string'
-        this.all.push({ level, message: isText ? fields : message, fields: isText ? {} : { ...fields } })
-        this.changed()
-      }
-    const [trace, debug, info, warn, error, fatal] = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'].map(
-      keep,
-    )
-    this.logger = { trace, debug, info, warn, error, fatal } as Logger
-  }
-
-  /** The first record whose message fits. */
-  async of(message: RegExp): Promise<LogRecord> {
-    await this.until(() => this.all.some((record) => message.test(record.message)))
-    return this.all.find((record) => message.test(record.message)) as LogRecord
-  }
-}
-
 /** Debug mode for the length of a test. */
-function debugging(t: TestContext, slowCallbackDuration = 0.02): Records {
+function debugging(t: TestContext, slowCallbackDuration = 0.02): RecordingLogger {
   const before = getLogger()
-  const records = new Records()
-  setLogger(records.logger)
+  const records = new RecordingLogger()
+  setLogger(records)
   const duration = t.loop.slowCallbackDuration
   t.loop.setDebug(true)
   t.loop.slowCallbackDuration = slowCallbackDuration
@@ -68,12 +35,12 @@ forEachTransport('debug mode', (test) => {
       busy(40)
     })
     t.loop.callLater(0.001, () => busy(40))
-    const soon = await records.of(/callSoon took/)
+    const soon = await records.record(/callSoon took/)
     assert.match(soon.message, /^the callback slowOne of callSoon took 0\.\d{3} seconds$/)
     assert.equal(soon.level, 'warn')
     assert.ok((soon.fields['seconds'] as number) >= 0.04)
     assert.match(String(soon.fields['scheduledAt']), /debug\.test/)
-    const later = await records.of(/callLater or callAt took/)
+    const later = await records.record(/callLater or callAt took/)
     assert.match(String(later.fields['scheduledAt']), /debug\.test/)
   })
 
@@ -87,7 +54,7 @@ forEachTransport('debug mode', (test) => {
       }
     }
     const [transport] = await t.dial(server, () => new Slow())
-    const { message, fields } = await records.of(/connectionMade/)
+    const { message, fields } = await records.record(/connectionMade/)
     assert.match(
       message,
       new RegExp(`^connectionMade of connection ${transport.id} took 0\\.\\d{3} seconds$`),
@@ -103,7 +70,7 @@ forEachTransport('debug mode', (test) => {
     const ran = new Deferred()
     t.loop.callSoon(() => ran.resolve())
     await ran.promise
-    assert.deepEqual(records.all, [])
+    assert.deepEqual(records.records, [])
   })
 
   test('what slow callbacks throw is handled as ever', async (t) => {
@@ -116,7 +83,7 @@ forEachTransport('debug mode', (test) => {
       throw broken
     })
     assert.equal(await told.promise, broken)
-    await records.of(/took/)
+    await records.record(/took/)
   })
 
   // asyncio: ResourceWarning "unclosed transport"
@@ -125,7 +92,7 @@ forEachTransport('debug mode', (test) => {
     const server = await t.serve(() => new Recorder())
     const [transport] = await t.dial(server, () => new Recorder())
     await t.loop.close()
-    const { level, fields } = await records.of(new RegExp(`^connection ${transport.id} was not closed$`))
+    const { level, fields } = await records.record(new RegExp(`^connection ${transport.id} was not closed$`))
     assert.equal(level, 'warn')
     assert.match(String(fields['createdAt']), /suite|debug\.test/)
   })
@@ -136,7 +103,7 @@ forEachTransport('debug mode', (test) => {
     t.loop.callSoon(function now() {})
     t.loop.callLater(30, function cancelled() {}).cancel()
     await t.loop.close()
-    const { message, fields } = await records.of(/was closed while/)
+    const { message, fields } = await records.record(/was closed while/)
     assert.equal(message, 'the loop was closed while 2 callbacks waited')
     const handles = (fields['handles'] as string[]).join('\n')
     assert.match(handles, /inAMinute of callLater or callAt, due in (59|60)\.\d+ seconds[\s\S]*debug\.test/)

@@ -1,7 +1,9 @@
 //! Listeners, and connections coming in by them.
 #![forbid(unsafe_code)]
 
-use super::{Connection, Flags, Listening, NO_RECORD, Server, ServerLimits, Servers, Shard, Source, System};
+use super::{
+    Connection, Flags, Handle, Listening, NO_RECORD, Server, ServerLimits, Servers, Shard, Source, System,
+};
 use crate::abi;
 use crate::error::errno;
 use crate::limits::{ACCEPT_RETRY_MS, ACCEPTS_AT_STOP, ACCEPTS_PER_BATCH};
@@ -135,25 +137,8 @@ impl<S: System> Shard<S> {
             return;
         };
         self.metrics.add(abi::METRIC_CONNECTIONS_ACCEPTED, 1);
-        let inserted = self.connections.insert(Connection {
-            socket: None,
-            flags: Flags::UNANNOUNCED,
-            server,
-            reason: 0,
-            queue: None,
-            owned_flushed: 0,
-            read_hint: 0,
-            chain_first: NO_RECORD,
-            chain_last: NO_RECORD,
-            write_high: limits.write_high_bytes,
-            write_low: limits.write_low_bytes,
-            idle_ticks: 0,
-            active_at: self.tick,
-            timer_at: 0,
-            request: 0,
-            peer,
-        });
-        let Ok(handle) = inserted else {
+        let inserted = self.enter(Flags::UNANNOUNCED, server, limits, 0, peer);
+        let Some(handle) = inserted else {
             log::warn!(peer:% = peer; "a new connection is closed: the shard has as many as it can have");
             self.refused(server, libc::ENFILE);
             return;
@@ -177,6 +162,37 @@ impl<S: System> Shard<S> {
         }
         self.signal(handle);
         self.set_idle_timeout(handle, limits.idle_timeout_ms);
+    }
+
+    /// Enters a connection that has no socket yet; `None` when the table is full. `request` is the number by which it was asked
+    /// for, 0 for one that was accepted.
+    pub(super) fn enter(
+        &mut self,
+        flags: Flags,
+        server: u16,
+        limits: ServerLimits,
+        request: u32,
+        peer: Peer,
+    ) -> Option<Handle> {
+        let entered = self.connections.insert(Connection {
+            socket: None,
+            flags,
+            server,
+            reason: 0,
+            queue: None,
+            owned_flushed: 0,
+            read_hint: 0,
+            chain_first: NO_RECORD,
+            chain_last: NO_RECORD,
+            write_high: limits.write_high_bytes,
+            write_low: limits.write_low_bytes,
+            idle_ticks: 0,
+            active_at: self.tick,
+            timer_at: 0,
+            request,
+            peer,
+        });
+        entered.ok()
     }
 
     /// An accepted connection could not be kept.

@@ -1,7 +1,7 @@
 //! Connections to others: what was asked for by a number, and ends with one event, connected or failed.
 #![forbid(unsafe_code)]
 
-use super::{Connection, Flags, Handle, NO_RECORD, Shard, Socket, Source, System};
+use super::{Flags, Handle, Shard, Socket, Source, System};
 use crate::abi;
 use crate::error::errno;
 use crate::net::addresses::Peer;
@@ -25,25 +25,8 @@ impl<S: System> Shard<S> {
             debug_assert!(false, "a connection was asked for on behalf of a server that is not known");
             return;
         };
-        let inserted = self.connections.insert(Connection {
-            socket: None,
-            flags: Flags::UNANNOUNCED.and(Flags::CONNECTING),
-            server,
-            reason: 0,
-            queue: None,
-            owned_flushed: 0,
-            read_hint: 0,
-            chain_first: NO_RECORD,
-            chain_last: NO_RECORD,
-            write_high: limits.write_high_bytes,
-            write_low: limits.write_low_bytes,
-            idle_ticks: 0,
-            active_at: self.tick,
-            timer_at: 0,
-            request,
-            peer,
-        });
-        let Ok(handle) = inserted else {
+        let flags = Flags::UNANNOUNCED.and(Flags::CONNECTING);
+        let Some(handle) = self.enter(flags, server, limits, request, peer) else {
             self.connect_failed(request, libc::ENFILE, abi::CALL_SOCKET);
             return;
         };
