@@ -59,6 +59,8 @@ forEachTransport('connects that are called off', (test) => {
   test('at any moment: each resolves or rejects, and nothing is left of any', async (t) => {
     const accepting = await t.serveEach(() => new Recorder())
     const [keeping] = await t.dial(accepting.server, () => new Recorder())
+    // Its other end may be accepted later, on another thread.
+    await (await accepting.protocol(0)).noted('made')
     const before = openDescriptors().size
     let [stood, calledOff] = [0, 0]
     for (let round = 0; round < 20; round += 1) {
@@ -233,6 +235,8 @@ forEachEngine('connects over TCP', (test) => {
     const port = Number((await child.line(/^full (\d+)$/))[1])
     const accepting = await t.serveEach(() => new Recorder())
     const [keeping] = await t.dial(accepting.server, () => new Recorder())
+    // Its other end may be accepted later, on another thread.
+    await (await accepting.protocol(0)).noted('made')
     const before = openDescriptors().size
     const count = Math.min(5000, descriptorLimit() - 1000)
     const aborting = new AbortController()
