@@ -221,8 +221,10 @@ abi! {
     METRIC_CONNECTIONS_CONNECTED = 30;
     /// Attempts to make one that failed, or were called off.
     METRIC_CONNECTS_FAILED = 31;
+    /// Time spent looking for the next event instead of sleeping.
+    METRIC_BUSY_POLL_NS = 32;
     /// The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again.
-    METRIC_LOOP_LAG_FIRST_BUCKET = 32;
+    METRIC_LOOP_LAG_FIRST_BUCKET = 33;
     /// Number of metrics.
     METRIC_COUNT = METRIC_LOOP_LAG_FIRST_BUCKET + LOOP_LAG_BUCKETS;
 

@@ -8,6 +8,7 @@
 //! code works on them and never while JavaScript runs, so a call from within a batch finds them free.
 
 use crate::abi;
+use crate::busy_poll::BusyPoll;
 use crate::connection::Handle;
 use crate::engine::SocketEngine;
 use crate::error::panic_text;
@@ -74,6 +75,7 @@ pub struct Host {
     referenced: Cell<bool>,
     timer_at: Cell<Option<Instant>>,
     turn: Cell<Turn>,
+    busy_poll: Cell<BusyPoll>,
     /// Until it closes.
     serving: Cell<Option<ServingSlice>>,
 }
@@ -155,6 +157,7 @@ impl Host {
             referenced: Cell::new(false),
             timer_at: Cell::new(None),
             turn: Cell::new(turn),
+            busy_poll: Cell::new(BusyPoll::new(Instant::now())),
             serving: Cell::new(Some(ServingSlice::begin())),
         });
         // The handles own one reference together; the callback that frees the last of them drops it.
@@ -351,7 +354,8 @@ impl Host {
         }
     }
 
-    /// Collects and delivers batches: one, and more only while there is a backlog and little time has passed.
+    /// Collects and delivers batches: one, and more only while there is a backlog, or the next event is close, and little
+    /// time has passed.
     fn wake(&self) {
         if self.closing.get() || self.in_batch.replace(true) {
             return; // a nested run of the loop (Atomics.wait cannot, but a debugger may)
@@ -364,6 +368,9 @@ impl Host {
             let Some(Some((events, slabs_retired))) = self.guarded(|| self.collect(now)) else { break };
             if events == 0 && !slabs_retired {
                 break;
+            }
+            if now == began && events > 0 {
+                self.update_busy_poll(|policy| policy.found(began));
             }
             self.metrics.add(abi::METRIC_BATCHES, 1);
             self.metrics.add(abi::METRIC_EVENTS, events as u64);
@@ -379,14 +386,50 @@ impl Host {
                 });
                 (now, backlog)
             });
-            let Some((at, true)) = ended else { break };
+            let Some((at, backlog)) = ended else { break };
             now = at;
-            if now.duration_since(began) >= Duration::from_micros(WAKE_BUDGET_US) {
-                break;
+            if backlog {
+                if now.duration_since(began) >= Duration::from_micros(WAKE_BUDGET_US) {
+                    break;
+                }
+                continue;
             }
+            let until = self.update_busy_poll(|policy| policy.until(now, began, events));
+            let Some(found_at) = until.and_then(|until| self.look_ahead(now, until)) else { break };
+            now = found_at;
         }
         self.in_batch.set(false);
         self.settle();
+    }
+
+    fn update_busy_poll<T>(&self, change: impl FnOnce(&mut BusyPoll) -> T) -> T {
+        let mut policy = self.busy_poll.get();
+        let result = change(&mut policy);
+        self.busy_poll.set(policy);
+        result
+    }
+
+    /// Looks for the next event from `now` until `until`, as long as libuv has nothing to do at once. When it was found.
+    fn look_ahead(&self, now: Instant, until: Instant) -> Option<Instant> {
+        // SAFETY: this thread's loop, which runs; a plain question.
+        let libuv_waits = unsafe { (self.uv.backend_timeout)(self.uv_loop.as_ptr()) } != 0;
+        if !libuv_waits {
+            return None;
+        }
+        let (found, at) = self.guarded(|| {
+            let mut engine = self.engine.borrow_mut();
+            let engine = engine.as_mut()?;
+            loop {
+                let found = engine.look()?;
+                let at = Instant::now();
+                if found || at >= until {
+                    return Some((found, at));
+                }
+            }
+        })??;
+        self.metrics.add(abi::METRIC_BUSY_POLL_NS, at.duration_since(now).as_nanos() as u64);
+        self.update_busy_poll(|policy| if found { policy.hit(at) } else { policy.missed() });
+        found.then_some(at)
     }
 
     fn collect(&self, now: Instant) -> Option<(usize, bool)> {

@@ -3,13 +3,13 @@
 //! Layers, each knowing only those below it:
 //! `bind` (all that knows napi) → `host` (nesting in libuv, batches) → `engine` (commands in, events out)
 //! → `shard` (connections: what all engines share) → `net`, `write_queue`, `timer`, `metrics`,
-//! `malloc`, `slice`, `limits`.
+//! `busy_poll`, `malloc`, `slice`, `limits`. Beside the shard, `alarm` wakes a thread's JavaScript at a given time.
 //! Any of them may write to the log (`log`), whose records JavaScript fetches by `bind`.
-//! `malloc`, `slice`, `limits`. Beside the shard, `alarm` wakes a thread's JavaScript at a given time.
 
 pub mod abi;
 pub mod alarm;
 pub mod bind;
+pub mod busy_poll;
 pub mod connection;
 pub mod engine;
 pub mod error;

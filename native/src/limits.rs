@@ -53,6 +53,16 @@ pub const BATCHES_PER_WAKE: usize = 16;
 pub const UNPOLLED_BATCHES: u32 = 3;
 /// Time after which a wake-up starts no further batch.
 pub const WAKE_BUDGET_US: u64 = 500;
+/// Time for which a shard looks for the next event before it sleeps, when events are close ([`crate::busy_poll`]).
+pub const BUSY_POLL_US: u64 = 50;
+/// Mean time between a batch and the next event above which it does not.
+pub const BUSY_POLL_GAP_US: u64 = 30;
+/// Events of a batch above which it does not.
+pub const BUSY_POLL_EVENTS: usize = 4;
+/// Time after which a wake-up does not any more.
+pub const BUSY_POLL_WAKE_US: u64 = 250;
+/// Batches that pass at most until it does again after it did in vain.
+pub const BUSY_POLL_REST: u32 = 255;
 /// Pause between two attempts to accept when the process or the system is out of descriptors.
 pub const ACCEPT_RETRY_MS: u64 = 100;
 /// Resolution of idle timeouts.

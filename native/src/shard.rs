@@ -172,7 +172,7 @@ pub struct Shard<S: System> {
     began: Instant,
     now: Instant,
     tick: Tick,
-    /// What the last poll told.
+    /// What the last poll told and no turn has served yet.
     polled: Ready,
     /// Turns since the last poll.
     unpolled_turns: u32,
@@ -230,6 +230,7 @@ impl<S: System> Shard<S> {
             || !self.signals.is_empty()
             || !self.accept_errors.is_empty()
             || !self.connect_failures.is_empty()
+            || !self.polled.is_empty()
             || (self.descriptor_freed && self.accept_retry_at.is_some())
             || (!self.accepting_rests && self.listeners.iter().flatten().any(|l| l.readable && !l.paused))
     }
@@ -288,9 +289,10 @@ impl<S: System> Shard<S> {
         self.unpolled_turns += 1;
         if served || self.unpolled_turns > UNPOLLED_BATCHES {
             self.unpolled_turns = 0;
-            self.metrics.add(abi::METRIC_POLLS, 1);
+            if self.polled.is_empty() {
+                self.poll();
+            }
             let mut polled = mem::take(&mut self.polled);
-            self.system.poll(&mut polled);
             for (source, readiness) in polled.drain(..) {
                 self.on_ready(source, readiness, sink, memory);
             }
@@ -298,6 +300,17 @@ impl<S: System> Shard<S> {
         }
         self.finish();
         self.deliver_signals(sink);
+    }
+
+    /// Whether something has become ready; the next turn serves it.
+    pub fn look(&mut self) -> bool {
+        self.poll();
+        !self.polled.is_empty()
+    }
+
+    fn poll(&mut self) {
+        self.metrics.add(abi::METRIC_POLLS, 1);
+        self.system.poll(&mut self.polled);
     }
 
     /// Whether new connections are left in their queues, because JavaScript was away when they came.

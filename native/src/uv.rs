@@ -67,6 +67,7 @@ functions! {
     timer_stop: c"uv_timer_stop" => fn(*mut RawHandle) -> c_int;
     update_time: c"uv_update_time" => fn(*mut Loop);
     metrics_idle_time: c"uv_metrics_idle_time" => fn(*mut Loop) -> u64;
+    backend_timeout: c"uv_backend_timeout" => fn(*mut Loop) -> c_int;
     hrtime: c"uv_hrtime" => fn() -> u64;
     backend_fd: c"uv_backend_fd" => fn(*mut Loop) -> c_int;
     close: c"uv_close" => fn(*mut RawHandle, Option<Callback>);

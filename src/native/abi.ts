@@ -183,10 +183,12 @@ export const METRIC_CONNECTIONS_HANDED_OVER = 29 as const
 export const METRIC_CONNECTIONS_CONNECTED = 30 as const
 /** Attempts to make one that failed, or were called off. */
 export const METRIC_CONNECTS_FAILED = 31 as const
+/** Time spent looking for the next event instead of sleeping. */
+export const METRIC_BUSY_POLL_NS = 32 as const
 /** The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again. */
-export const METRIC_LOOP_LAG_FIRST_BUCKET = 32 as const
+export const METRIC_LOOP_LAG_FIRST_BUCKET = 33 as const
 /** Number of metrics. */
-export const METRIC_COUNT = 52 as const
+export const METRIC_COUNT = 53 as const
 /** Buckets of the loop lag. Each goes to twice the time of the one before; the last has no end. */
 export const LOOP_LAG_BUCKETS = 20 as const
 /** Where the first bucket ends, in nanoseconds. */

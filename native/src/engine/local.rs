@@ -94,6 +94,10 @@ impl<S: System> Engine for Local<S> {
         self.shard.take_released_pins(released);
     }
 
+    fn look(&mut self) -> Option<bool> {
+        Some(self.shard.look())
+    }
+
     fn has_backlog(&self) -> bool {
         self.shard.has_backlog()
     }

@@ -406,6 +406,11 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
         released.append(&mut self.released_pins);
     }
 
+    /// The I/O thread may want this very processor, and looks itself.
+    fn look(&mut self) -> Option<bool> {
+        None
+    }
+
     fn has_backlog(&self) -> bool {
         let sleeps = self.shared.front.fall_asleep(|| {
             !self.events.is_empty()

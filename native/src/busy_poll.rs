@@ -1,0 +1,180 @@
+//! Whether a shard that has handled a batch looks for the next event for some microseconds, instead of going to sleep.
+//!
+//! To sleep and be woken costs two more system calls, a turn of libuv's loop and two switches of the thread: some 8 µs of
+//! processor time, and more until it runs again on a processor that has gone idle. One who talks to a peer nearby and waits for
+//! its answer has that answer sooner. So looking on costs no more than sleeping where events are that close, and at most a few
+//! times as much where they are not much further apart; where they are (any network but the fastest), it is not done.
+//!
+//! Looking starts only if the last gaps between a batch and the next event were short, and after small batches: many
+//! connections keep a shard busy without it, and larger batches cost less each event. A look in vain is not repeated before some
+//! batches have passed, more of them each time: who only seems close (he runs on the same processor, or on this very
+//! thread) costs next to nothing. libuv has its turn at least once in [`BUSY_POLL_WAKE_US`], and at once when it has
+//! something to do itself.
+#![forbid(unsafe_code)]
+
+use crate::limits::{BUSY_POLL_EVENTS, BUSY_POLL_GAP_US, BUSY_POLL_REST, BUSY_POLL_US, BUSY_POLL_WAKE_US};
+use std::time::{Duration, Instant};
+
+/// A longer gap says no more than this one, so that a pause of a second is forgotten as soon as one of a millisecond.
+const GAP_MAX: Duration = Duration::from_micros(8 * BUSY_POLL_GAP_US);
+
+/// See the module. Times are given by the caller, who has read the clock already.
+#[derive(Debug, Clone, Copy)]
+pub struct BusyPoll {
+    /// When the last batch was done.
+    done_at: Instant,
+    /// A mean of the last gaps, in which each weighs a quarter.
+    gap: Duration,
+    /// Batches to pass after the next look in vain, and how many of the current ones are left.
+    rest: u32,
+    resting: u32,
+}
+
+impl BusyPoll {
+    /// Events are taken to be far apart until they are known to be close.
+    pub fn new(now: Instant) -> Self {
+        Self { done_at: now, gap: GAP_MAX, rest: 0, resting: 0 }
+    }
+
+    /// Events were found at `now`, by a look or because the kernel woke the thread.
+    pub fn found(&mut self, now: Instant) {
+        let gap = now.saturating_duration_since(self.done_at).min(GAP_MAX);
+        self.gap = (3 * self.gap + gap) / 4;
+    }
+
+    /// A batch of so many events is done at `now`, in a wake-up that began at `woken_at`: until when to look for the
+    /// next one, if at all.
+    pub fn until(&mut self, now: Instant, woken_at: Instant, events: usize) -> Option<Instant> {
+        self.done_at = now;
+        if events > BUSY_POLL_EVENTS || self.gap > Duration::from_micros(BUSY_POLL_GAP_US) {
+            return None;
+        }
+        if self.resting > 0 {
+            self.resting -= 1;
+            return None;
+        }
+        let until = now + Duration::from_micros(BUSY_POLL_US);
+        (until <= woken_at + Duration::from_micros(BUSY_POLL_WAKE_US)).then_some(until)
+    }
+
+    /// A look has found something.
+    pub fn hit(&mut self, now: Instant) {
+        self.rest /= 2;
+        self.found(now);
+    }
+
+    /// A look was in vain.
+    pub fn missed(&mut self) {
+        self.rest = (2 * self.rest + 1).min(BUSY_POLL_REST);
+        self.resting = self.rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const US: Duration = Duration::from_micros(1);
+
+    /// A shard that handles one event at a time, each in 10 µs, and what it does meanwhile.
+    struct World {
+        policy: BusyPoll,
+        now: Instant,
+        looks: u32,
+        looked: Duration,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let now = Instant::now();
+            Self { policy: BusyPoll::new(now), now, looks: 0, looked: Duration::ZERO }
+        }
+
+        /// A batch, and then the next event after `gap`; `seen` says whether a look can find it.
+        fn batch(&mut self, events: usize, gap: Duration, seen: bool) -> bool {
+            let woken_at = self.now;
+            self.now += 10 * US;
+            let event_at = self.now + gap;
+            let until = self.policy.until(self.now, woken_at, events);
+            if let Some(until) = until {
+                self.looks += 1;
+                let end = if seen { until.min(event_at) } else { until };
+                self.looked += end - self.now;
+                if seen && event_at <= until {
+                    self.policy.hit(event_at);
+                } else {
+                    self.policy.missed();
+                    self.policy.found(event_at.max(until));
+                }
+            } else {
+                self.policy.found(event_at);
+            }
+            self.now = event_at.max(self.now);
+            until.is_some()
+        }
+    }
+
+    #[test]
+    fn a_peer_nearby_is_looked_for_after_some_batches() {
+        let mut world = World::new();
+        let sleeps = (0..100).filter(|_| !world.batch(1, 15 * US, true)).count();
+        assert!((5..20).contains(&sleeps), "{sleeps} of the first hundred batches ended in sleep");
+    }
+
+    #[test]
+    fn a_distant_peer_is_never_looked_for() {
+        let mut world = World::new();
+        assert!((0..1000).all(|_| !world.batch(1, 100 * US, true)));
+    }
+
+    #[test]
+    fn large_batches_are_not_followed_by_a_look() {
+        let mut world = World::new();
+        assert!((0..1000).all(|_| !world.batch(BUSY_POLL_EVENTS + 1, 5 * US, true)));
+        assert!(world.batch(BUSY_POLL_EVENTS, 5 * US, true));
+    }
+
+    #[test]
+    fn looks_in_vain_become_rare() {
+        let mut world = World::new();
+        // The events are close, but those that cause them get no processor while this thread looks.
+        for _ in 0..10_000 {
+            world.batch(1, 15 * US, false);
+        }
+        assert!(world.looks < 10_000 / 100, "{} looks", world.looks);
+    }
+
+    #[test]
+    fn a_single_pause_does_not_end_it_and_a_long_one_costs_one_look() {
+        let mut world = World::new();
+        for _ in 0..100 {
+            world.batch(1, 15 * US, true);
+        }
+        let before = world.looked;
+        assert!(world.batch(1, Duration::from_secs(1), true));
+        assert_eq!(world.looked - before, Duration::from_micros(BUSY_POLL_US));
+        let sleeps = (0..100).filter(|_| !world.batch(1, 15 * US, true)).count();
+        assert!(sleeps < 20, "{sleeps} batches ended in sleep after the pause");
+    }
+
+    #[test]
+    fn mixed_gaps_cost_little() {
+        let mut world = World::new();
+        for round in 0..10_000 {
+            let gap = if round % 8 == 0 { 200 * US } else { 15 * US };
+            world.batch(1, gap, true);
+        }
+        // A miss takes the full time; there may be one in so many batches at most.
+        assert!(world.looked < 10_000 * 15 * US, "{:?} looked", world.looked);
+    }
+
+    #[test]
+    fn libuv_has_its_turn() {
+        let now = Instant::now();
+        let mut policy = BusyPoll::new(now);
+        policy.gap = 10 * US;
+        let woken_at = now - Duration::from_micros(BUSY_POLL_WAKE_US);
+        assert_eq!(policy.until(now, woken_at, 1), None);
+        assert!(policy.until(now, now, 1).is_some());
+    }
+}
