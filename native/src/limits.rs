@@ -61,7 +61,7 @@ pub const BUSY_POLL_US: u64 = 50;
 /// Mean time between a batch and the next event above which it does not.
 pub const BUSY_POLL_GAP_US: u64 = 30;
 /// Events of a batch above which it does not.
-pub const BUSY_POLL_EVENTS: usize = 4;
+pub const BUSY_POLL_EVENTS: usize = 2;
 /// Time after which a wake-up does not any more.
 pub const BUSY_POLL_WAKE_US: u64 = 250;
 /// Batches that pass at most until it does again after it did in vain.

@@ -3,8 +3,9 @@ import { isIP, type Socket } from 'node:net'
 import { constants } from 'node:os'
 import { ShardloopError, type SystemError, systemError } from '../errors.js'
 import { UNIX_RETRY_FIRST_MS, UNIX_RETRY_MAX_MS } from '../limits.js'
-import type { ConnectAttempt, ConnectTarget } from '../workers/outgoing.js'
-import type { Protocol, Transport } from '../workers/protocol.js'
+import type { Clients } from '../workers/clients.js'
+import type { ConnectAttempt, ConnectTerms } from '../workers/outgoing.js'
+import type { Protocol, SocketAddress, Transport } from '../workers/protocol.js'
 import { type HeldLoop, threadLoop } from '../workers/thread-loop.js'
 import { connectionResource, type TcpTransport } from '../workers/transport.js'
 import type { ConnectionSettings } from './connection-options.js'
@@ -17,67 +18,80 @@ export type Connected<Made extends Protocol> = [transport: Transport, protocol: 
 const [later, never] = [setTimeout, clearTimeout]
 
 /** Connections that are being made, all on behalf of one loop. */
-export type Connects = Set<{ callOff(error: Error): void }>
+export type Connects = Set<{ callOff(error: unknown): void }>
 
 /**
  * Makes a connection, which is one of `connects` until it stands. The protocol's callbacks run in the async context of the
  * caller. Rejects with the system's error, in Node's shape; when several addresses were tried with an AggregateError of
  * theirs that has the first one's `code`; with what the factory threw; or with the signal's reason. Then nothing is left
  * behind.
+ * @param source where it was asked for; in debug mode only
  */
 export function connect<Made extends Protocol>(
   factory: () => Made,
   settings: ConnectionSettings,
+  source: string | undefined,
   connects: Connects,
 ): Promise<Connected<Made>> {
   const { signal, to } = settings
   if (signal?.aborted) return Promise.reject(signal.reason)
-  return new Promise((resolve, reject) => {
+  return new Promise<Connected<Protocol>>((resolve, reject) => {
     const held = threadLoop().acquire(settings.engine)
-    const connecting = new Connecting(held, factory, settings, (error, transport) => {
-      connects.delete(connecting)
-      if (transport === null) reject(error)
-      else resolve([transport, transport.protocol as Made])
-    })
-    connects.add(connecting)
+    const connecting = new Connecting(held, factory, settings, source, connects, resolve, reject)
     if (to.kind === 'socket') connecting.adopt(to.socket)
     else if (to.kind === 'unix') connecting.toUnix(to.path)
-    else void connecting.toHost(to)
-  })
+    else connecting.toHost(to)
+  }) as Promise<Connected<Made>>
 }
 
-type Told = (error: unknown, transport: TcpTransport | null) => void
+type TcpTarget = Extract<ConnectionSettings['to'], { kind: 'tcp' }>
 
 /** One call, which may take several attempts. It holds the thread's loop until it has ended, each attempt for itself beside. */
 class Connecting {
   readonly #held: HeldLoop
-  readonly #factory: () => Protocol
+  readonly factory: () => Protocol
   readonly #settings: ConnectionSettings
-  readonly #resource: AsyncResource = connectionResource()
-  readonly #requests = new Set<number>()
-  readonly #errors: unknown[] = []
-  readonly #told: Told
+  readonly source: string | undefined
+  readonly resource: AsyncResource = connectionResource()
+  readonly #connects: Connects
+  readonly #resolve: (connected: Connected<Protocol>) => void
+  readonly #reject: (error: unknown) => void
+  /** Those under way. */
+  readonly #attempts: Attempt[] = []
   #timeout: NodeJS.Timeout | undefined
   /** The next attempt, when those that run have had their time. */
   #next: NodeJS.Timeout | undefined
   #over = false
 
-  constructor(held: HeldLoop, factory: () => Protocol, settings: ConnectionSettings, told: Told) {
+  constructor(
+    held: HeldLoop,
+    factory: () => Protocol,
+    settings: ConnectionSettings,
+    source: string | undefined,
+    connects: Connects,
+    resolve: (connected: Connected<Protocol>) => void,
+    reject: (error: unknown) => void,
+  ) {
     this.#held = held
-    this.#factory = factory
+    this.factory = factory
     this.#settings = settings
-    this.#told = told
+    this.source = source
+    this.#connects = connects
+    this.#resolve = resolve
+    this.#reject = reject
+    connects.add(this)
     const { signal, timeoutMs } = settings
-    signal?.addEventListener('abort', this.#aborted)
+    signal?.addEventListener('abort', this)
     if (timeoutMs > 0) this.#timeout = later(() => this.#end(this.#timedOut(), null), timeoutMs)
   }
 
   adopt(socket: number | Socket): void {
-    const attempt = this.#attempt((error) => this.#end(error, null))
     try {
       const descriptor = typeof socket === 'number' ? socket : descriptorOf(socket)
       threadLoop().acquire(this.#held.engine)
-      this.#requests.add(this.#held.loop.outgoing.adopt(descriptor, typeof socket !== 'number', attempt))
+      const attempt = new Attempt(this, undefined, (error) => this.#end(error, null))
+      this.#held.loop.outgoing.adopt(descriptor, typeof socket !== 'number', attempt)
+      this.#attempts.push(attempt)
       if (typeof socket !== 'number') socket.destroy()
     } catch (error) {
       // Of a descriptor that cannot be had the attempt has not begun, and of one that was refused it is over already.
@@ -87,99 +101,99 @@ class Connecting {
 
   /** Nothing tells when there is room in a Unix listener's queue; so a full one is tried again, a little later each time. */
   toUnix(path: string, pauseMs: number = UNIX_RETRY_FIRST_MS): void {
-    const target = { ...UNIX_TARGET, address: path }
-    const failed = (error: unknown): void => {
+    this.#start(path, UNIX_TERMS, undefined, (error) => {
       if (errnoOf(error) === constants.errno.EAGAIN) {
         this.#next = later(() => this.toUnix(path, Math.min(pauseMs * 2, UNIX_RETRY_MAX_MS)), pauseMs)
       } else {
         this.#end(named(error, path), null)
       }
-    }
-    this.#start(target, failed)
+    })
   }
 
-  async toHost(to: Extract<ConnectionSettings['to'], { kind: 'tcp' }>): Promise<void> {
-    const { host, port, family, localAddress, localPort, noDelay, keepAlive, attemptDelayMs } = to
-    let addresses: readonly string[]
-    if (isIP(host) !== 0 && (family === 0 || isIP(host) === family)) addresses = [host]
-    else {
-      try {
-        addresses = interleaved(await lookUp(host, family))
-      } catch (error) {
-        this.#end(error, null)
-        return
-      }
-      if (this.#over) return
+  toHost(to: TcpTarget): void {
+    const { host, port, family } = to
+    const version = isIP(host)
+    if (version === 0 || (family !== 0 && version !== family)) {
+      void this.#toName(to)
+      return
     }
+    // An IPv4 address has one spelling, so it is the peer's name; one of IPv6 the system writes in its own way.
+    const peername = version === 4 ? ({ address: host, family: 'IPv4', port } as const) : undefined
+    this.#start(host, to, peername, (error) => this.#end(named(error, host, port), null))
+  }
+
+  async #toName(to: TcpTarget): Promise<void> {
+    const { host, port, family, attemptDelayMs } = to
+    let addresses: readonly string[]
+    try {
+      addresses = interleaved(await lookUp(host, family))
+    } catch (error) {
+      this.#end(error, null)
+      return
+    }
+    const errors: unknown[] = []
     let started = 0
-    let failures = 0
     const startNext = (): void => {
       never(this.#next)
       const address = addresses[started++]
       if (address === undefined || this.#over) return
       if (started < addresses.length) this.#next = later(startNext, attemptDelayMs)
-      this.#start({ address, port, localAddress, localPort, noDelay, keepAlive }, (error) => {
-        this.#errors.push(named(error, address, port))
-        failures += 1
-        if (failures === addresses.length) this.#end(this.#failure(), null)
+      this.#start(address, to, undefined, (error) => {
+        errors.push(named(error, address, port))
+        if (errors.length === addresses.length) this.#end(failureOf(errors), null)
         else startNext()
       })
     }
     startNext()
   }
 
-  #start(target: ConnectTarget, failed: (error: unknown) => void): void {
+  #start(
+    address: string,
+    terms: ConnectTerms,
+    peername: SocketAddress | undefined,
+    failed: (error: unknown) => void,
+  ): void {
     // The attempt's own hold, which its end gives back.
     threadLoop().acquire(this.#held.engine)
-    const request = this.#held.loop.outgoing.connect(
-      target,
-      this.#attempt((error) => {
-        this.#requests.delete(request)
-        failed(error)
-      }),
-    )
-    this.#requests.add(request)
+    const attempt = new Attempt(this, peername, failed)
+    this.#attempts.push(attempt)
+    this.#held.loop.outgoing.connect(address, terms, attempt)
   }
 
-  #attempt(failed: (error: unknown) => void): ConnectAttempt {
-    return {
-      resource: this.#resource,
-      factory: this.#factory,
-      source: this.#settings.source,
-      cancelled: false,
-      connected: (transport) => {
-        // Called off by the factory, or by connectionMade.
-        if (this.#over) transport.abort()
-        this.#end(null, transport)
-      },
-      failed,
-      refused: (error) => this.#end(error, null),
-    }
+  /** An attempt has its connection. */
+  connected(transport: TcpTransport): void {
+    // Called off by the factory, or by connectionMade.
+    if (this.#over) transport.abort()
+    this.#end(null, transport)
   }
 
-  callOff(error: Error): void {
+  /** An attempt is over, and there is nothing to call off. */
+  forget(attempt: Attempt): void {
+    const place = this.#attempts.indexOf(attempt)
+    if (place >= 0) this.#attempts.splice(place, 1)
+  }
+
+  callOff(error: unknown): void {
     this.#end(error, null)
   }
 
-  readonly #aborted = (): void => this.#end(this.#settings.signal?.reason, null)
+  /** The signal's. */
+  handleEvent(): void {
+    this.#end(this.#settings.signal?.reason, null)
+  }
 
   #end(error: unknown, transport: TcpTransport | null): void {
     if (this.#over) return
     this.#over = true
-    never(this.#timeout)
-    never(this.#next)
-    this.#settings.signal?.removeEventListener('abort', this.#aborted)
-    // The one that stands is known by another name now, or will be told that it is over.
-    for (const request of this.#requests) this.#held.loop.outgoing.cancel(request)
+    if (this.#timeout !== undefined) never(this.#timeout)
+    if (this.#next !== undefined) never(this.#next)
+    this.#settings.signal?.removeEventListener('abort', this)
+    // The one that stands is an attempt no more, or will be told that it is over.
+    for (const attempt of this.#attempts) this.#held.loop.outgoing.cancel(attempt)
     threadLoop().releaseLater()
-    this.#told(error, transport)
-  }
-
-  #failure(): unknown {
-    if (this.#errors.length === 1) return this.#errors[0]
-    const [first] = this.#errors as SystemError[]
-    const text = this.#errors.map((error) => (error as Error).message).join('; ')
-    return Object.assign(new AggregateError(this.#errors, text), { code: first?.code })
+    this.#connects.delete(this)
+    if (transport === null) this.#reject(error)
+    else this.#resolve([transport, transport.protocol])
   }
 
   #timedOut(): SystemError {
@@ -189,7 +203,55 @@ class Connecting {
   }
 }
 
-const UNIX_TARGET: Omit<ConnectTarget, 'address'> = {
+/** One attempt of a call. A class, as a client may make very many: objects of closures cost several times as much. */
+class Attempt implements ConnectAttempt {
+  request = 0
+  clients: Clients | undefined = undefined
+  cancelled = false
+  readonly resource: AsyncResource
+  readonly factory: () => Protocol
+  readonly source: string | undefined
+  readonly peername: SocketAddress | undefined
+  readonly #connecting: Connecting
+  readonly #whenFailed: (error: unknown) => void
+
+  /** @param whenFailed told the system's error */
+  constructor(
+    connecting: Connecting,
+    peername: SocketAddress | undefined,
+    whenFailed: (error: unknown) => void,
+  ) {
+    this.resource = connecting.resource
+    this.factory = connecting.factory
+    this.source = connecting.source
+    this.peername = peername
+    this.#connecting = connecting
+    this.#whenFailed = whenFailed
+  }
+
+  connected(transport: TcpTransport): void {
+    this.#connecting.connected(transport)
+  }
+
+  failed(error: SystemError): void {
+    this.#connecting.forget(this)
+    this.#whenFailed(error)
+  }
+
+  refused(error: unknown): void {
+    this.#connecting.callOff(error)
+  }
+}
+
+/** Of several addresses. */
+function failureOf(errors: readonly unknown[]): unknown {
+  if (errors.length === 1) return errors[0]
+  const [first] = errors as SystemError[]
+  const text = errors.map((error) => (error as Error).message).join('; ')
+  return Object.assign(new AggregateError(errors, text), { code: first?.code })
+}
+
+const UNIX_TERMS: ConnectTerms = {
   port: -1,
   localAddress: '',
   localPort: 0,

@@ -71,8 +71,6 @@ export interface AcceptedSocketOptions extends Pick<CommonConnectionOptions, 'en
 
 /** Whereto, as it was checked. */
 export interface ConnectionSettings {
-  /** Where it was asked for; in debug mode only. */
-  readonly source: string | undefined
   readonly engine: EngineName | null
   readonly signal: AbortSignal | undefined
   readonly timeoutMs: number
@@ -111,7 +109,7 @@ export function parseConnectionOptions(options: unknown): ConnectionSettings {
   const socket = given.socket()
   const localAddress = given.ipAddress('localAddress')
   const family = given.family()
-  const settings = {
+  const to = {
     kind: 'tcp' as const,
     host: given.host('localhost'),
     port: given.integer('port', 1, 65535, 0),
@@ -122,18 +120,18 @@ export function parseConnectionOptions(options: unknown): ConnectionSettings {
     keepAlive: given.boolean('keepAlive', false),
     attemptDelayMs: given.integer('happyEyeballsDelayMs', 10, TIME_MAX_MS, CONNECTION_ATTEMPT_DELAY_MS),
   }
-  const common = commonSettings(given)
+  const [engine, signal, timeoutMs] = [given.engine(), given.signal(), given.timeoutMs()]
   given.refuseUnknown()
   if (socket !== undefined) {
     given.refuse([...TCP_ONLY, 'timeoutMs'], 'nothing beside socket, which is connected')
-    return { ...common, to: { kind: 'socket', socket } }
+    return { engine, signal, timeoutMs, to: { kind: 'socket', socket } }
   }
-  if (settings.port === 0) throw wrong('port', undefined, 'an integer from 1 to 65535')
-  if (settings.localPort !== 0 && localAddress === '')
-    throw wrong('localPort', settings.localPort, 'a localAddress beside it')
-  if (localAddress !== '' && family !== 0 && family !== settings.family)
+  if (to.port === 0) throw wrong('port', undefined, 'an integer from 1 to 65535')
+  if (to.localPort !== 0 && localAddress === '')
+    throw wrong('localPort', to.localPort, 'a localAddress beside it')
+  if (localAddress !== '' && family !== 0 && family !== to.family)
     throw wrong('localAddress', localAddress, `an address of the family that is asked for, IPv${family}`)
-  return { ...common, to: settings }
+  return { engine, signal, timeoutMs, to }
 }
 
 /** @throws ShardloopError ERR_SHARDLOOP_OPTION */
@@ -141,14 +139,14 @@ export function parseUnixConnectionOptions(options: unknown): ConnectionSettings
   const given = takeOptions('createUnixConnection', options)
   const socket = given.socket()
   const path = given.path()
-  const common = commonSettings(given)
+  const [engine, signal, timeoutMs] = [given.engine(), given.signal(), given.timeoutMs()]
   given.refuseUnknown()
   if (socket !== undefined) {
     given.refuse(['path', 'timeoutMs'], 'nothing beside socket, which is connected')
-    return { ...common, to: { kind: 'socket', socket } }
+    return { engine, signal, timeoutMs, to: { kind: 'socket', socket } }
   }
   if (path === null) throw wrong('path', undefined, UNIX_PATH_EXPECTED)
-  return { ...common, to: { kind: 'unix', path } }
+  return { engine, signal, timeoutMs, to: { kind: 'unix', path } }
 }
 
 /** @throws ShardloopError ERR_SHARDLOOP_OPTION */
@@ -158,19 +156,10 @@ export function parseSocketOptions(options: unknown): ConnectionSettings {
   const engine = given.engine()
   given.refuseUnknown()
   if (socket === undefined) throw wrong('socket', undefined, SOCKET_EXPECTED)
-  return { engine, signal: undefined, timeoutMs: 0, source: undefined, to: { kind: 'socket', socket } }
+  return { engine, signal: undefined, timeoutMs: 0, to: { kind: 'socket', socket } }
 }
 
 const SOCKET_EXPECTED = "a descriptor's number, or a socket of node:net, that is connected"
-
-function commonSettings(given: ConnectionGiven): Omit<ConnectionSettings, 'to'> {
-  return {
-    source: undefined,
-    engine: given.engine(),
-    signal: given.signal(),
-    timeoutMs: given.integer('timeoutMs', 0, TIME_MAX_MS, 0),
-  }
-}
 
 /** @throws ShardloopError ERR_SHARDLOOP_OPTION when they are no object */
 export function takeOptions(method: string, options: unknown): ConnectionGiven {
@@ -196,6 +185,10 @@ export class ConnectionGiven extends GivenOptions {
     if (value === undefined) return ''
     if (typeof value === 'string' && isIP(value) !== 0) return value
     throw wrong(name, value, 'an IP address')
+  }
+
+  timeoutMs(): number {
+    return this.integer('timeoutMs', 0, TIME_MAX_MS, 0)
   }
 
   family(): 0 | 4 | 6 {

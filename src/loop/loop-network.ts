@@ -47,31 +47,32 @@ export class LoopNetwork {
     return this.createServer(source, options)
   }
 
-  async createConnection<Made extends Protocol>(
+  /** As all of these it throws what is wrong with its arguments. */
+  createConnection<Made extends Protocol>(
     factory: () => Made,
     options: ConnectionOptions,
   ): Promise<Connected<Made>> {
     checkFactory('createConnection', factory)
     const source = creationStack(this.createConnection)
-    return connect(factory, { ...parseConnectionOptions(options), source }, this.#connects)
+    return connect(factory, parseConnectionOptions(options), source, this.#connects)
   }
 
-  async createUnixConnection<Made extends Protocol>(
+  createUnixConnection<Made extends Protocol>(
     factory: () => Made,
     options: UnixConnectionOptions,
   ): Promise<Connected<Made>> {
     checkFactory('createUnixConnection', factory)
     const source = creationStack(this.createUnixConnection)
-    return connect(factory, { ...parseUnixConnectionOptions(options), source }, this.#connects)
+    return connect(factory, parseUnixConnectionOptions(options), source, this.#connects)
   }
 
-  async connectAcceptedSocket<Made extends Protocol>(
+  connectAcceptedSocket<Made extends Protocol>(
     factory: () => Made,
     options: AcceptedSocketOptions,
   ): Promise<Connected<Made>> {
     checkFactory('connectAcceptedSocket', factory)
     const source = creationStack(this.connectAcceptedSocket)
-    return connect(factory, { ...parseSocketOptions(options), source }, this.#connects)
+    return connect(factory, parseSocketOptions(options), source, this.#connects)
   }
 
   /** Aborts all of it; resolves when nothing is left. */

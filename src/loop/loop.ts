@@ -242,11 +242,16 @@ export class EventLoop implements Loop {
     return this.#open('createUnixServer').#network.createUnixServer(source, options)
   }
 
-  async createConnection<Made extends Protocol>(
+  /** Not an async function: the promise of its own that each of those makes costs a client as much as a system call. */
+  createConnection<Made extends Protocol>(
     factory: () => Made,
     options: ConnectionOptions,
   ): Promise<Connected<Made>> {
-    return this.#open('createConnection').#network.createConnection(factory, options)
+    try {
+      return this.#open('createConnection').#network.createConnection(factory, options)
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   async createUnixConnection<Made extends Protocol>(

@@ -28,10 +28,13 @@ const RESOURCE_LIMITS: readonly (keyof ShardResourceLimits)[] = [
   'stackSizeMb',
 ]
 
+const ENGINE_CHOICES: readonly ('auto' | EngineName)[] = ['auto', ...ENGINES]
+
 /** Reads options by name, remembering which names exist. A value of undefined is as good as none. */
 export class GivenOptions {
   readonly #given: Readonly<Record<string, unknown>>
-  readonly #known = new Set<string>()
+  /** A list, not a set: there are few, and a connection is made with each. */
+  readonly #known: string[] = []
 
   constructor(given: Readonly<Record<string, unknown>>) {
     this.#given = given
@@ -144,7 +147,7 @@ export class GivenOptions {
   }
 
   engine(): EngineName | null {
-    const choice = this.oneOf('engine', ['auto', ...ENGINES], 'auto')
+    const choice = this.oneOf('engine', ENGINE_CHOICES, 'auto')
     return choice === 'auto' ? null : choice
   }
 
@@ -167,16 +170,16 @@ export class GivenOptions {
 
   refuseUnknown(): void {
     for (const key of Object.keys(this.#given)) {
-      if (this.#known.has(key)) continue
+      if (this.#known.includes(key)) continue
       throw new ShardloopError(
         'ERR_SHARDLOOP_OPTION',
-        `unknown option ${show(key)}; known are ${[...this.#known].join(', ')}`,
+        `unknown option ${show(key)}; known are ${this.#known.join(', ')}`,
       )
     }
   }
 
   protected take(name: string): unknown {
-    this.#known.add(name)
+    this.#known.push(name)
     return this.#given[name]
   }
 }

@@ -15,11 +15,14 @@ const SLOW_CALLBACK_SECONDS = 0.1
 
 /** The calling thread's. Whoever runs callbacks keeps it and looks at it: that costs nothing while it is off. */
 export function debugMode(): DebugMode {
-  return threadSingleton<DebugMode>('debug-mode', () => ({
+  known ??= threadSingleton<DebugMode>('debug-mode', () => ({
     enabled: process.env['SHARDLOOP_DEBUG'] === '1',
     slowCallbackDuration: SLOW_CALLBACK_SECONDS,
   }))
+  return known
 }
+
+let known: DebugMode | undefined
 
 /** Where a call came from: the stack above `below`, a function on it. undefined while debug mode is off. */
 export function creationStack(below: (...args: never[]) => unknown): string | undefined {

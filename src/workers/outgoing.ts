@@ -1,14 +1,12 @@
 import type { AsyncResource } from 'node:async_hooks'
 import { ShardloopError, type SystemError, systemError } from '../errors.js'
 import { Clients } from './clients.js'
-import type { ProtocolFactory } from './protocol.js'
+import type { ProtocolFactory, SocketAddress } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
 import type { TcpTransport } from './transport.js'
 
-/** Whereto a connection is made. */
-export interface ConnectTarget {
-  /** An IP address, or the name of a Unix socket. */
-  readonly address: string
+/** How a connection is made, whereto apart. */
+export interface ConnectTerms {
   /** -1 for a Unix socket. */
   readonly port: number
   /** An IP address to come from; empty: the system chooses. */
@@ -20,6 +18,9 @@ export interface ConnectTarget {
 
 /** One attempt at a connection. Exactly one of its methods is called, unless it is called off by then. */
 export interface ConnectAttempt {
+  /** The number of its request and whose its connection will be; not before it begins. */
+  request: number
+  clients: Clients | undefined
   /** The async context of the connection's callbacks. */
   readonly resource: AsyncResource
   readonly factory: ProtocolFactory
@@ -27,6 +28,8 @@ export interface ConnectAttempt {
   readonly source: string | undefined
   /** Nobody wants it any more: a connection that comes of it is aborted, and its failure is nobody's. */
   cancelled: boolean
+  /** The peer's address, where it is the one that was connected to in the system's own spelling. */
+  readonly peername: SocketAddress | undefined
   /** After `connectionMade`. */
   connected(transport: TcpTransport): void
   /** @param error the system's */
@@ -35,17 +38,8 @@ export interface ConnectAttempt {
   refused(error: unknown): void
 }
 
-/** An attempt, and whose its connection will be. */
-export interface Attempted {
-  readonly attempt: ConnectAttempt
-  readonly clients: Clients
-}
-
 /** System calls by the CALL_ constants. */
 const CALLS: readonly string[] = ['connect', 'socket', 'bind', 'setsockopt', 'epoll_ctl']
-/** The numbers of requests start over behind this one. */
-const REQUEST_MAX = 0x3fff_ffff
-
 /**
  * The connections that a thread makes to others. Each is asked for by a number, under which native code tells exactly once what
  * became of it.
@@ -55,9 +49,9 @@ export class Outgoing {
   private readonly released: () => void
   /** Whose the next ones are, until they are aborted: then those that follow are others. */
   private clients: Clients | undefined = undefined
-  /** Those whose event is to come, by the request's number. */
-  private readonly attempts = new Map<number, Attempted>()
-  private lastRequest = 0
+  /** Those whose event is to come, by the request's number less one; and the numbers that are free. */
+  private readonly attempts: (ConnectAttempt | undefined)[] = []
+  private readonly free: number[] = []
 
   /** @param released called once for each: when the connection is over, or has come to nothing */
   constructor(loop: ShardLoop, released: () => void) {
@@ -67,53 +61,50 @@ export class Outgoing {
 
   /**
    * Begins a connection.
-   * @returns the request's number
+   * @param address an IP address, or the name of a Unix socket
    */
-  connect(target: ConnectTarget, attempt: ConnectAttempt): number {
-    const clients = this.currentClients()
-    const request = this.request({ attempt, clients })
-    const { address, port, localAddress, localPort } = target
-    const switches = (target.noDelay ? 1 : 0) | (target.keepAlive ? 2 : 0)
-    this.loop.calls.connect(request, clients.id, address, port, localAddress, localPort, switches)
-    return request
+  connect(address: string, terms: ConnectTerms, attempt: ConnectAttempt): void {
+    const { id } = this.request(attempt)
+    const { port, localAddress, localPort } = terms
+    const switches = (terms.noDelay ? 1 : 0) | (terms.keepAlive ? 2 : 0)
+    this.loop.calls.connect(attempt.request, id, address, port, localAddress, localPort, switches)
   }
 
   /**
    * Begins with a socket that is connected.
    * @param duplicate whether the descriptor stays the caller's, and a duplicate is taken
-   * @returns the request's number
    * @throws the system's error when it is no socket that is connected; then it stays the caller's
    */
-  adopt(fd: number, duplicate: boolean, attempt: ConnectAttempt): number {
-    const clients = this.currentClients()
-    const request = this.request({ attempt, clients })
-    const failure = this.loop.native.adopt(request, clients.id, fd, duplicate)
-    if (failure === null) return request
-    this.attempts.delete(request)
+  adopt(fd: number, duplicate: boolean, attempt: ConnectAttempt): void {
+    const clients = this.request(attempt)
+    const failure = this.loop.native.adopt(attempt.request, clients.id, fd, duplicate)
+    if (failure === null) return
+    this.take(attempt.request)
     clients.ended()
     throw systemError(failure.errno, failure.syscall)
   }
 
-  /** Calls a request off, unless it has ended: nothing is told of it any more. */
-  cancel(request: number): void {
-    const attempted = this.attempts.get(request)
-    if (attempted === undefined) return
-    attempted.attempt.cancelled = true
-    this.loop.native.cancelConnect(request)
+  /** Calls an attempt off, unless it has ended: nothing is told of it any more. */
+  cancel(attempt: ConnectAttempt): void {
+    // Its number may be another one's by now.
+    if (this.attempts[attempt.request - 1] !== attempt) return
+    attempt.cancelled = true
+    this.loop.native.cancelConnect(attempt.request)
   }
 
-  /** Takes a request whose event has come. */
-  take(request: number): Attempted {
-    const attempted = this.attempts.get(request)
-    if (attempted === undefined) throw new Error('invariant: a request has one event')
-    this.attempts.delete(request)
-    return attempted
+  /** Takes the attempt whose event has come; its number is free. */
+  take(request: number): ConnectAttempt {
+    const attempt = this.attempts[request - 1]
+    if (attempt === undefined) throw new Error('invariant: a request has one event')
+    this.attempts[request - 1] = undefined
+    this.free.push(request)
+    return attempt
   }
 
   /** A request has come to nothing. @param call a CALL_ constant */
   failed(request: number, errno: number, call: number): void {
-    const { attempt, clients } = this.take(request)
-    clients.ended()
+    const attempt = this.take(request)
+    attempt.clients?.ended()
     if (!attempt.cancelled) attempt.failed(systemError(errno, CALLS[call] ?? 'connect'))
   }
 
@@ -133,24 +124,21 @@ export class Outgoing {
 
   /** The thread is about to end: closes the connections in good order, and fails what is still to come. */
   close(): void {
-    for (const [request, { attempt }] of this.attempts) {
-      if (attempt.cancelled) continue
-      this.cancel(request)
+    for (const attempt of this.attempts) {
+      if (attempt === undefined || attempt.cancelled) continue
+      this.cancel(attempt)
       attempt.refused(new ShardloopError('ERR_SHARDLOOP_CLOSED', 'its shard ends, as no server is left'))
     }
     this.clients?.close()
   }
 
-  private currentClients(): Clients {
+  /** Gives an attempt a number and those that its connection will be of. */
+  private request(attempt: ConnectAttempt): Clients {
     this.clients ??= this.loop.own((id) => new Clients(this.loop, id, this.released))
+    attempt.clients = this.clients
+    attempt.request = this.free.pop() ?? this.attempts.length + 1
+    this.attempts[attempt.request - 1] = attempt
+    this.clients.requested()
     return this.clients
-  }
-
-  private request(attempted: Attempted): number {
-    do this.lastRequest = this.lastRequest === REQUEST_MAX ? 1 : this.lastRequest + 1
-    while (this.attempts.has(this.lastRequest))
-    this.attempts.set(this.lastRequest, attempted)
-    attempted.clients.requested()
-    return this.lastRequest
   }
 }

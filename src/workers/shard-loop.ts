@@ -482,7 +482,8 @@ export class ShardLoop {
 
   /** A connection that this thread asked for stands. */
   private established(handle: number, request: number, named: boolean): void {
-    const { attempt, clients } = this.outgoing.take(request)
+    const attempt = this.outgoing.take(request)
+    const clients = attempt.clients as Clients
     const transport = new TcpTransport(this, clients, handle, ++this.sequence, attempt.resource)
     this.transports[handle & HANDLE_SLOT_MASK] = transport
     if (attempt.cancelled) {
@@ -490,6 +491,7 @@ export class ShardLoop {
       return
     }
     if (attempt.source !== undefined) transport.noteSource(attempt.source)
+    if (attempt.peername !== undefined) transport.notePeername(attempt.peername)
     try {
       this.begin(transport, attempt.factory, named)
     } catch (error) {

@@ -35,8 +35,12 @@ export class ThreadLoop {
    * @throws ShardloopError ERR_SHARDLOOP_OPTION when another one runs; what the addon says when it cannot make the loop
    */
   acquire(wanted: EngineName | null): HeldLoop {
-    clearTimeout(this.#closing)
     const kept = this.#held
+    if (kept !== null && this.#users > 0 && (wanted === null || wanted === kept.engine)) {
+      this.#users += 1
+      return kept
+    }
+    clearTimeout(this.#closing)
     if (kept !== null && this.#users === 0 && wanted !== null && wanted !== kept.engine)
       void this.#close(kept)
     const running = this.#held?.engine ?? shardIdentity()?.engine ?? null
@@ -109,5 +113,8 @@ function open(engine: EngineName, clientGone: () => void): HeldLoop {
 
 /** The loop of the calling thread. */
 export function threadLoop(): ThreadLoop {
-  return threadSingleton('thread-loop', () => new ThreadLoop())
+  known ??= threadSingleton('thread-loop', () => new ThreadLoop())
+  return known
 }
+
+let known: ThreadLoop | undefined

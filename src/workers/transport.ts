@@ -403,6 +403,11 @@ export class TcpTransport implements Transport {
     this.rarely().source = source
   }
 
+  /** @internal Its peer's address. */
+  notePeername(peername: SocketAddress): void {
+    this.rarely().peername = peername
+  }
+
   /** @internal What log records tell of it. */
   describe(): Record<string, unknown> {
     const source = this.rare?.source

@@ -112,16 +112,17 @@ fn integer(env: sys::napi_env, value: sys::napi_value) -> Result<i32> {
     Ok(integer)
 }
 
-/// Text of a bounded length, in UTF-8.
-fn text(env: sys::napi_env, value: sys::napi_value) -> Result<Vec<u8>> {
-    let mut bytes = vec![0u8; ADDRESS_MAX_BYTES + 1];
+/// Room for a text of bounded length and the zero behind it.
+type Text = [u8; ADDRESS_MAX_BYTES + 1];
+
+/// A text in UTF-8, written into `bytes`.
+fn text(env: sys::napi_env, value: sys::napi_value, bytes: &mut Text) -> Result<&[u8]> {
     let mut length = 0;
     // SAFETY: a handle of the current scope; Node writes as many bytes as there is room for, and a zero behind them.
     check_status!(unsafe {
         sys::napi_get_value_string_utf8(env, value, bytes.as_mut_ptr().cast(), bytes.len(), &mut length)
     })?;
-    bytes.truncate(length);
-    Ok(bytes)
+    Ok(&bytes[..length])
 }
 
 /// An IP address, which may have a zone behind a percent sign, and a port.
@@ -246,12 +247,13 @@ unsafe extern "C" fn connect(env: sys::napi_env, info: sys::napi_callback_info) 
     let ([request, server, address, port, local, local_port, switches], HotCalls { host, .. }) =
         unsafe { arguments(env, info) };
     let begin = || {
-        let (name, local) = (text(env, address)?, text(env, local)?);
+        let mut room: (Text, Text) = ([0; _], [0; _]);
+        let (name, local) = (text(env, address, &mut room.0)?, text(env, local, &mut room.1)?);
         let address = match u16::try_from(integer(env, port)?) {
-            Ok(port) => ip(&name, port)?,
-            Err(_) => Address::Unix(name),
+            Ok(port) => ip(name, port)?,
+            Err(_) => Address::Unix(name.to_vec()),
         };
-        let local = if local.is_empty() { None } else { Some(ip(&local, integer(env, local_port)? as u16)?) };
+        let local = if local.is_empty() { None } else { Some(ip(local, integer(env, local_port)? as u16)?) };
         let switches = integer(env, switches)?;
         let (no_delay, keep_alive) = (switches & 1 != 0, switches & 2 != 0);
         let start = Start::To(Box::new(Target { address, local, no_delay, keep_alive }));
