@@ -7,6 +7,7 @@ import {
   METRIC_ACCEPT_ERRORS_MEMORY,
   METRIC_ACCEPT_ERRORS_OTHER,
   METRIC_BATCHES,
+  METRIC_BUSY_POLL_NS,
   METRIC_BYTES_READ,
   METRIC_BYTES_WRITTEN,
   METRIC_CONNECTIONS_ACCEPTED,
@@ -118,6 +119,11 @@ export interface ShardMetrics {
   /** System calls that asked which sockets are ready. */
   readonly polls: number
   /**
+   * Time spent looking for the next event instead of sleeping, in milliseconds: the engine mio does when few connections'
+   * events follow each other within some 30 µs. It is part of `loopLagMs.sum`. 0 on tokio.
+   */
+  readonly busyPollMs: number
+  /**
    * Calls from JavaScript into the native core on the path of bytes and connections: commands ring or write slab full,
    * a read slab replaced, large or owned writes, a peer's address.
    */
@@ -215,6 +221,7 @@ function shape(counters: BigUint64Array, restarts: number): ShardMetrics {
     reads: count(METRIC_READS),
     writes: count(METRIC_WRITES),
     polls: count(METRIC_POLLS),
+    busyPollMs: count(METRIC_BUSY_POLL_NS) / NS_PER_MS,
     nativeCalls: count(METRIC_NATIVE_CALLS),
     writeOverflows: count(METRIC_WRITE_OVERFLOWS),
     loopLagMs: {

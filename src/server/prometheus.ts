@@ -103,6 +103,11 @@ const FAMILIES: readonly Family[] = [
   counter('shardloop_write_calls_total', 'System calls that wrote to connections.', (shard) => shard.writes),
   counter('shardloop_poll_calls_total', 'System calls that asked for readiness.', (shard) => shard.polls),
   counter(
+    'shardloop_busy_poll_seconds_total',
+    'Time spent looking for the next event instead of sleeping.',
+    (shard) => shard.busyPollMs / 1000,
+  ),
+  counter(
     'shardloop_native_calls_total',
     'Calls from JavaScript into the native core on the path of bytes and connections.',
     (shard) => shard.nativeCalls,

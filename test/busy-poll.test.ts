@@ -1,0 +1,76 @@
+import assert from 'node:assert/strict'
+import { stat } from 'node:fs/promises'
+import { availableParallelism } from 'node:os'
+import { setTimeout as delay } from 'node:timers/promises'
+import { loadgenProgram } from '../bench/load.js'
+import type { Protocol, Server, Transport } from '../src/index.js'
+import { ChunkEcho } from './harness/echo-protocols.js'
+import { forEachEngine, type TestContext } from './harness/suite.js'
+
+/** A look ends at something found in one of so many seconds at the latest. */
+const TRIES = 10
+
+forEachEngine('looking for the next event', (test, engine) => {
+  test('happens where one peer answers at once, and is counted', async (t) => {
+    const server = await t.serve(() => new ChunkEcho())
+    const busyPollMs = (): number => server.metrics().total.busyPollMs
+    // With one processor the peer has none while we look. On tokio another thread looks.
+    const looks = engine === 'mio' && availableParallelism() > 1
+    let elapsedMs = 0
+    for (let tries = 0; tries === 0 || (looks && busyPollMs() === 0 && tries < TRIES); tries++) {
+      const began = performance.now()
+      await pingPong(t, server)
+      elapsedMs += performance.now() - began
+    }
+    if (looks) assert.ok(busyPollMs() > 0 && busyPollMs() < elapsedMs, `${busyPollMs()} of ${elapsedMs} ms`)
+    if (engine !== 'mio') assert.equal(busyPollMs(), 0)
+  })
+
+  test('leaves the thread time for timers and other work', async (t) => {
+    const server = await t.serve(() => new ChunkEcho())
+    const load = pingPong(t, server)
+    const done = { timers: 0, files: 0 }
+    let ended = false
+    const beside = async (kind: keyof typeof done, run: () => Promise<unknown>): Promise<void> => {
+      while (!ended) {
+        await run()
+        done[kind] += 1
+      }
+    }
+    const all = [beside('timers', () => delay(1)), beside('files', () => stat('/'))]
+    await load
+    ended = true
+    await Promise.all(all)
+    assert.ok(done.timers >= 100 && done.files >= 100, JSON.stringify(done))
+  })
+
+  test('does not happen while immediates wait', async (t) => {
+    const looked: number[] = []
+    class Later implements Protocol {
+      transport!: Transport
+      connectionMade(transport: Transport): void {
+        this.transport = transport
+      }
+      dataReceived(chunk: Buffer): void {
+        const before = server.metrics().total.busyPollMs
+        setImmediate(() => {
+          looked.push(server.metrics().total.busyPollMs - before)
+          this.transport.write(chunk)
+        })
+      }
+    }
+    const server: Server = await t.serve(() => new Later())
+    await pingPong(t, server)
+    assert.ok(looked.length > 100)
+    assert.deepEqual(new Set(looked), new Set([0]))
+  })
+})
+
+/** One connection that sends a message, waits for it to come back and sends the next, for a second. */
+async function pingPong(t: TestContext, server: Server): Promise<void> {
+  const address = server.addresses[0]
+  assert.ok(typeof address === 'object')
+  const args = ['--addr', `127.0.0.1:${address.port}`, '--conns', '1', '--size', '64', '--pipeline', '1']
+  const load = t.spawn(['echo', '--json', '--secs', '1', ...args], { command: loadgenProgram('loadgen') })
+  assert.deepEqual(await load.untilExit(), { code: 0, signal: null }, load.describe())
+}
