@@ -13,7 +13,7 @@ use crate::connection::Handle;
 use crate::engine::SocketEngine;
 use crate::error::panic_text;
 use crate::guardian;
-use crate::limits::{BATCHES_PER_WAKE, WAKE_BUDGET_US};
+use crate::limits::{BATCHES_PER_WAKE, BUSY_POLL_EVENTS, WAKE_BUDGET_US};
 use crate::link::ShardLink;
 use crate::metrics::Metrics;
 use crate::ring::{Attached, Region, SharedMemory};
@@ -393,6 +393,9 @@ impl Host {
                     break;
                 }
                 continue;
+            }
+            if events <= BUSY_POLL_EVENTS {
+                self.memory.borrow().prefetch_chunks();
             }
             let until = self.update_busy_poll(|policy| policy.until(now, began, events));
             let Some(found_at) = until.and_then(|until| self.look_ahead(now, until)) else { break };

@@ -4,7 +4,7 @@
 use super::{COMMAND_CALL, COMMAND_FREE, COMMAND_OWNED, Caller, Shared};
 use crate::abi;
 use crate::connection::Handle;
-use crate::limits::{READ_HINT_MAX_BYTES, READ_MAX_BYTES, READ_MIN_BYTES, STALL_MS};
+use crate::limits::{PIPE_PIECE_BYTES, READ_HINT_MAX_BYTES, READ_MIN_BYTES, STALL_MS};
 use crate::net::addresses::Peer;
 use crate::pipe::{Reader, Words, Writer};
 use crate::shard::{Commands, Event, SIGNALS_MAX, Shard, Sink};
@@ -348,7 +348,7 @@ impl<S: System> Sink for EventSink<S> {
     fn read_buffer(&mut self, borrows: bool, hint: usize) -> Option<(usize, &mut [MaybeUninit<u8>])> {
         // As in JavaScript's slabs.
         let least = (hint.min(READ_HINT_MAX_BYTES) + 1).max(READ_MIN_BYTES);
-        let space = self.writer.space(least, READ_MAX_BYTES);
+        let space = self.writer.space(least, PIPE_PIECE_BYTES);
         if space.is_none() {
             self.full.set(true);
         }

@@ -5,7 +5,7 @@ use super::{Back, COMMAND_CALL, COMMAND_FREE, COMMAND_OWNED, Driver, Shared};
 use crate::abi;
 use crate::connection::Handle;
 use crate::engine::Engine;
-use crate::limits::{BATCH_EVENTS_MIN, BATCH_US, PIPE_RECORDS, READ_MAX_BYTES};
+use crate::limits::{BATCH_EVENTS_MIN, BATCH_US, PIPE_PIECE_BYTES, PIPE_RECORDS};
 use crate::net::addresses::Peer;
 use crate::pipe::{Reader, Words, Writer, write_copy};
 use crate::shard::{Commands, Event, ServerLimits, Sink};
@@ -198,7 +198,7 @@ impl<S: System, D: Driver> Front<S, D> {
 
     fn put_write(&mut self, handle: i32, bytes: &[u8]) {
         self.set_unanswered(handle, false);
-        for piece in bytes.chunks(READ_MAX_BYTES) {
+        for piece in bytes.chunks(PIPE_PIECE_BYTES) {
             self.put([abi::COMMAND_WRITE, handle, 0, 0], piece);
         }
     }

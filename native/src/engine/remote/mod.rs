@@ -98,7 +98,7 @@ pub struct PipeSizes {
     pub entries: usize,
     /// Bytes that were received.
     pub event_bytes: usize,
-    /// Bytes to write; two pieces of [`crate::limits::READ_MAX_BYTES`] at least.
+    /// Bytes to write; two pieces of [`crate::limits::PIPE_PIECE_BYTES`] at least.
     pub command_bytes: usize,
 }
 
