@@ -251,9 +251,10 @@ forEachEngine('signal handlers of a loop', (test) => {
   test("in a worker thread of the program's own there are none, by name", async (t) => {
     const worker = new Worker(fixtureUrl('loop-in-worker'), { argv: ['signals', '--engine', t.engine] })
     t.defer(() => worker.terminate())
+    const exited = once(worker, 'exit') // it may be over by the time its message was looked at
     const [answer] = (await once(worker, 'message')) as [string]
     assert.match(answer, /^ERR_SHARDLOOP_STATE .*worker thread of your own/)
-    await once(worker, 'exit')
+    await exited
   })
 })
 
