@@ -79,15 +79,15 @@ pub struct SharedMemory {
 /// Where they are longer, some are asked for twice.
 const CACHE_LINE_BYTES: usize = 64;
 
-/// Fetches a cache line that will be written. Any address will do: one that is not mapped is not fetched. Nothing on other
+/// Fetches a cache line. Any address will do: one that is not mapped is not fetched. Nothing on other
 /// processors.
 #[inline]
 fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the instruction changes nothing but caches, and does not fault (AMD64 manual, "PREFETCHW").
+    // SAFETY: the instruction changes nothing but caches, and does not fault (AMD64 manual, "PREFETCHlevel").
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_ET0>(address.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: as above (Arm ARM, "PRFM"). It reads no memory that Rust knows of.

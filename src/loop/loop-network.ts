@@ -47,7 +47,7 @@ export class LoopNetwork {
     return this.createServer(source, options)
   }
 
-  /** As all of these it throws what is wrong with its arguments. */
+  /** Throws what is wrong with its arguments, as the two below do. */
   createConnection<Made extends Protocol>(
     factory: () => Made,
     options: ConnectionOptions,

@@ -1,5 +1,7 @@
 import type { AsyncResource } from 'node:async_hooks'
+import { constants } from 'node:os'
 import { ShardloopError, type SystemError, systemError } from '../errors.js'
+import { CALL_CONNECT } from '../native/abi.js'
 import { Clients } from './clients.js'
 import type { ProtocolFactory, SocketAddress } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
@@ -60,14 +62,19 @@ export class Outgoing {
   }
 
   /**
-   * Begins a connection.
+   * Begins a connection. An address that the system does not know fails at once, with EINVAL.
    * @param address an IP address, or the name of a Unix socket
    */
   connect(address: string, terms: ConnectTerms, attempt: ConnectAttempt): void {
     const { id } = this.request(attempt)
     const { port, localAddress, localPort } = terms
     const switches = (terms.noDelay ? 1 : 0) | (terms.keepAlive ? 2 : 0)
-    this.loop.calls.connect(attempt.request, id, address, port, localAddress, localPort, switches)
+    try {
+      this.loop.calls.connect(attempt.request, id, address, port, localAddress, localPort, switches)
+    } catch {
+      // An address with a zone that is no interface of this machine: nothing has begun.
+      this.failed(attempt.request, constants.errno.EINVAL, CALL_CONNECT)
+    }
   }
 
   /**

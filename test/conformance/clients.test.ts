@@ -318,6 +318,25 @@ forEachEngine('clients over TCP', (test) => {
     )
   })
 
+  test('an interface that there is not is EINVAL, and leaves nothing behind', async (t) => {
+    const host = 'fe80::1%none'
+    await assert.rejects(
+      t.loop.createConnection(() => ({}), { host, port: 1, timeoutMs: 5_000, engine: t.engine }),
+      {
+        code: 'EINVAL',
+        syscall: 'connect',
+        address: host,
+        port: 1,
+      },
+    )
+    const options = { host: 'localhost', port: 1, localAddress: host, engine: t.engine }
+    await assert.rejects(
+      t.loop.createConnection(() => ({}), options),
+      (error: { code: string }) => ['EINVAL', 'ENOTFOUND'].includes(error.code),
+    )
+    await t.loop.close() // it would wait for attempts that are left
+  })
+
   test('timeoutMs gives a silent peer up with ETIMEDOUT, and the signal does with its reason', async (t) => {
     const silent = await fullQueue(t)
     const options = { host: '127.0.0.1', port: silent, engine: t.engine }
