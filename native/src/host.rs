@@ -379,6 +379,9 @@ impl Host {
             }
             let ended = self.guarded(|| {
                 self.submit();
+                if events <= BUSY_POLL_EVENTS {
+                    self.memory.borrow().prefetch_chunks();
+                }
                 let now = Instant::now();
                 let backlog = self.engine.borrow_mut().as_mut().is_some_and(|engine| {
                     engine.end_batch(now);
@@ -393,9 +396,6 @@ impl Host {
                     break;
                 }
                 continue;
-            }
-            if events <= BUSY_POLL_EVENTS {
-                self.memory.borrow().prefetch_chunks();
             }
             let until = self.update_busy_poll(|policy| policy.until(now, began, events));
             let Some(found_at) = until.and_then(|until| self.look_ahead(now, until)) else { break };
