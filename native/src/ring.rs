@@ -4,7 +4,9 @@
 //! thread, while JavaScript does not run.
 
 use crate::abi;
-use crate::limits::{CHUNK_SLABS, READ_HINT_MAX_BYTES, READ_MAX_BYTES, READ_MIN_BYTES};
+use crate::limits::{
+    BORROWED_READ_MAX_BYTES, CHUNK_SLABS, READ_HINT_MAX_BYTES, READ_MAX_BYTES, READ_MIN_BYTES,
+};
 use crate::shard::{Commands, Event, Sink};
 use std::mem::MaybeUninit;
 
@@ -305,7 +307,8 @@ impl Sink for Batch<'_> {
             (1..SLABS).find(|&index| self.has_room(index, needed))?
         };
         let slab = &self.memory.slabs[index];
-        let room = (slab.memory.length - slab.used).min(READ_MAX_BYTES);
+        let most = if index == 0 { BORROWED_READ_MAX_BYTES } else { READ_MAX_BYTES };
+        let room = (slab.memory.length - slab.used).min(most);
         // SAFETY: attached (checked in this batch, during which JavaScript does not run) and within the slab.
         let buffer = unsafe { std::slice::from_raw_parts_mut(slab.memory.base.add(slab.used).cast(), room) };
         Some((index, buffer))
