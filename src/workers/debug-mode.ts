@@ -1,6 +1,6 @@
 import { performance } from 'node:perf_hooks'
 import { threadLog } from './thread-log.js'
-import { threadSingleton } from './thread-singleton.js'
+import { threadSingletonGetter } from './thread-singleton.js'
 
 /** What a thread's debug mode is set to, as asyncio's. */
 export interface DebugMode {
@@ -14,15 +14,10 @@ export interface DebugMode {
 const SLOW_CALLBACK_SECONDS = 0.1
 
 /** The calling thread's. Whoever runs callbacks keeps it and looks at it: that costs nothing while it is off. */
-export function debugMode(): DebugMode {
-  known ??= threadSingleton<DebugMode>('debug-mode', () => ({
-    enabled: process.env['SHARDLOOP_DEBUG'] === '1',
-    slowCallbackDuration: SLOW_CALLBACK_SECONDS,
-  }))
-  return known
-}
-
-let known: DebugMode | undefined
+export const debugMode: () => DebugMode = threadSingletonGetter('debug-mode', () => ({
+  enabled: process.env['SHARDLOOP_DEBUG'] === '1',
+  slowCallbackDuration: SLOW_CALLBACK_SECONDS,
+}))
 
 /** Where a call came from: the stack above `below`, a function on it. undefined while debug mode is off. */
 export function creationStack(below: (...args: never[]) => unknown): string | undefined {

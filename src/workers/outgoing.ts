@@ -42,6 +42,7 @@ export interface ConnectAttempt {
 
 /** System calls by the CALL_ constants. */
 const CALLS: readonly string[] = ['connect', 'socket', 'bind', 'setsockopt', 'epoll_ctl']
+
 /**
  * The connections that a thread makes to others. Each is asked for by a number, under which native code tells exactly once what
  * became of it.

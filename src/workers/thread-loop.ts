@@ -5,7 +5,7 @@ import { chooseEngine, type EngineName } from './engine.js'
 import { shardIdentity } from './identity.js'
 import { ShardLoop } from './shard-loop.js'
 import { threadLog } from './thread-log.js'
-import { threadSingleton } from './thread-singleton.js'
+import { threadSingletonGetter } from './thread-singleton.js'
 
 /** As it was before the program may have replaced it (a test runner's timers). */
 const later = setTimeout
@@ -112,9 +112,4 @@ function open(engine: EngineName, clientGone: () => void): HeldLoop {
 }
 
 /** The loop of the calling thread. */
-export function threadLoop(): ThreadLoop {
-  known ??= threadSingleton('thread-loop', () => new ThreadLoop())
-  return known
-}
-
-let known: ThreadLoop | undefined
+export const threadLoop: () => ThreadLoop = threadSingletonGetter('thread-loop', () => new ThreadLoop())

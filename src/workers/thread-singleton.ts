@@ -12,3 +12,12 @@ export function threadSingleton<T extends object>(name: string, make: () => T): 
   holder[key] ??= make()
   return holder[key] as T
 }
+
+/** As {@link threadSingleton}, looked up once: for what is asked for with every connection or callback. */
+export function threadSingletonGetter<T extends object>(name: string, make: () => T): () => T {
+  let known: T | undefined
+  return () => {
+    known ??= threadSingleton(name, make)
+    return known
+  }
+}
