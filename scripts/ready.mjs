@@ -14,6 +14,8 @@ const STAGES = [
   { name: 'test:long', minutes: 40, args: ['test.mjs', '--long'] },
   { name: 'test:long on tokio', minutes: 40, args: ['test.mjs', '--long', '--engine', 'tokio'] },
 ]
+/** Of what a stage prints: its summary is in it. */
+const TAIL_CHARACTERS = 64 * 1024
 /** How long a stage that was asked to end has to print its summary. */
 const END_GRACE_MS = 10_000
 
@@ -24,21 +26,25 @@ process.once('exit', () => {
 const total = { passed: 0, failed: 0 }
 /** @type {string[]} */
 const results = []
+/** @type {string[]} What failed, stage by stage. */
+const failed = []
 await prepare({ native: false, typescript: false, loadgen: true, runtimes: true, cargo: true })
 for (const stage of STAGES) {
   console.log(`\n==== ${stage.name} ====`)
-  const { passed, failed, how } = await runStage(stage)
+  const { passed, failed: failedTests, how, failures } = await runStage(stage)
   total.passed += passed
-  total.failed += failed
+  total.failed += failedTests
   results.push(`${stage.name}: ${how}`)
+  if (failures !== '') failed.push(`\n==== ${stage.name}, what failed ====\n${failures}`)
 }
+console.log(failed.join('\n'))
 console.log(`\n${results.join('\n')}`)
 console.log(`${total.passed} passed, ${total.failed} failed`)
 process.exit(total.failed === 0 ? 0 : 1)
 
 /**
  * @param {typeof STAGES[number]} stage
- * @returns {Promise<{ passed: number, failed: number, how: string }>}
+ * @returns {Promise<{ passed: number, failed: number, how: string, failures: string }>} failures: as its summary has them
  */
 async function runStage({ name, minutes, args: [script = '', ...args] }) {
   const child = startGroup(process.execPath, [path('scripts', script), ...args], {
@@ -48,7 +54,7 @@ async function runStage({ name, minutes, args: [script = '', ...args] }) {
   let tail = ''
   child.stdout?.setEncoding('utf8').on('data', (/** @type {string} */ text) => {
     process.stdout.write(text)
-    tail = (tail + text).slice(-1000)
+    tail = (tail + text).slice(-TAIL_CHARACTERS)
   })
   let timedOut = false
   const timer = setTimeout(() => {
@@ -68,5 +74,8 @@ async function runStage({ name, minutes, args: [script = '', ...args] }) {
   let failed = Number(counted?.[2] ?? 0)
   if (failed === 0 && (code !== 0 || (!counted && name !== 'lint'))) failed = 1
   const how = `${timedOut ? `ended after ${minutes} minutes` : failed > 0 ? 'failed' : 'ok'}`
-  return { passed, failed, how: counted ? `${how}, ${passed} passed, ${failed} failed` : how }
+  // Again at the end of all, since a log may be kept by its end only.
+  const failures =
+    failed > 0 ? (/\nfailed:\n([\s\S]+)\n\n\d+ passed, \d+ failed\n$/.exec(tail)?.[1] ?? '') : ''
+  return { passed, failed, how: counted ? `${how}, ${passed} passed, ${failed} failed` : how, failures }
 }

@@ -22,7 +22,14 @@ const LANES = 2
 /** A test that cannot run here says so by a line `skipped: SUITE: NAME: REASON`, which the summary repeats. */
 const SKIPPED_LINE = /\bskipped: (.+)$/gm
 
-/** @typedef {{ passed: number, failed: number, skipped: number, problem?: string, skips: string[] }} Outcome */
+/** How uvu tells of a test that failed, up to the next one, the next suite's line or the counts. */
+const FAILED_TEST = /^ {3}FAIL {2}\S[\s\S]*?(?=^ {3}FAIL {2}\S|^ \S.* \(\d+ \/ \d+\)$|^ {2}Total: )/gm
+/** And cargo, up to the next one or the list of names. */
+const FAILED_CARGO_TEST = /^---- .+ ----\n[\s\S]*?(?=^---- .+ ----$|^failures:$)/gm
+/** The lines of one failure that the summary repeats, and of a file's last ones where none could be told. */
+const FAILURE_LINES = 40
+
+/** @typedef {{ passed: number, failed: number, skipped: number, problem?: string, skips: string[], failures: string[] }} Outcome */
 
 const { options, patterns } = readArguments()
 await prepare({ loadgen: true, runtimes: true, cargo: !options.long })
@@ -132,7 +139,7 @@ function readArguments() {
  * @returns {Outcome}
  */
 function failure(problem) {
-  return { passed: 0, failed: 1, skipped: 0, problem, skips: [] }
+  return { passed: 0, failed: 1, skipped: 0, problem, skips: [], failures: [] }
 }
 
 function summarise() {
@@ -153,8 +160,25 @@ function summarise() {
   if (problems.length > 0) console.log('\nfailed:')
   for (const { name, outcome } of problems) {
     console.log(`  ${name}: ${outcome.failed} failed${outcome.problem ? ` (${outcome.problem})` : ''}`)
+    // Again, since a log of thousands of tests may be kept by its end only.
+    for (const text of outcome.failures) console.log(text.replace(/^(?=.)/gm, '    '))
   }
   console.log(`\n${total.passed} passed, ${total.failed} failed`)
+}
+
+/**
+ * What the summary repeats of a run that failed.
+ * @param {string} output
+ * @param {RegExp} pattern what one failure looks like
+ * @param {string | undefined} problem why the process did not end as it should
+ */
+function failuresIn(output, pattern, problem) {
+  const lines = (/** @type {string} */ text) => text.trimEnd().split('\n')
+  const failures = [...output.matchAll(pattern)].map(([text]) =>
+    lines(text).slice(0, FAILURE_LINES).join('\n'),
+  )
+  if (problem && failures.length === 0) failures.push(lines(output).slice(-FAILURE_LINES).join('\n'))
+  return failures
 }
 
 /**
@@ -227,7 +251,8 @@ async function runCargo(write) {
   )
   if (problem && failed === 0) failed = 1
   if (!problem && passed + failed === 0) return failure('cargo ran no test')
-  return { passed, failed, skipped, skips, ...(problem ? { problem } : {}) }
+  const failures = failuresIn(output, FAILED_CARGO_TEST, problem)
+  return { passed, failed, skipped, skips, failures, ...(problem ? { problem } : {}) }
 }
 
 /**
@@ -258,8 +283,9 @@ async function runFile(file, write) {
   }
   const skips = [...output.matchAll(SKIPPED_LINE)].map((match) => String(match[1]))
   const failed = total - passed
-  if (problem) return { passed, failed: Math.max(failed, 1), skipped, skips, problem }
+  const failures = failuresIn(output, FAILED_TEST, problem)
+  if (problem) return { passed, failed: Math.max(failed, 1), skipped, skips, failures, problem }
   if (summaries === 0 || total + skipped === 0)
-    return { passed, failed: 1, skipped, skips, problem: 'ran no test' }
-  return { passed, failed, skipped, skips }
+    return { passed, failed: 1, skipped, skips, failures, problem: 'ran no test' }
+  return { passed, failed, skipped, skips, failures }
 }
