@@ -364,12 +364,21 @@ impl Host {
         self.guarded(|| self.submit());
         let began = Instant::now();
         let mut now = began;
+        // Set while what a look has found is collected.
+        let mut looks_until = None;
         for _ in 0..BATCHES_PER_WAKE {
             let Some(Some((events, slabs_retired))) = self.guarded(|| self.collect(now)) else { break };
             if events == 0 && !slabs_retired {
-                break;
+                // It need not be an event: a Unix socket's peer has read what it was sent. Then it looks on.
+                let done = |_: &Instant| self.inspect(|engine| !engine.has_backlog()) == Some(true);
+                let Some(until) = looks_until.filter(done) else { break };
+                let Some(found_at) = self.look_ahead(Instant::now(), until) else { break };
+                now = found_at;
+                continue;
             }
-            if now == began && events > 0 {
+            if looks_until.take().is_some() {
+                self.update_busy_poll(|policy| policy.hit(now));
+            } else if now == began && events > 0 {
                 self.update_busy_poll(|policy| policy.found(began));
             }
             self.metrics.add(abi::METRIC_BATCHES, 1);
@@ -397,8 +406,8 @@ impl Host {
                 }
                 continue;
             }
-            let until = self.update_busy_poll(|policy| policy.until(now, began, events));
-            let Some(found_at) = until.and_then(|until| self.look_ahead(now, until)) else { break };
+            looks_until = self.update_busy_poll(|policy| policy.until(now, began, events));
+            let Some(found_at) = looks_until.and_then(|until| self.look_ahead(now, until)) else { break };
             now = found_at;
         }
         self.in_batch.set(false);
@@ -412,7 +421,7 @@ impl Host {
         result
     }
 
-    /// Looks for the next event from `now` until `until`, as long as libuv has nothing to do at once. When it was found.
+    /// Looks from `now` until `until` for something that became ready, as long as libuv has nothing to do at once. When it was.
     fn look_ahead(&self, now: Instant, until: Instant) -> Option<Instant> {
         // SAFETY: this thread's loop, which runs; a plain question.
         let libuv_waits = unsafe { (self.uv.backend_timeout)(self.uv_loop.as_ptr()) } != 0;
@@ -431,7 +440,9 @@ impl Host {
             }
         })??;
         self.metrics.add(abi::METRIC_BUSY_POLL_NS, at.duration_since(now).as_nanos() as u64);
-        self.update_busy_poll(|policy| if found { policy.hit(at) } else { policy.missed() });
+        if !found {
+            self.update_busy_poll(BusyPoll::missed);
+        }
         found.then_some(at)
     }
 

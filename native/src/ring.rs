@@ -151,7 +151,7 @@ impl SharedMemory {
 
     /// Fetches the memory of the next chunks into the cache, as much as the last batch had. V8 frees slabs 30 MiB at a time,
     /// so the memory of chunks is in no cache when its turn comes; what the kernel would wait for while it copies is fetched
-    /// in the time until then. A sixth more requests of 100 KiB per second of processor time.
+    /// in the time until then. An echo of 32 KiB became 7 % faster; one of 100 KiB, which comes in pieces, hardly at all.
     pub fn prefetch_chunks(&self) {
         let Some(slab) = self.slabs[1..].iter().find(|slab| !slab.retired) else { return };
         let end = (slab.used + self.chunk_bytes).min(slab.memory.length);
