@@ -1,12 +1,6 @@
-// Not the global: that one is a getter, called on every use.
-import { Buffer } from 'node:buffer'
-import { markAsUntransferable } from 'node:worker_threads'
 import { ShardloopError, systemError } from '../errors.js'
 import { RETAINED_SLAB_BYTES } from '../limits.js'
 import {
-  BORROWED_SLAB_BYTES,
-  CHUNK_SLAB_BYTES,
-  CHUNK_SLABS,
   CLOSE_DETACHED,
   CLOSE_IDLE,
   CLOSE_PROGRAM,
@@ -48,6 +42,7 @@ import { exceptionContext } from './exception-handler.js'
 import { LocalServer } from './local-server.js'
 import { Outgoing } from './outgoing.js'
 import type { Protocol, ProtocolFactory } from './protocol.js'
+import { exactCopy, ReadSlabs } from './read-slabs.js'
 import { SlabRetention } from './retention.js'
 import { threadLog } from './thread-log.js'
 import { RECEIVE_BORROWED, RECEIVE_BUFFERED, RECEIVE_CHUNKS, receivingOf, TcpTransport } from './transport.js'
@@ -103,31 +98,6 @@ type HotCalls = ReturnType<NativeShard['hotCalls']>
 type CallbackName = keyof Protocol | 'factory'
 
 /**
- * The class of which every Buffer is an instance; made by it, a view of a slab costs half of what Buffer.from takes,
- * which looks again what it was given.
- */
-const BufferView = (Buffer as unknown as Record<typeof Symbol.species, unknown>)[Symbol.species] as new (
-  memory: ArrayBufferLike,
-  offset: number,
-  length: number,
-) => Buffer
-
-function newSlab(bytes: number): Buffer {
-  const slab = Buffer.allocUnsafeSlow(bytes)
-  // A chunk's buffer is everybody's: posting it with a transfer list must not take it from under us. What detaches it
-  // all the same (ArrayBuffer.prototype.transfer) is noticed by native code.
-  markAsUntransferable(slab.buffer)
-  return slab
-}
-
-/** A copy that shares its memory with nothing (Buffer.from would use Buffer's pool, which a kept byte keeps whole). */
-function exactCopy(slab: Buffer, start: number, end: number): Buffer {
-  const copy = Buffer.allocUnsafeSlow(end - start)
-  slab.copy(copy, 0, start, end)
-  return copy
-}
-
-/**
  * The JavaScript half of a shard: takes batches of events from native code and hands them to protocols. One per
  * thread. Native code calls {@link ShardLoop.drain} once per batch, inside Node's callback scope, so next ticks and
  * microtasks run when the batch is done; then it takes the commands.
@@ -140,11 +110,7 @@ export class ShardLoop {
   /** @internal */ readonly borrow: Borrow = { slab: 0, start: 0, end: -1, memory: null }
   private readonly control: Int32Array = new Int32Array(CONTROL_WORDS)
   private readonly events: Int32Array = new Int32Array(EVENT_RING_RECORDS * RECORD_WORDS)
-  private readonly slabs: Buffer[] = []
-  /** Their ArrayBuffers: asking a Buffer for it is a call. */
-  private readonly slabMemory: ArrayBufferLike[] = []
-  /** A command refers to a chunk slab, so it must be flushed before that slab is replaced. */
-  private chunkSlabReferred = false
+  /** @internal */ readonly slabs: ReadSlabs = new ReadSlabs()
   private readonly retention: SlabRetention
   /** By slot. */
   private readonly transports: (TcpTransport | undefined)[] = []
@@ -168,9 +134,6 @@ export class ShardLoop {
     this.shardId = options.shardId
     this.supervised = options.supervised
     this.outgoing = new Outgoing(this, options.clientGone)
-    this.slabs.push(newSlab(BORROWED_SLAB_BYTES))
-    for (let i = 0; i < CHUNK_SLABS; i++) this.slabs.push(newSlab(CHUNK_SLAB_BYTES))
-    for (const slab of this.slabs) this.slabMemory.push(slab.buffer)
     this.commands = new CommandRing(this.control, () => this.calls.flush())
     let closed!: () => void
     this.whenClosed = new Promise((resolve) => {
@@ -184,7 +147,7 @@ export class ShardLoop {
       events: this.events,
       commands: this.commands.commands,
       writeSlab: this.commands.writeSlab,
-      slabs: this.slabs,
+      slabs: this.slabs.buffers,
       drain: this.drain.bind(this),
       closed,
     })
@@ -270,11 +233,6 @@ export class ShardLoop {
     return transport?.handle === handle ? transport.id : undefined
   }
 
-  /** @internal Whether memory is that which the next batch overwrites. */
-  isBorrowed(memory: ArrayBufferLike): boolean {
-    return memory === this.slabMemory[0]
-  }
-
   /** @internal */
   *transportsOf(server: ConnectionOwner): Generator<TcpTransport> {
     for (const transport of this.transports) if (transport?.server === server) yield transport
@@ -282,7 +240,7 @@ export class ShardLoop {
 
   /** @internal */
   writeFromSlab(handle: number, slab: number, offset: number, length: number): void {
-    if (slab !== 0) this.chunkSlabReferred = true
+    this.slabs.refer(slab)
     this.commands.writeFromSlab(handle, slab, offset, length)
   }
 
@@ -384,7 +342,7 @@ export class ShardLoop {
         const slabIndex = word >> SLAB_SHIFT
         const start = events[at + 2] as number
         const length = events[at + 3] as number
-        const slab = this.slabs[slabIndex] as Buffer
+        const slab = this.slabs.buffers[slabIndex] as Buffer
         if (slab.length === 0) transport.abortFor(CLOSE_DETACHED, this.detachedError(transport))
         else if (transport.paused || transport.holds) transport.hold(exactCopy(slab, start, start + length))
         else this.receive(transport, slab, slabIndex, start, length)
@@ -535,13 +493,7 @@ export class ShardLoop {
     if (transport.wroteIn === this.batch) this.owesAgain(transport)
     if (transport.receiving === RECEIVE_CHUNKS) {
       if (protocol.dataReceived === undefined) return
-      // Slab 0 starts over with the next batch; the others are handed out.
-      const chunk =
-        slabIndex > 0
-          ? new BufferView(this.slabMemory[slabIndex] as ArrayBufferLike, start, length)
-          : slabIndex === 0
-            ? exactCopy(memory, start, start + length)
-            : memory
+      const chunk = slabIndex >= 0 ? this.slabs.chunk(slabIndex, start, length) : memory
       this.currentName = 'dataReceived'
       const result = transport.resource.runInAsyncScope(protocol.dataReceived, protocol, chunk)
       if (result !== undefined) this.watch(result, transport, 'dataReceived')
@@ -696,19 +648,7 @@ export class ShardLoop {
 
   private replaceSlabs(): void {
     const { control } = this
-    if (this.chunkSlabReferred) {
-      this.calls.flush()
-      this.chunkSlabReferred = false
-    }
-    const retired = control[CONTROL_RETIRED] as number
-    let followed = 0
-    for (let index = 0; index < this.slabs.length; index++) {
-      if ((retired & (1 << index)) === 0) continue
-      const slab = newSlab(index === 0 ? BORROWED_SLAB_BYTES : CHUNK_SLAB_BYTES)
-      this.slabs[index] = slab
-      this.slabMemory[index] = slab.buffer
-      followed = this.calls.replaceSlab(index, slab)
-    }
+    const followed = this.slabs.replace(control[CONTROL_RETIRED] as number, this.calls)
     if (this.retention.isOver(followed)) control[CONTROL_COPY_CHUNKS] = 1
   }
 }

@@ -156,7 +156,7 @@ export class TcpTransport implements Transport {
       this.refuseWrite()
       return Promise.reject(this.error ?? closedError(this.id))
     }
-    if (this.loop.isBorrowed(data.buffer)) {
+    if (this.loop.slabs.isBorrowed(data.buffer)) {
       throw new ShardloopError(
         'ERR_SHARDLOOP_BORROW',
         'writeOwned was given borrowed memory, which is overwritten when bytesReceived has returned: use writeBorrowed or write',
