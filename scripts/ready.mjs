@@ -16,6 +16,8 @@ const STAGES = [
 ]
 /** Of what a stage prints: its summary is in it. */
 const TAIL_CHARACTERS = 64 * 1024
+/** What is repeated of a stage that printed none. */
+const TAIL_LINES = 60
 /** How long a stage that was asked to end has to print its summary. */
 const END_GRACE_MS = 10_000
 
@@ -75,7 +77,7 @@ async function runStage({ name, minutes, args: [script = '', ...args] }) {
   if (failed === 0 && (code !== 0 || (!counted && name !== 'lint'))) failed = 1
   const how = `${timedOut ? `ended after ${minutes} minutes` : failed > 0 ? 'failed' : 'ok'}`
   // Again at the end of all, since a log may be kept by its end only.
-  const failures =
-    failed > 0 ? (/\nfailed:\n([\s\S]+)\n\n\d+ passed, \d+ failed\n$/.exec(tail)?.[1] ?? '') : ''
+  const summary = /\nfailed:\n([\s\S]+)\n\n\d+ passed, \d+ failed\n$/.exec(tail)?.[1]
+  const failures = failed > 0 ? (summary ?? tail.trimEnd().split('\n').slice(-TAIL_LINES).join('\n')) : ''
   return { passed, failed, how: counted ? `${how}, ${passed} passed, ${failed} failed` : how, failures }
 }

@@ -23,11 +23,14 @@ const LANES = 2
 const SKIPPED_LINE = /\bskipped: (.+)$/gm
 
 /** How uvu tells of a test that failed, up to the next one, the next suite's line or the counts. */
-const FAILED_TEST = /^ {3}FAIL {2}\S[\s\S]*?(?=^ {3}FAIL {2}\S|^ \S.* \(\d+ \/ \d+\)$|^ {2}Total: )/gm
+const FAILED_TEST =
+  /^ {3}FAIL {2}\S[\s\S]*?(?=^ {3}FAIL {2}\S|^ \S.* \(\d+ \/ \d+\)$|^ {2}Total: |(?![\s\S]))/gm
 /** And cargo, up to the next one or the list of names. */
-const FAILED_CARGO_TEST = /^---- .+ ----\n[\s\S]*?(?=^---- .+ ----$|^failures:$)/gm
-/** The lines of one failure that the summary repeats, and of a file's last ones where none could be told. */
+const FAILED_CARGO_TEST = /^---- .+ ----\n[\s\S]*?(?=^---- .+ ----$|^failures:$|(?![\s\S]))/gm
+/** The lines of one failure that the summary repeats, and of the last ones of a run that did not come to its end. */
 const FAILURE_LINES = 40
+/** Of what a run prints on both streams: those lines are in it. */
+const TAIL_CHARACTERS = 16 * 1024
 
 /** @typedef {{ passed: number, failed: number, skipped: number, problem?: string, skips: string[], failures: string[] }} Outcome */
 
@@ -168,16 +171,17 @@ function summarise() {
 
 /**
  * What the summary repeats of a run that failed.
- * @param {string} output
+ * @param {{ output: string, tail: string, problem: string | undefined }} run
  * @param {RegExp} pattern what one failure looks like
- * @param {string | undefined} problem why the process did not end as it should
+ * @param {RegExp} counts what a run that came to its end prints
  */
-function failuresIn(output, pattern, problem) {
-  const lines = (/** @type {string} */ text) => text.trimEnd().split('\n')
+function failuresIn({ output, tail, problem }, pattern, counts) {
+  const lines = (/** @type {string} */ text) => text.trim().split('\n')
   const failures = [...output.matchAll(pattern)].map(([text]) =>
     lines(text).slice(0, FAILURE_LINES).join('\n'),
   )
-  if (problem && failures.length === 0) failures.push(lines(output).slice(-FAILURE_LINES).join('\n'))
+  if (problem && (failures.length === 0 || !counts.test(output)))
+    failures.push(`the last lines:\n${lines(tail).slice(-FAILURE_LINES).join('\n')}`)
   return failures
 }
 
@@ -189,17 +193,19 @@ function failuresIn(output, pattern, problem) {
  * @param {number} timeoutS
  * @param {NodeJS.ProcessEnv} env
  * @param {Write} write
- * @returns {Promise<{ output: string, problem: string | undefined }>} output without colours
+ * @returns {Promise<{ output: string, tail: string, problem: string | undefined }>} output (of stdout) and tail (of both
+ * streams) without colours
  */
 async function runToEnd(command, args, timeoutS, env, write) {
   const child = startGroup(command, args, { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
-  let output = ''
+  let [output, tail] = ['', '']
   for (const [from, to] of /** @type {const} */ ([
     [child.stdout, process.stdout],
     [child.stderr, process.stderr],
   ])) {
     from?.setEncoding('utf8').on('data', (/** @type {string} */ text) => {
       write(text, to)
+      tail = (tail + text).slice(-TAIL_CHARACTERS)
       if (from === child.stdout) output += text
     })
   }
@@ -230,7 +236,7 @@ async function runToEnd(command, args, timeoutS, env, write) {
       })
     })
   })
-  return { output: stripVTControlCharacters(output), problem }
+  return { output: stripVTControlCharacters(output), tail: stripVTControlCharacters(tail), problem }
 }
 
 /**
@@ -239,7 +245,8 @@ async function runToEnd(command, args, timeoutS, env, write) {
  */
 async function runCargo(write) {
   const args = ['test', '--workspace', '--no-fail-fast', '--target-dir', path('target'), ...cargoLocked()]
-  const { output, problem } = await runToEnd('cargo', args, CARGO_TIMEOUT_S, process.env, write)
+  const ended = await runToEnd('cargo', args, CARGO_TIMEOUT_S, process.env, write)
+  const { output, problem } = ended
   let [passed, failed, skipped] = [0, 0, 0]
   for (const match of output.matchAll(/^test result: .*? (\d+) passed; (\d+) failed; (\d+) ignored;/gm)) {
     passed += Number(match[1])
@@ -251,7 +258,7 @@ async function runCargo(write) {
   )
   if (problem && failed === 0) failed = 1
   if (!problem && passed + failed === 0) return failure('cargo ran no test')
-  const failures = failuresIn(output, FAILED_CARGO_TEST, problem)
+  const failures = failuresIn(ended, FAILED_CARGO_TEST, /^test result: /m)
   return { passed, failed, skipped, skips, failures, ...(problem ? { problem } : {}) }
 }
 
@@ -267,13 +274,8 @@ async function runFile(file, write) {
   else delete env['SHARDLOOP_NEWEST_NODE']
   if (process.stdout.isTTY && env['NO_COLOR'] === undefined) env['FORCE_COLOR'] ??= '1'
   const timeoutS = options.timeout ?? (options.long ? LONG_FILE_TIMEOUT_S : FILE_TIMEOUT_S)
-  const { output, problem } = await runToEnd(
-    process.execPath,
-    ['--enable-source-maps', file],
-    timeoutS,
-    env,
-    write,
-  )
+  const ended = await runToEnd(process.execPath, ['--enable-source-maps', file], timeoutS, env, write)
+  const { output, problem } = ended
   let [total, passed, skipped, summaries] = [0, 0, 0, 0]
   for (const match of output.matchAll(/^ {2}Total: +(\d+)\n {2}Passed: +(\d+)\n {2}Skipped: +(\d+)$/gm)) {
     total += Number(match[1])
@@ -283,7 +285,7 @@ async function runFile(file, write) {
   }
   const skips = [...output.matchAll(SKIPPED_LINE)].map((match) => String(match[1]))
   const failed = total - passed
-  const failures = failuresIn(output, FAILED_TEST, problem)
+  const failures = failuresIn(ended, FAILED_TEST, /^ {2}Total: /m)
   if (problem) return { passed, failed: Math.max(failed, 1), skipped, skips, failures, problem }
   if (summaries === 0 || total + skipped === 0)
     return { passed, failed: 1, skipped, skips, failures, problem: 'ran no test' }

@@ -372,7 +372,12 @@ impl Host {
                 // It need not be an event: a Unix socket's peer has read what it was sent. Then it looks on.
                 let done = |_: &Instant| self.inspect(|engine| !engine.has_backlog()) == Some(true);
                 let Some(until) = looks_until.filter(done) else { break };
-                let Some(found_at) = self.look_ahead(Instant::now(), until) else { break };
+                now = Instant::now();
+                if now >= until {
+                    self.update_busy_poll(BusyPoll::missed);
+                    break;
+                }
+                let Some(found_at) = self.look_ahead(now, until) else { break };
                 now = found_at;
                 continue;
             }
