@@ -583,15 +583,20 @@ impl<S: System> Shard<S> {
             return true;
         }
         let Some(socket) = connection.socket.as_ref() else { return true };
-        for _ in 0..READS_PER_BATCH {
-            if sink.room() <= SIGNALS_MAX {
-                self.list_ready(handle);
-                return false;
-            }
-            let Some((slab, buffer)) =
+        for reads in 0..READS_PER_BATCH {
+            let buffer = if sink.room() > SIGNALS_MAX {
                 sink.read_buffer(flags.has(Flags::BORROWS), connection.read_hint as usize)
-            else {
-                self.list_ready(handle);
+            } else {
+                None
+            };
+            let Some((slab, buffer)) = buffer else {
+                // Who has read in this batch goes behind those that had nothing of it.
+                if reads == 0 {
+                    self.list_ready(handle);
+                } else {
+                    connection.flags.set(Flags::LISTED_READY);
+                    self.exhausted.push(handle);
+                }
                 return false;
             };
             let room = buffer.len();

@@ -266,6 +266,7 @@ on_every_engine! {
     a_peer_that_does_not_read_pauses_writing_then_overflows_by_name,
     pinned_memory_is_released_when_flushed_and_when_the_connection_ends,
     nothing_is_lost_when_slabs_and_batches_are_too_small_for_what_is_ready,
+    who_fills_the_slab_comes_behind_those_that_had_nothing_of_it,
     what_waits_in_the_queue_when_listening_stops_is_announced,
     a_closed_connection_lingers_until_its_last_bytes_are_received,
     what_is_new_when_javascript_ends_is_given_away_and_what_it_has_begun_ends_by_a_reset,
@@ -605,6 +606,47 @@ fn nothing_is_lost_when_slabs_and_batches_are_too_small_for_what_is_ready(open: 
     totals.sort_unstable();
     assert_eq!(totals, (0..40).map(|index| (index, 30_000)).collect::<Vec<_>>());
     assert!(received.values().all(|bytes| bytes.iter().all(|&byte| byte == bytes[0])));
+}
+
+fn who_fills_the_slab_comes_behind_those_that_had_nothing_of_it(open: Open) {
+    // One for each hog, and one more where the kernel announces the other last; an I/O thread has received some before.
+    let batches_max = |bench: &mut Bench| match bench.engine.look() {
+        Some(_) => 4,
+        None => 4 + limits::PIPE_EVENT_BYTES / limits::READ_MIN_BYTES,
+    };
+    for borrows in [0, 1] {
+        let (mut bench, address) = Bench::new(open, server_limits(), 32 << 10);
+        // One before and one behind the other, in whatever order the kernel announces them.
+        let mut peers = [(); 3].map(|()| {
+            let peer = TcpStream::connect(address).unwrap();
+            let Seen::Open(handle) = bench.batch()[0] else { panic!("the first event is not an open") };
+            (peer, handle)
+        });
+        let handles = [peers[0].1, peers[1].1, peers[2].1];
+        let from_other = handles[1];
+        let [(first, _), (other, _), (last, _)] = &mut peers;
+        // Whatever is read of them, they have more.
+        let mut fill = || {
+            for hog in [&mut *first, &mut *last] {
+                hog.set_nonblocking(true).unwrap();
+                while hog.write(&[1; 256 << 10]).is_ok() {}
+            }
+        };
+        fill();
+        other.write_all(b"one").unwrap();
+        for handle in handles {
+            bench.command(abi::COMMAND_START, handle, borrows, 0);
+        }
+        bench.flush();
+        let most = batches_max(&mut bench);
+        let came = (0..most).any(|_| {
+            let seen = bench.batch();
+            bench.engine.end_batch(Instant::now());
+            fill();
+            seen.contains(&Seen::Data(from_other, b"one".to_vec()))
+        });
+        assert!(came, "nothing of it in {most} batches");
+    }
 }
 
 fn what_waits_in_the_queue_when_listening_stops_is_announced(open: Open) {
