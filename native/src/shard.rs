@@ -583,6 +583,7 @@ impl<S: System> Shard<S> {
             return true;
         }
         let Some(socket) = connection.socket.as_ref() else { return true };
+        let mut full = false;
         for reads in 0..READS_PER_BATCH {
             let buffer = if sink.room() > SIGNALS_MAX {
                 sink.read_buffer(flags.has(Flags::BORROWS), connection.read_hint as usize)
@@ -590,14 +591,12 @@ impl<S: System> Shard<S> {
                 None
             };
             let Some((slab, buffer)) = buffer else {
-                // Who has read in this batch goes behind those that had nothing of it.
                 if reads == 0 {
                     self.list_ready(handle);
-                } else {
-                    connection.flags.set(Flags::LISTED_READY);
-                    self.exhausted.push(handle);
+                    return false;
                 }
-                return false;
+                full = true;
+                break;
             };
             let room = buffer.len();
             self.metrics.add(abi::METRIC_READS, 1);
@@ -631,9 +630,10 @@ impl<S: System> Shard<S> {
                 }
             }
         }
+        // Who has read in this batch goes behind those that had nothing of it.
         connection.flags.set(Flags::LISTED_READY);
         self.exhausted.push(handle);
-        true
+        !full
     }
 }
 
