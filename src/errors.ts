@@ -28,6 +28,12 @@ export const ERROR_CODES = {
   ERR_SHARDLOOP_DETACHED: 'configuration',
   /** The connection ended before what was handed to `writeOwned` or `sendFile` was sent, or its loop was closed. */
   ERR_SHARDLOOP_CLOSED: 'peer',
+  /** A thread has not read what it was sent, up to the bound of its mailbox; the message was not sent. */
+  ERR_SHARDLOOP_MAILBOX_FULL: 'configuration',
+  /** The thread that was called is not there: it has ended, was replaced, or has not begun. */
+  ERR_SHARDLOOP_GONE: 'shardloop',
+  /** The thread that was called exposes no function of that name. */
+  ERR_SHARDLOOP_NOT_EXPOSED: 'configuration',
   /** The connection was aborted because its server was stopped by force, or past its drain deadline. */
   ERR_SHARDLOOP_SERVER_ABORTED: 'shardloop',
 } as const

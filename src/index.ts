@@ -15,6 +15,7 @@ export { getLoop } from './loop/get-loop.js'
 export type { Loop } from './loop/loop.js'
 export type { LoopServerOptions } from './loop/loop-network.js'
 export type { AddressLookupOptions, NameInfo, NameLookupOptions } from './loop/name-lookup.js'
+export type { CallContext, CallOptions, CallTarget, ExposedFunction } from './messages/calls.js'
 export { createServer } from './server/create-server.js'
 export type { ShardChange, ShardState } from './server/messages.js'
 export type {

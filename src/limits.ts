@@ -132,3 +132,6 @@ export const LOG_WAIT_TOLD_MS = 100
 
 /** Callbacks that debug mode names when a loop is closed while they wait; of the others only how many there are. */
 export const PENDING_TOLD_MAX = 100
+
+/** Calls of other threads' functions that one thread waits for. Past it `call` rejects with ERR_SHARDLOOP_STATE. */
+export const CALLS_PENDING_MAX = 65_536

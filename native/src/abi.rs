@@ -27,7 +27,7 @@ macro_rules! abi {
 
 abi! {
     /// Layout version; JavaScript refuses an addon of another.
-    ABI_VERSION = 5;
+    ABI_VERSION = 6;
 
     /// Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`.
     RECORD_WORDS = 4;
@@ -157,6 +157,89 @@ abi! {
     /// Words of an alarm.
     ALARM_WORDS = 2;
 
+    /// Place of a thread that nobody sends to by its place.
+    PLACE_NONE = -2;
+    /// Place of the main thread. Other places are shards' numbers.
+    PLACE_SUPERVISOR = -1;
+
+    /// Word of a message: what it is (MAIL_ constant), encoding of the payload above MAIL_PAYLOAD_SHIFT.
+    MAIL_KIND = 0;
+    /// Word of a message: the sender's address.
+    MAIL_FROM = 1;
+    /// Word of a message: the sender's place.
+    MAIL_FROM_PLACE = 2;
+    /// Word of a message: number of the function's name.
+    MAIL_NAME = 3;
+    /// Word of a message: number of the call, among those of the caller.
+    MAIL_CALL_NUMBER = 4;
+    /// Word of a message: bytes of the payload behind the words, which is filled up to whole words; of PAYLOAD_INTEGER its value.
+    MAIL_LENGTH = 5;
+    /// Words of a message in front of its payload.
+    MAIL_HEADER_WORDS = 6;
+    /// In the first word: the encoding of the payload.
+    MAIL_PAYLOAD_SHIFT = 8;
+    /// In the first word: set when the payload is not here, but to be taken by a native call.
+    MAIL_LARGE = 1 << 16;
+
+    /// A function is to be called; nobody waits for it.
+    MAIL_MESSAGE = 1;
+    /// A function is to be called, and its result sent back.
+    MAIL_CALL = 2;
+    /// What it returned.
+    MAIL_RESULT = 3;
+    /// What it threw.
+    MAIL_FAILURE = 4;
+    /// No function of that name is exposed.
+    MAIL_UNKNOWN = 5;
+    /// The caller waits no more.
+    MAIL_CANCEL = 6;
+    /// The sender's mailbox is closed.
+    MAIL_GONE = 7;
+
+    /// A payload: undefined.
+    PAYLOAD_UNDEFINED = 0;
+    /// ... null.
+    PAYLOAD_NULL = 1;
+    /// ... true.
+    PAYLOAD_TRUE = 2;
+    /// ... false.
+    PAYLOAD_FALSE = 3;
+    /// ... a number that is an int32, in the word of the length.
+    PAYLOAD_INTEGER = 4;
+    /// ... another number, 8 bytes.
+    PAYLOAD_NUMBER = 5;
+    /// ... a string of Latin-1, a byte for each character.
+    PAYLOAD_LATIN1 = 6;
+    /// ... any other string, in UTF-16.
+    PAYLOAD_UTF16 = 7;
+    /// ... bytes.
+    PAYLOAD_BYTES = 8;
+    /// ... anything else, as V8 serialises it.
+    PAYLOAD_CLONE = 9;
+    /// ... plain objects and arrays, in JSON of Latin-1.
+    PAYLOAD_JSON_LATIN1 = 10;
+    /// ... or of UTF-16.
+    PAYLOAD_JSON_UTF16 = 11;
+
+    /// Control word of an inbox: bytes in it.
+    MAIL_CONTROL_END = 0;
+    /// Control words of an inbox.
+    MAIL_CONTROL_WORDS = 2;
+    /// Bytes that wait in one thread's mailbox.
+    MAILBOX_MAX_BYTES = limits::MAILBOX_MAX_BYTES as i32;
+    /// What a message without a payload counts for there.
+    MAIL_MESSAGE_BYTES = limits::MAIL_MESSAGE_BYTES as i32;
+    /// Largest payload that goes among other messages.
+    MAIL_INLINE_MAX_BYTES = limits::MAIL_INLINE_MAX_BYTES as i32;
+    /// Bytes for one other thread that are sent at once.
+    MAIL_OUTBOX_BYTES = limits::MAIL_OUTBOX_BYTES as i32;
+    /// Bytes of an inbox.
+    MAIL_INBOX_BYTES = limits::MAIL_INBOX_BYTES as i32;
+    /// Names of exposed functions in a process, ever.
+    NAMES_MAX = limits::NAMES_MAX as i32;
+    /// Bytes of such a name.
+    NAME_MAX_BYTES = limits::NAME_MAX_BYTES as i32;
+
     /// Connections accepted.
     METRIC_CONNECTIONS_ACCEPTED = 0;
     /// Connections closed.
@@ -266,7 +349,9 @@ mod tests {
 
     #[test]
     fn event_kinds_commands_and_metrics_are_distinct_within_their_family() {
-        for family in ["EVENT_", "COMMAND_", "CLOSE_", "CALL_", "CONTROL_", "ALARM_", "METRIC_"] {
+        for family in
+            ["EVENT_", "COMMAND_", "CLOSE_", "CALL_", "CONTROL_", "ALARM_", "PLACE_", "PAYLOAD_", "METRIC_"]
+        {
             let mut values: Vec<i64> = ALL
                 .iter()
                 .filter(|c| {

@@ -3,7 +3,8 @@
 //! Layers, each knowing only those below it:
 //! `bind` (all that knows napi) → `host` (nesting in libuv, batches) → `engine` (commands in, events out)
 //! → `shard` (connections: what all engines share) → `net`, `write_queue`, `timer`, `metrics`,
-//! `busy_poll`, `malloc`, `slice`, `limits`. Beside the shard, `alarm` wakes a thread's JavaScript at a given time.
+//! `busy_poll`, `malloc`, `slice`, `limits`. Beside the shard, `alarm` wakes a thread's JavaScript at a given time,
+//! and `mail` when another thread has something to say (`mailbox`, `stack`).
 //! Any of them may write to the log (`log`), whose records JavaScript fetches by `bind`.
 
 pub mod abi;
@@ -19,6 +20,8 @@ pub mod inbox;
 pub mod limits;
 pub mod link;
 pub mod log;
+pub mod mail;
+pub mod mailbox;
 pub mod malloc;
 pub mod metrics;
 pub mod net;
@@ -27,6 +30,7 @@ pub mod pulse;
 pub mod ring;
 pub mod shard;
 pub mod slice;
+pub mod stack;
 pub mod sync;
 pub mod system;
 pub mod timer;

@@ -131,3 +131,20 @@ pub const ADDRESS_MAX_BYTES: usize = 256;
 pub const LOG_RECORDS_MAX: usize = 1024;
 /// Bytes of a log record's message, and of each of its texts. What is longer is cut.
 pub const LOG_TEXT_MAX_BYTES: usize = 2048;
+/// Bytes that wait in one thread's mailbox, [`MAIL_MESSAGE_BYTES`] for each message and its payload. Past it whoever sends is
+/// refused.
+pub const MAILBOX_MAX_BYTES: usize = 64 * 1024 * 1024;
+/// What a message without a payload counts for.
+pub const MAIL_MESSAGE_BYTES: usize = 64;
+/// Room in a mailbox that a sender is granted at least, and keeps for its next messages.
+pub const MAIL_CREDIT_BYTES: usize = 16 * 1024;
+/// Largest payload that goes among other messages, which is copied once more on its way. A larger one goes by itself.
+pub const MAIL_INLINE_MAX_BYTES: usize = 16 * 1024;
+/// Bytes that a thread has to say to one other until they are sent at once, in the middle of a callback.
+pub const MAIL_OUTBOX_BYTES: usize = 64 * 1024;
+/// Bytes of messages that are handed to JavaScript at once.
+pub const MAIL_INBOX_BYTES: usize = 256 * 1024;
+/// Names of exposed functions in a process, ever. Past it no other name can be exposed.
+pub const NAMES_MAX: usize = 65_536;
+/// Bytes of such a name in UTF-8. A longer one is refused.
+pub const NAME_MAX_BYTES: usize = 256;

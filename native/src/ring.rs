@@ -51,6 +51,17 @@ impl<T: Copy> Region<T> {
     }
 }
 
+impl Region<u8> {
+    /// Copies bytes to a place.
+    pub fn copy_from(&self, at: usize, bytes: &[u8]) {
+        let end = at.checked_add(bytes.len());
+        assert!(end.is_some_and(|end| end <= self.length), "the region is shorter");
+        // SAFETY: in bounds; the region is valid by `Region::new`, and it is JavaScript's memory, in which no slice of
+        // ours lies.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.add(at), bytes.len()) };
+    }
+}
+
 /// Says whether a slab's memory is still there: JavaScript can detach it (`ArrayBuffer.prototype.transfer`).
 pub trait Attached {
     /// Whether slab `index` may be touched.

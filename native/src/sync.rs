@@ -1,8 +1,8 @@
-//! What the cross-thread rings are built of. The model checker of the tests (`tests/rings.rs`) puts its own versions in the
+//! What the cross-thread rings are built of. The model checker of the tests (`tests/rings.rs`, `tests/mailboxes.rs`) puts its own versions in the
 //! place of this module, which follow every access.
 
 pub use std::sync::Arc;
-pub use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+pub use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence};
 
 use memmap2::{MmapMut, MmapRaw};
 use std::cell::UnsafeCell;

@@ -1,6 +1,7 @@
 import type { FileHandle } from 'node:fs/promises'
 import { ShardloopError } from '../errors.js'
 import { PENDING_TOLD_MAX } from '../limits.js'
+import { type CallOptions, type CallTarget, type ExposedFunction, threadCalls } from '../messages/calls.js'
 import type { Server } from '../server/server.js'
 import { monotonicTime } from '../workers/clock.js'
 import type { ExceptionContext, ExceptionHandler } from '../workers/connection-server.js'
@@ -68,6 +69,38 @@ export interface Loop extends AsyncDisposable {
     callback: (...args: Args) => unknown,
     ...args: Args
   ): TimerHandle
+  /**
+   * Lets other threads of the process call a function of this one by a name (1 to 256 bytes in UTF-8), with `callSoonThreadsafe`
+   * and `call`. It runs in the async context of this call, with `this` undefined, and gets the payload and a
+   * {@link CallContext}. A name can be exposed once in each thread; 65,536 different ones in a process
+   * (ERR_SHARDLOOP_STATE). What is exposed does not keep the thread alive.
+   */
+  expose(name: string, callback: ExposedFunction): void
+  /** Takes it back; whether it was exposed. */
+  unexpose(name: string): boolean
+  /**
+   * Has a function that another thread exposes called there: in a shard, by its number, in `'all'` shards, this one
+   * included, or in the `'supervisor'`, the main thread. Nobody waits for it; what it throws reaches the exception handler of
+   * its thread. Calls of one thread run in another in their order, those of `call` included.
+   *
+   * The payload is copied before this returns: bytes (a Uint8Array) arrive as a Buffer of their own, anything else as
+   * node:v8 `serialize` has it, which is structured clone without transfer. It leaves when the callback that runs is
+   * over.
+   *
+   * Throws ERR_SHARDLOOP_GONE when the shard is not running, ERR_SHARDLOOP_NOT_EXPOSED when no thread has exposed the name,
+   * ERR_SHARDLOOP_MAILBOX_FULL when the thread has not read 64 MiB (of which each message takes 64 bytes and its payload), and
+   * what cannot be cloned as a DataCloneError. With `'all'` the other shards are called all the same.
+   */
+  callSoonThreadsafe(target: CallTarget | 'all', name: string, payload?: unknown): void
+  /**
+   * Calls a function that another thread exposes, as `callSoonThreadsafe`, and resolves with what it returns, or what the promise
+   * that it returns resolves with. Rejects with what it throws (class, message, stack, `code` and other properties are
+   * carried over); with ERR_SHARDLOOP_GONE when the thread ends before it has answered, though another has taken its place;
+   * with ERR_SHARDLOOP_NOT_EXPOSED; with the signal's reason; and as `callSoonThreadsafe` throws. A result for which this
+   * thread's mailbox has no room is ERR_SHARDLOOP_MAILBOX_FULL. 65,536 calls of a thread may be under way
+   * (ERR_SHARDLOOP_STATE); as long as one is, the thread stays alive.
+   */
+  call(target: CallTarget, name: string, payload?: unknown, options?: CallOptions): Promise<unknown>
   /**
    * The addresses of a host, all of them, in the order in which the system prefers them (node:dns `lookup`); those of the
    * loopback interface for null. Rejects with Node's error when there is none (`ENOTFOUND`, `syscall: 'getaddrinfo'`), and
@@ -156,7 +189,8 @@ export interface Loop extends AsyncDisposable {
   slowCallbackDuration: number
   /**
    * Cancels all callbacks that wait, those of the round that runs included, aborts the servers that the loop made and the
-   * connections that this thread made (ERR_SHARDLOOP_CLOSED), also those that it was about to make, removes its signal handlers and the thread's exception handler.
+   * connections that this thread made (ERR_SHARDLOOP_CLOSED), also those that it was about to make, rejects calls of other threads'
+   * functions that wait (ERR_SHARDLOOP_CLOSED), takes back what it exposed, removes its signal handlers and the thread's exception handler.
    * Resolves when nothing native is left. Look-ups that run end as they would have. Idempotent; `getLoop` gives another loop from now on.
    */
   close(): Promise<void>
@@ -215,6 +249,31 @@ export class EventLoop implements Loop {
     if (!isFiniteNumber(whenSeconds)) throw invalid('whenSeconds', whenSeconds, SECONDS_EXPECTED)
     if (typeof callback !== 'function') throw invalid('callback', callback, 'a function')
     return this.#scheduler.callAt(whenSeconds, callback, args.length === 0 ? undefined : args)
+  }
+
+  expose(name: string, callback: ExposedFunction): void {
+    this.#open('expose')
+    threadCalls().expose(name, callback)
+  }
+
+  unexpose(name: string): boolean {
+    this.#open('unexpose')
+    return threadCalls().unexpose(name)
+  }
+
+  callSoonThreadsafe(target: CallTarget | 'all', name: string, payload?: unknown): void {
+    if (this.#closed !== null) throw closedError('callSoonThreadsafe')
+    threadCalls().send(target, name, payload)
+  }
+
+  async call(
+    target: CallTarget,
+    name: string,
+    payload?: unknown,
+    options: CallOptions = {},
+  ): Promise<unknown> {
+    this.#open('call')
+    return threadCalls().call(target, name, payload, options)
   }
 
   async getaddrinfo(
@@ -337,7 +396,11 @@ export class EventLoop implements Loop {
       if (debugMode().enabled) this.#tellWhatWaits()
       this.#signals.clear()
       setExceptionHandler(null)
-      this.#closed = Promise.all([this.#scheduler.close(), this.#network.close()]).then(() => {})
+      this.#closed = Promise.all([
+        this.#scheduler.close(),
+        this.#network.close(),
+        threadCalls().close(),
+      ]).then(() => {})
       this.#whenClosing()
     }
     return this.#closed

@@ -1,6 +1,6 @@
 // Generated from native/src/abi.rs by `npm run build`. Do not edit: a test fails when it drifts.
 /** Layout version; JavaScript refuses an addon of another. */
-export const ABI_VERSION = 5 as const
+export const ABI_VERSION = 6 as const
 /** Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`. */
 export const RECORD_WORDS = 4 as const
 /** Records of the events ring. */
@@ -119,6 +119,84 @@ export const ALARM_DEADLINE = 0 as const
 export const ALARM_REFERENCED = 1 as const
 /** Words of an alarm. */
 export const ALARM_WORDS = 2 as const
+/** Place of a thread that nobody sends to by its place. */
+export const PLACE_NONE = -2 as const
+/** Place of the main thread. Other places are shards' numbers. */
+export const PLACE_SUPERVISOR = -1 as const
+/** Word of a message: what it is (MAIL_ constant), encoding of the payload above MAIL_PAYLOAD_SHIFT. */
+export const MAIL_KIND = 0 as const
+/** Word of a message: the sender's address. */
+export const MAIL_FROM = 1 as const
+/** Word of a message: the sender's place. */
+export const MAIL_FROM_PLACE = 2 as const
+/** Word of a message: number of the function's name. */
+export const MAIL_NAME = 3 as const
+/** Word of a message: number of the call, among those of the caller. */
+export const MAIL_CALL_NUMBER = 4 as const
+/** Word of a message: bytes of the payload behind the words, which is filled up to whole words; of PAYLOAD_INTEGER its value. */
+export const MAIL_LENGTH = 5 as const
+/** Words of a message in front of its payload. */
+export const MAIL_HEADER_WORDS = 6 as const
+/** In the first word: the encoding of the payload. */
+export const MAIL_PAYLOAD_SHIFT = 8 as const
+/** In the first word: set when the payload is not here, but to be taken by a native call. */
+export const MAIL_LARGE = 65536 as const
+/** A function is to be called; nobody waits for it. */
+export const MAIL_MESSAGE = 1 as const
+/** A function is to be called, and its result sent back. */
+export const MAIL_CALL = 2 as const
+/** What it returned. */
+export const MAIL_RESULT = 3 as const
+/** What it threw. */
+export const MAIL_FAILURE = 4 as const
+/** No function of that name is exposed. */
+export const MAIL_UNKNOWN = 5 as const
+/** The caller waits no more. */
+export const MAIL_CANCEL = 6 as const
+/** The sender's mailbox is closed. */
+export const MAIL_GONE = 7 as const
+/** A payload: undefined. */
+export const PAYLOAD_UNDEFINED = 0 as const
+/** ... null. */
+export const PAYLOAD_NULL = 1 as const
+/** ... true. */
+export const PAYLOAD_TRUE = 2 as const
+/** ... false. */
+export const PAYLOAD_FALSE = 3 as const
+/** ... a number that is an int32, in the word of the length. */
+export const PAYLOAD_INTEGER = 4 as const
+/** ... another number, 8 bytes. */
+export const PAYLOAD_NUMBER = 5 as const
+/** ... a string of Latin-1, a byte for each character. */
+export const PAYLOAD_LATIN1 = 6 as const
+/** ... any other string, in UTF-16. */
+export const PAYLOAD_UTF16 = 7 as const
+/** ... bytes. */
+export const PAYLOAD_BYTES = 8 as const
+/** ... anything else, as V8 serialises it. */
+export const PAYLOAD_CLONE = 9 as const
+/** ... plain objects and arrays, in JSON of Latin-1. */
+export const PAYLOAD_JSON_LATIN1 = 10 as const
+/** ... or of UTF-16. */
+export const PAYLOAD_JSON_UTF16 = 11 as const
+/** Control word of an inbox: bytes in it. */
+export const MAIL_CONTROL_END = 0 as const
+/** Control words of an inbox. */
+export const MAIL_CONTROL_WORDS = 2 as const
+/** Bytes that wait in one thread's mailbox. */
+export const MAILBOX_MAX_BYTES = 67108864 as const
+/** What a message without a payload counts for there. */
+export const MAIL_MESSAGE_BYTES = 64 as const
+/** Largest payload that goes among other messages. */
+export const MAIL_INLINE_MAX_BYTES = 16384 as const
+/** Bytes for one other thread that are sent at once. */
+export const MAIL_OUTBOX_BYTES = 65536 as const
+/** Bytes of an inbox. */
+export const MAIL_INBOX_BYTES = 262144 as const
+/** Names of exposed functions in a process, ever. */
+export const NAMES_MAX = 65536 as const
+/** Bytes of such a name. */
+export const NAME_MAX_BYTES = 256 as const
 /** Connections accepted. */
 export const METRIC_CONNECTIONS_ACCEPTED = 0 as const
 /** Connections closed. */

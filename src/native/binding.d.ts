@@ -39,6 +39,25 @@ export declare class NativeLog {
   take(): NativeLogRecords
 }
 
+/** One mailbox, nested in this thread's libuv loop. */
+export declare class NativeMailbox {
+  /** By which other threads know it. */
+  get address(): number
+  /** Whether it keeps the loop alive. */
+  keepAlive(alive: boolean): void
+  /** A mailbox is gone: what room this thread had there is forgotten. */
+  forget(address: number): void
+  /** Closes everything; `closed` is called when it is done. Idempotent. */
+  close(): void
+  /**
+   * The calls on the path of messages. `reserve` asks for room for so many bytes more: how many there are now; 0 when the
+   * mailbox is full, -1 when it is gone. `send` sends the first `length` bytes of messages, which cost so much of that room
+   * (0 for answers, for which none is needed); false when the mailbox is gone. `sendLarge` sends one message without its
+   * payload, and the payload. `takeLarge` gives the payload of the next such message in the inbox.
+   */
+  hotCalls(): { reserve: (address: number, bytes: number) => number, send: (address: number, messages: Uint8Array, length: number, cost: number) => boolean, sendLarge: (address: number, message: Uint8Array, payload: Uint8Array, cost: number) => boolean, takeLarge: () => Buffer }
+}
+
 /** One engine, nested in this thread's libuv loop. */
 export declare class NativeShard {
   /** Takes the shared memory and the function that handles a batch; see `src/workers/shard-loop.ts`. */
@@ -153,6 +172,15 @@ export declare function freeMetrics(token: number): void
  */
 export declare function guardServer(server: number, listeners: Array<number>): void
 
+/** The address of who is at a place: a shard's number, or PLACE_SUPERVISOR; 0 when nobody is. */
+export declare function mailboxAt(place: number): number
+
+/**
+ * The number of a function's name, the same in all threads; 0 when nobody has exposed such a function yet. With `make` it
+ * gets one then, unless there are NAMES_MAX already.
+ */
+export declare function nameNumber(name: string, make: boolean): number
+
 /** An end of a connection, in the shape of Node's `net.AddressInfo`. */
 export interface NativeAddress {
   /** In text. */
@@ -207,6 +235,12 @@ export interface NativeServerLimits {
  */
 export declare function openAlarm(options: { control: Float64Array, wake: () => void, closed: () => void, coarse: boolean }): NativeAlarm | SystemFailure
 
+/**
+ * Opens a mailbox for this thread at a place (PLACE_NONE for none). `control` (MAIL_CONTROL_WORDS) and `inbox`
+ * (MAIL_INBOX_BYTES) are where messages come, of which `read` is called; `closed` when nothing native is left after `close`.
+ */
+export declare function openMailbox(options: { place: number, control: Int32Array, inbox: Uint8Array, read: () => void, closed: () => void }): NativeMailbox | SystemFailure
+
 /** Copies a shard's counters into `out`, by the METRIC_ indexes; false when there is no such token. */
 export declare function readMetrics(token: number, out: BigUint64Array): boolean
 
@@ -215,6 +249,9 @@ export declare function reportStallsAfter(ms: number): void
 
 /** Whether a shard, by its metrics token, is still in this life, of which a report told. */
 export declare function shardLives(token: number, life: number): boolean
+
+/** The numbers of all shards, in their order, each with its address behind it. */
+export declare function shardMailboxes(): Array<number>
 
 /**
  * Milliseconds for which a shard, by its metrics token, has been stuck: running without a look at its poll. 0 while it

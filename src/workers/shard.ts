@@ -1,5 +1,6 @@
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import { ShardloopError } from '../errors.js'
+import { threadCalls } from '../messages/calls.js'
 import type { EndedCall, ServeOrder, ShardMessage, SupervisorMessage } from '../server/messages.js'
 import { CallCounter } from './call-counter.js'
 import { CallHistory } from './call-history.js'
@@ -54,6 +55,7 @@ export class Shard {
 
   /** Takes the orders that are there already, then every later one. The open port keeps the thread alive. */
   start(): void {
+    threadCalls().open() // so that others can tell a shard that exposes nothing from one that is not there
     const waiting: SupervisorMessage[] = []
     for (let next = receiveMessageOnPort(this.#port); next; next = receiveMessageOnPort(this.#port)) {
       waiting.push(next.message as SupervisorMessage)
@@ -272,6 +274,7 @@ export class Shard {
     this.#stopped = true
     for (const { timer } of this.#links.values()) clearTimeout(timer)
     if (this.#held) await threadLoop().releaseAtEnd()
+    await threadCalls().close()
     this.#post({ type: 'released' })
     this.#port.close()
   }

@@ -4,6 +4,7 @@
 //! with references and locks: 1.2 µs a call on the machine of the README's figures, a third of the user time that an
 //! echo of 16 KiB took. Here what a call works on is the function's own data.
 
+use super::functions::{self, integer, returned};
 use super::javascript::{Bindings, View};
 use crate::connection::Handle;
 use crate::engine::Start;
@@ -14,7 +15,6 @@ use crate::net::connect::Target;
 use crate::ring::SLABS;
 use napi::bindgen_prelude::{Error, Result, Status, check_status};
 use napi::sys;
-use std::ffi::{CStr, CString, c_void};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::ptr;
 use std::rc::Rc;
@@ -32,84 +32,31 @@ impl HotCalls {
     /// An object with `flush`, `write`, `replaceSlab`, `peer` and `connect`. The functions may outlive the shard.
     pub fn into_object(self, env: sys::napi_env) -> Result<sys::napi_value> {
         let calls = Rc::new(self);
-        let mut object = ptr::null_mut();
-        // SAFETY: a plain call.
-        check_status!(unsafe { sys::napi_create_object(env, &mut object) })?;
-        let functions: [(&CStr, sys::napi_callback); 5] = [
-            (c"flush", Some(flush)),
-            (c"write", Some(write)),
-            (c"replaceSlab", Some(replace_slab)),
-            (c"peer", Some(peer)),
-            (c"connect", Some(connect)),
+        let functions = [
+            (c"flush", flush as functions::Callback),
+            (c"write", write),
+            (c"replaceSlab", replace_slab),
+            (c"peer", peer),
+            (c"connect", connect),
         ];
-        for (name, callback) in functions {
-            let function = calls.function(env, name, callback)?;
-            // SAFETY: handles of the current scope.
-            check_status!(unsafe { sys::napi_set_named_property(env, object, name.as_ptr(), function) })?;
-        }
-        Ok(object)
-    }
-
-    fn function(
-        self: &Rc<Self>,
-        env: sys::napi_env,
-        name: &CStr,
-        callback: sys::napi_callback,
-    ) -> Result<sys::napi_value> {
-        let length = name.count_bytes() as isize;
-        let data = Rc::into_raw(self.clone()).cast_mut().cast::<c_void>();
-        let (hint, reference) = (ptr::null_mut(), ptr::null_mut());
-        let mut function = ptr::null_mut();
-        // The data is a reference of the function's own; the finalizer gives it back when the function is collected or
-        // the environment ends, once. (Should making it fail, which takes memory running out, the reference stays.)
-        // SAFETY: handles of the current scope; the data outlives the function, and both stay on the shard's thread.
-        unsafe {
-            check_status!(sys::napi_create_function(
-                env,
-                name.as_ptr(),
-                length,
-                callback,
-                data,
-                &mut function
-            ))?;
-            check_status!(sys::napi_add_finalizer(env, function, data, Some(let_go), hint, reference))?;
-        }
-        Ok(function)
+        // SAFETY: these callbacks take their data by `functions::arguments`, as this type, on the shard's thread.
+        unsafe { functions::object(env, &calls, &functions) }
     }
 }
 
-// SAFETY: Node calls it once for each function, on the shard's thread, with the data that `function` gave it.
-unsafe extern "C" fn let_go(_env: sys::napi_env, data: *mut c_void, _hint: *mut c_void) {
-    // SAFETY: made by `function`, given back once.
-    drop(unsafe { Rc::from_raw(data.cast_const().cast::<HotCalls>()) });
-}
-
-/// The arguments of a call (undefined where there is none) and what it works on; counts the call.
+/// As [`functions::arguments`]; counts the call.
 ///
 /// # Safety
-/// `info` must be that of a call to a function of [`HotCalls`]; the result is not used after the call.
-// SAFETY: every caller is a callback below, which Node calls on the shard's thread and which ends before its function.
+/// As there.
+// SAFETY: every caller is a callback below.
 unsafe fn arguments<'a, const COUNT: usize>(
     env: sys::napi_env,
     info: sys::napi_callback_info,
 ) -> ([sys::napi_value; COUNT], &'a HotCalls) {
-    let mut values = [ptr::null_mut(); COUNT];
-    let mut count = COUNT;
-    let mut data = ptr::null_mut();
-    // SAFETY: by the caller; the function that is being called holds its data.
-    unsafe {
-        sys::napi_get_cb_info(env, info, &mut count, values.as_mut_ptr(), ptr::null_mut(), &mut data);
-        let calls = &*data.cast_const().cast::<HotCalls>();
-        calls.host.count_call();
-        (values, calls)
-    }
-}
-
-fn integer(env: sys::napi_env, value: sys::napi_value) -> Result<i32> {
-    let mut integer = 0;
-    // SAFETY: a handle of the current scope; what is no number is refused by status.
-    check_status!(unsafe { sys::napi_get_value_int32(env, value, &mut integer) })?;
-    Ok(integer)
+    // SAFETY: by the caller.
+    let (values, calls) = unsafe { functions::arguments::<HotCalls, COUNT>(env, info) };
+    calls.host.count_call();
+    (values, calls)
 }
 
 /// Room for a text of bounded length and the zero behind it.
@@ -135,25 +82,6 @@ fn ip(address: &[u8], port: u16) -> Result<Address> {
     // An interface's name has to be looked up; nothing else is, for names are resolved before they come here.
     let mut found = (text, port).to_socket_addrs().ok().filter(|_| text.contains('%')).ok_or_else(refused)?;
     found.next().map(Address::Ip).ok_or_else(refused)
-}
-
-/// What a call returns; an error is thrown, and a panic was reported.
-fn returned(env: sys::napi_env, result: Option<Result<sys::napi_value>>) -> sys::napi_value {
-    match result {
-        Some(Ok(value)) => value,
-        Some(Err(error)) => {
-            throw(env, &error);
-            ptr::null_mut()
-        }
-        None => ptr::null_mut(),
-    }
-}
-
-/// Makes an error the exception of the call that is being made.
-fn throw(env: sys::napi_env, error: &Error) {
-    let text = CString::new(format!("{}: {}", error.status, error.reason)).unwrap_or_default();
-    // SAFETY: a plain call; the text is copied.
-    unsafe { sys::napi_throw_error(env, ptr::null(), text.as_ptr()) };
 }
 
 /// `flush()`: applies the commands in the ring. Whoever calls it holds the rings: a closed shard does not.

@@ -2,11 +2,13 @@
 
 pub mod alarm;
 mod caller;
+mod functions;
 pub mod guardian;
 mod hot_calls;
 mod javascript;
 pub mod listener;
 pub mod log;
+pub mod mailbox;
 pub mod metrics;
 pub mod shard;
 

@@ -1,0 +1,249 @@
+//! A thread's mailbox, nested in its libuv loop: `uv_poll` watches the bell, and JavaScript is called once for as many
+//! parcels as fit into its inbox.
+//!
+//! Everything here runs on the thread of the loop.
+
+use crate::abi;
+use crate::error::{During, SystemError, panic_text};
+use crate::limits::WAKE_BUDGET_US;
+use crate::mailbox::{Correspondence, Mailbox, Parcel};
+use crate::ring::Region;
+use crate::uv::{self, HandleType, RawHandle, Uv};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What it needs of JavaScript.
+pub trait Addressee {
+    /// Reads the messages in the inbox. False when JavaScript cannot run (any more).
+    fn read(&self) -> bool;
+    /// Ends the thread with this error, as an uncaught exception.
+    fn fatal(&self, message: &str);
+    /// The thread's environment ends: JavaScript must not be called any more.
+    fn environment_ends(&self);
+    /// All handles are closed; nothing native is left of it.
+    fn closed(&self);
+}
+
+/// JavaScript's memory for what it reads. Users cannot reach it, so it is never detached.
+pub struct Inbox {
+    /// The MAIL_CONTROL_ words.
+    pub control: Region<i32>,
+    /// Messages.
+    pub bytes: Region<u8>,
+}
+
+/// See the module.
+pub struct Mail {
+    uv: &'static Uv,
+    addressee: Rc<dyn Addressee>,
+    mailbox: Arc<Mailbox>,
+    correspondence: RefCell<Correspondence>,
+    inbox: Inbox,
+    /// Taken out of the mailbox and not read yet.
+    waiting: RefCell<VecDeque<Parcel>>,
+    /// Large payloads of what is in the inbox, in its order.
+    large: RefCell<VecDeque<Box<[u8]>>>,
+    poll: NonNull<RawHandle>,
+    is_reading: Cell<bool>,
+    closing: Cell<bool>,
+}
+
+impl Mail {
+    /// Opens a mailbox at a place.
+    ///
+    /// # Safety
+    /// `uv_loop` must be the loop of the calling thread, and outlive the handle (libuv waits for it). `inbox` must be valid
+    /// until [`Addressee::closed`].
+    pub unsafe fn open(
+        uv: &'static Uv,
+        uv_loop: NonNull<uv::Loop>,
+        place: i32,
+        inbox: Inbox,
+        addressee: Rc<dyn Addressee>,
+    ) -> Result<Rc<Self>, SystemError> {
+        assert!(
+            inbox.control.length() >= abi::MAIL_CONTROL_WORDS as usize,
+            "the words of an inbox are short"
+        );
+        assert!(inbox.bytes.length() >= abi::MAIL_INBOX_BYTES as usize, "an inbox is short");
+        let mailbox = Mailbox::open(place).during("eventfd")?;
+        let poll = uv.allocate(HandleType::Poll);
+        // SAFETY: the loop is this thread's, the handle is fresh and of the right size. When it fails, libuv does not know
+        // the handle.
+        unsafe {
+            let result = (uv.poll_init)(uv_loop.as_ptr(), poll.as_ptr(), mailbox.pollable());
+            if result < 0 {
+                libc::free(poll.as_ptr());
+                mailbox.close();
+                return Err(io::Error::from_raw_os_error(-result)).during("epoll_ctl");
+            }
+        }
+        let mail = Rc::new(Self {
+            uv,
+            addressee,
+            mailbox,
+            correspondence: RefCell::default(),
+            inbox,
+            waiting: RefCell::default(),
+            large: RefCell::default(),
+            poll,
+            is_reading: Cell::new(false),
+            closing: Cell::new(false),
+        });
+        // The handle owns a reference; the callback that frees it drops it.
+        let data: *const Self = Rc::into_raw(mail.clone());
+        // SAFETY: the handle is initialised and ours; the callback has the signature that libuv calls.
+        unsafe {
+            poll.cast::<*mut c_void>().write(data.cast_mut().cast());
+            (uv.poll_start)(poll.as_ptr(), uv::READABLE, on_poll);
+            (uv.unreference)(poll.as_ptr());
+        }
+        // What came before this sleep finds nobody asleep: the bell makes good for it.
+        if !mail.mailbox.fall_asleep() {
+            mail.mailbox.come_back();
+        }
+        Ok(mail)
+    }
+
+    /// The thread's address.
+    pub fn address(&self) -> u32 {
+        self.mailbox.address
+    }
+
+    /// Works on what the thread sends. Once it is closed nothing can be sent.
+    pub fn correspondence<T>(&self, work: impl FnOnce(&mut Correspondence) -> T) -> Option<T> {
+        (!self.closing.get()).then(|| work(&mut self.correspondence.borrow_mut()))
+    }
+
+    /// The payload of the next large message in the inbox.
+    pub fn take_large(&self) -> Option<Box<[u8]>> {
+        self.large.borrow_mut().pop_front()
+    }
+
+    /// Whether it keeps the loop alive: somebody waits for an answer.
+    pub fn keep_alive(&self, alive: bool) {
+        if self.closing.get() {
+            return;
+        }
+        // SAFETY: the handle is open (not `closing`), on this thread's loop.
+        unsafe {
+            if alive {
+                (self.uv.reference)(self.poll.as_ptr());
+            } else {
+                (self.uv.unreference)(self.poll.as_ptr());
+            }
+        }
+    }
+
+    /// Closes the mailbox, and gives back what room it had elsewhere. Idempotent.
+    pub fn close(&self) {
+        if self.closing.replace(true) {
+            return;
+        }
+        self.mailbox.close();
+        drop(self.correspondence.take());
+        // SAFETY: the handle is initialised, and closed here only, once (`closing`).
+        unsafe { (self.uv.close)(self.poll.as_ptr(), Some(on_closed)) };
+    }
+
+    /// The thread ends (`worker.terminate`, `process.exit`): as [`Self::close`], and JavaScript is not called again.
+    pub fn environment_ends(&self) {
+        self.close();
+        self.addressee.environment_ends();
+    }
+
+    /// The bell has rung.
+    fn wake(&self) {
+        if self.closing.get() || self.is_reading.replace(true) {
+            return; // a nested run of the loop
+        }
+        self.mailbox.wake_up();
+        let began = Instant::now();
+        loop {
+            self.waiting.borrow_mut().extend(self.mailbox.take());
+            let cost = self.fill();
+            if self.inbox.control.read(END) == 0 {
+                if self.mailbox.fall_asleep() {
+                    break;
+                }
+                continue;
+            }
+            let can_run = self.addressee.read();
+            self.mailbox.release(cost);
+            if !can_run || self.closing.get() {
+                break;
+            }
+            if began.elapsed() >= Duration::from_micros(WAKE_BUDGET_US) {
+                self.mailbox.come_back();
+                break;
+            }
+        }
+        self.is_reading.set(false);
+    }
+
+    /// Puts what fits into the inbox, which was read; how much of the mailbox's room it had.
+    fn fill(&self) -> usize {
+        let (mut waiting, mut large) = (self.waiting.borrow_mut(), self.large.borrow_mut());
+        large.clear();
+        let (mut end, mut cost) = (0, 0);
+        while let Some(parcel) = waiting.front() {
+            if end + parcel.bytes.len() > self.inbox.bytes.length() {
+                break;
+            }
+            self.inbox.bytes.copy_from(end, &parcel.bytes);
+            end += parcel.bytes.len();
+            cost += parcel.cost;
+            large.extend(waiting.pop_front().and_then(|parcel| parcel.large));
+        }
+        self.inbox.control.write(END, end as i32);
+        cost
+    }
+
+    /// Runs native work; a panic closes the mailbox and ends the thread, not the process.
+    fn guarded(&self, work: impl FnOnce()) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+            self.close();
+            self.addressee.fatal(&format!("the native mailbox panicked: {}", panic_text(&*panic)));
+        }
+    }
+}
+
+const END: usize = abi::MAIL_CONTROL_END as usize;
+
+/// # Safety
+/// `handle` must be a mailbox's own, not freed.
+// SAFETY: every caller is a callback of the handle.
+unsafe fn mail_of(handle: *mut RawHandle) -> Rc<Mail> {
+    // SAFETY: the data pointer is the handle's own reference (`Mail::open`); counting another one up keeps it the handle's.
+    unsafe {
+        let mail: *const Mail = uv::data(handle).cast_const().cast();
+        Rc::increment_strong_count(mail);
+        Rc::from_raw(mail)
+    }
+}
+
+unsafe extern "C" fn on_poll(handle: *mut RawHandle, _status: i32, _events: i32) {
+    // SAFETY: libuv calls with the handle that was started, on its loop's thread.
+    let mail = unsafe { mail_of(handle) };
+    mail.guarded(|| mail.wake());
+}
+
+unsafe extern "C" fn on_closed(handle: *mut RawHandle) {
+    // SAFETY: as in `on_poll`; libuv does not touch a handle after its close callback, so its memory is ours again, and the
+    // reference that it had is dropped.
+    unsafe {
+        let mail = mail_of(handle);
+        let shared: *const Mail = uv::data(handle).cast_const().cast();
+        libc::free(handle);
+        // Whatever panics here, the rest is done.
+        _ = catch_unwind(AssertUnwindSafe(|| mail.addressee.closed()));
+        drop(Rc::from_raw(shared));
+    }
+}

@@ -1,0 +1,276 @@
+//! What threads say to each other: each JavaScript thread that takes part has a mailbox, into which any thread puts parcels.
+//!
+//! A parcel is what one thread had to say to another in one turn: messages, one behind the other, whose form only JavaScript
+//! knows (`src/messages/`). So what a message costs here is its share of one allocation, one exchange of a pointer, and of
+//! one system call when the receiver sleeps.
+//!
+//! **Order.** Parcels of one sender arrive in the order in which it sent them.
+//!
+//! **Bound.** A mailbox takes [`MAILBOX_MAX_BYTES`] of what was not read yet. A sender has to have room granted
+//! ([`Mailbox::reserve`]) before it puts anything down, so it knows at once when there is none; what it was granted and has not
+//! used it keeps for its next messages, and gives back when it ends.
+//!
+//! **Ends.** A mailbox closes with its thread. Whatever is sent to it from then on comes back; and every other mailbox gets
+//! a note that it is gone, behind all that its thread had sent there. So whoever waits for an answer learns that there will
+//! be none.
+//!
+//! The registry is lock-free: no thread waits for another, whatever that one is in the middle of.
+#![forbid(unsafe_code)]
+
+use crate::abi;
+use crate::engine::bell::Bell;
+use crate::limits::{MAIL_CREDIT_BYTES, MAILBOX_MAX_BYTES, NAMES_MAX};
+use crate::pipe::Sleep;
+use crate::stack::Stack;
+use papaya::HashMap;
+use std::collections::HashMap as LocalMap;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+
+/// By address. Addresses begin at 1 and are not used again: a thread that takes the place of another has one of its own.
+static MAILBOXES: LazyLock<HashMap<u32, Arc<Mailbox>>> = LazyLock::new(HashMap::new);
+/// Addresses by place: a shard's number, or that of the supervisor.
+static PLACES: LazyLock<HashMap<i32, u32>> = LazyLock::new(HashMap::new);
+static LAST_ADDRESS: AtomicU32 = AtomicU32::new(0);
+/// Numbers of names by which functions are called, the same in all threads. They begin at 1.
+static NAMES: LazyLock<HashMap<Box<str>, u32>> = LazyLock::new(HashMap::new);
+static LAST_NAME: AtomicU32 = AtomicU32::new(0);
+
+/// What one thread has sent to another at once.
+#[derive(Debug)]
+pub struct Parcel {
+    /// Messages.
+    pub bytes: Box<[u8]>,
+    /// What did not go among them: the payload of the only message.
+    pub large: Option<Box<[u8]>>,
+    /// Of the room that the mailbox has: it is free again when the parcel was read.
+    pub cost: usize,
+}
+
+/// One thread's. See the module.
+#[derive(Debug)]
+pub struct Mailbox {
+    /// Its name here.
+    pub address: u32,
+    /// Which thread of the process: a shard's number, or one of the PLACE_ constants.
+    pub place: i32,
+    parcels: Stack<Parcel>,
+    /// The owner sleeps until the bell rings.
+    sleep: Sleep,
+    bell: Bell,
+    /// Room that was granted and is not free again.
+    reserved: AtomicUsize,
+}
+
+/// What came of a wish for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// So many bytes, at least as many as were asked for.
+    Of(usize),
+    /// There is no room for so many.
+    Full,
+    /// There is no such mailbox (any more).
+    Gone,
+}
+
+impl Mailbox {
+    /// Opens one for the calling thread, which is found under `place` from now on unless that is PLACE_NONE.
+    pub fn open(place: i32) -> io::Result<Arc<Self>> {
+        let mailbox = Arc::new(Self {
+            address: LAST_ADDRESS.fetch_add(1, Ordering::Relaxed) + 1,
+            place,
+            parcels: Stack::default(),
+            sleep: Sleep::default(),
+            bell: Bell::new()?,
+            reserved: AtomicUsize::new(0),
+        });
+        MAILBOXES.pin().insert(mailbox.address, mailbox.clone());
+        if place != abi::PLACE_NONE {
+            PLACES.pin().insert(place, mailbox.address);
+        }
+        // Nobody sleeps yet who could have been left sleeping: the first look comes before the first sleep.
+        Ok(mailbox)
+    }
+
+    /// Becomes readable when something was put in while the owner slept.
+    pub fn pollable(&self) -> RawFd {
+        self.bell.as_raw_fd()
+    }
+
+    /// Puts a parcel in; gives it back when the owner is gone. From any thread.
+    pub fn put(&self, parcel: Parcel) -> Result<(), Parcel> {
+        self.parcels.push(parcel)?;
+        if self.sleep.needs_waking() {
+            self.bell.ring();
+        }
+        Ok(())
+    }
+
+    /// Grants room for `least` bytes, and some more for what comes next. From any thread.
+    pub fn reserve(&self, least: usize) -> Grant {
+        let most = least.max(MAIL_CREDIT_BYTES);
+        let granted = |reserved: usize| {
+            let free = MAILBOX_MAX_BYTES - reserved;
+            (free >= least).then(|| reserved + free.min(most))
+        };
+        // Room is a count and nothing else: what lies there is handed over by the stack.
+        match self.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, granted) {
+            Ok(before) => Grant::Of((MAILBOX_MAX_BYTES - before).min(most)),
+            Err(_) => Grant::Full,
+        }
+    }
+
+    /// Gives room back.
+    pub fn release(&self, bytes: usize) {
+        let before = self.reserved.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "more room was given back than was granted");
+    }
+
+    /// Room that is granted or taken.
+    pub fn reserved(&self) -> usize {
+        self.reserved.load(Ordering::Relaxed)
+    }
+
+    /// What was put in, in the order of each sender. Called by the owner.
+    pub fn take(&self) -> impl Iterator<Item = Parcel> {
+        self.parcels.take()
+    }
+
+    /// The owner has nothing to do; false when something came just now. Called by the owner.
+    pub fn fall_asleep(&self) -> bool {
+        self.sleep.fall_asleep(|| !self.parcels.is_empty())
+    }
+
+    /// The owner is up: nobody rings until it falls asleep again.
+    pub fn wake_up(&self) {
+        self.sleep.wake_up();
+        self.bell.silence();
+    }
+
+    /// The owner is up and cannot go on now: its bell rings until it has come back.
+    pub fn come_back(&self) {
+        self.bell.ring();
+    }
+
+    /// The thread ends, or says and hears nothing any more. What was not read is dropped, and everybody is told.
+    pub fn close(&self) {
+        // First, so that nobody finds it who is not told.
+        let places = PLACES.pin();
+        if places.get(&self.place) == Some(&self.address) {
+            places.remove(&self.place);
+        }
+        let mailboxes = MAILBOXES.pin();
+        if mailboxes.remove(&self.address).is_none() {
+            return;
+        }
+        drop(self.parcels.close());
+        for other in mailboxes.values() {
+            // One that is just closing needs to know nothing.
+            _ = other.put(self.gone_note());
+        }
+    }
+
+    /// A message without a payload that says so.
+    fn gone_note(&self) -> Parcel {
+        let mut words = [0i32; abi::MAIL_HEADER_WORDS as usize];
+        words[abi::MAIL_KIND as usize] = abi::MAIL_GONE;
+        words[abi::MAIL_FROM as usize] = self.address as i32;
+        words[abi::MAIL_FROM_PLACE as usize] = self.place;
+        let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        Parcel { bytes, large: None, cost: 0 }
+    }
+}
+
+/// The address of who is at a place.
+pub fn at(place: i32) -> Option<u32> {
+    PLACES.pin().get(&place).copied()
+}
+
+/// The numbers of all shards, in their order, with their addresses.
+pub fn shards() -> Vec<(i32, u32)> {
+    let places = PLACES.pin();
+    let mut shards: Vec<(i32, u32)> =
+        places.iter().map(|(&place, &address)| (place, address)).filter(|&(place, _)| place >= 0).collect();
+    shards.sort_unstable();
+    shards
+}
+
+/// The number of a name. One that nobody has used yet gets one if `make` is set; `None` when it has none, or all
+/// [`NAMES_MAX`] are given out.
+pub fn name(text: &str, make: bool) -> Option<u32> {
+    let names = NAMES.pin();
+    if let Some(&number) = names.get(text) {
+        return Some(number);
+    }
+    if !make || names.len() >= NAMES_MAX {
+        return None;
+    }
+    Some(*names.get_or_insert_with(text.into(), || LAST_NAME.fetch_add(1, Ordering::Relaxed) + 1))
+}
+
+/// Whom a thread sends to, and what room it has there. Used on its thread.
+#[derive(Debug, Default)]
+pub struct Correspondence {
+    peers: LocalMap<u32, Peer>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    mailbox: Arc<Mailbox>,
+    credit: usize,
+}
+
+impl Correspondence {
+    /// Asks for more room in a mailbox; how much of it there is now.
+    pub fn reserve(&mut self, address: u32, least: usize) -> Grant {
+        let peer = match self.peers.get_mut(&address) {
+            Some(peer) => peer,
+            None => {
+                let Some(mailbox) = MAILBOXES.pin().get(&address).cloned() else { return Grant::Gone };
+                self.peers.entry(address).or_insert(Peer { mailbox, credit: 0 })
+            }
+        };
+        let grant = peer.mailbox.reserve(least);
+        if let Grant::Of(bytes) = grant {
+            peer.credit += bytes;
+        }
+        grant
+    }
+
+    /// Sends a parcel, whose cost comes out of the room there. False when the mailbox is gone.
+    pub fn send(&mut self, address: u32, parcel: Parcel) -> bool {
+        if parcel.cost == 0 && !self.peers.contains_key(&address) {
+            // An answer, for which no room is needed.
+            let mailbox = MAILBOXES.pin().get(&address).cloned();
+            return mailbox.is_some_and(|mailbox| mailbox.put(parcel).is_ok());
+        }
+        let Some(peer) = self.peers.get_mut(&address) else { return false };
+        assert!(parcel.cost <= peer.credit, "more was sent than there is room for");
+        peer.credit -= parcel.cost;
+        match peer.mailbox.put(parcel) {
+            Ok(()) => true,
+            Err(parcel) => {
+                peer.mailbox.release(parcel.cost);
+                false
+            }
+        }
+    }
+
+    /// A mailbox is gone.
+    pub fn forget(&mut self, address: u32) {
+        if let Some(peer) = self.peers.remove(&address) {
+            peer.mailbox.release(peer.credit);
+        }
+    }
+}
+
+impl Drop for Correspondence {
+    /// The room that was not used is for others.
+    fn drop(&mut self) {
+        for (_, peer) in self.peers.drain() {
+            peer.mailbox.release(peer.credit);
+        }
+    }
+}

@@ -1,0 +1,452 @@
+import { AsyncResource } from 'node:async_hooks'
+import { isMainThread } from 'node:worker_threads'
+import { ShardloopError } from '../errors.js'
+import { CALLS_PENDING_MAX } from '../limits.js'
+import {
+  MAIL_CALL,
+  MAIL_CANCEL,
+  MAIL_FAILURE,
+  MAIL_GONE,
+  MAIL_MESSAGE,
+  MAIL_RESULT,
+  MAIL_UNKNOWN,
+  NAME_MAX_BYTES,
+  NAMES_MAX,
+  PLACE_NONE,
+  PLACE_SUPERVISOR,
+} from '../native/abi.js'
+import { native } from '../native/index.js'
+import { packError, type TransferredError, unpackError } from '../workers/error-transfer.js'
+import { callExceptionHandler, exceptionContext } from '../workers/exception-handler.js'
+import { shardIdentity } from '../workers/identity.js'
+import { invalid } from '../workers/invalid.js'
+import { threadLog } from '../workers/thread-log.js'
+import { threadSingletonGetter } from '../workers/thread-singleton.js'
+import { describePlace, type MessageReader, type Outbox, Post } from './post.js'
+
+/** A thread that functions are called in: a shard by its number, or the main thread. */
+export type CallTarget = number | 'supervisor'
+
+/** What an exposed function is told beside its payload. */
+export interface CallContext {
+  /** Who calls; null for a worker thread of the program's own. */
+  readonly from: CallTarget | null
+  /** Aborts when the caller waits no more: its own signal did, or it is gone. Never when nobody waits from the start. */
+  readonly signal: AbortSignal
+}
+
+/** What `loop.expose` takes. */
+// biome-ignore lint/suspicious/noExplicitAny: the payload is whatever the program's callers send, as in an event emitter
+export type ExposedFunction = (payload: any, context: CallContext) => unknown
+
+/** Options of `loop.call`. */
+export interface CallOptions {
+  /** Calls it off: the promise rejects with the signal's reason, and the function's `context.signal` aborts. */
+  readonly signal?: AbortSignal
+}
+
+/** A function that other threads may call. */
+interface Exposed {
+  readonly name: string
+  readonly callback: ExposedFunction
+  /** The async context of whoever exposed it. */
+  readonly resource: AsyncResource
+}
+
+/** A call whose answer is waited for. */
+class PendingCall {
+  readonly outbox: Outbox
+  readonly name: string
+  readonly resolve: (result: unknown) => void
+  readonly reject: (error: unknown) => void
+  /** What aborts it, and how it hears of that. */
+  signal: AbortSignal | undefined = undefined
+  onAbort: (() => void) | undefined = undefined
+
+  constructor(
+    outbox: Outbox,
+    name: string,
+    resolve: (result: unknown) => void,
+    reject: (error: unknown) => void,
+  ) {
+    this.outbox = outbox
+    this.name = name
+    this.resolve = resolve
+    this.reject = reject
+  }
+}
+
+const neutral = new AsyncResource('SHARDLOOP_MAILBOX')
+
+/** One call of a function here, by another thread. */
+class Context implements CallContext {
+  readonly #place: number
+  #controller: AbortController | null = null
+  #aborted = false
+
+  constructor(place: number) {
+    this.#place = place
+  }
+
+  get from(): CallTarget | null {
+    if (this.#place === PLACE_SUPERVISOR) return 'supervisor'
+    return this.#place >= 0 ? this.#place : null
+  }
+
+  /** Made when it is asked for: an AbortSignal costs more than a call. */
+  get signal(): AbortSignal {
+    if (this.#controller === null) {
+      this.#controller = new AbortController()
+      if (this.#aborted) this.#controller.abort()
+    }
+    return this.#controller.signal
+  }
+
+  abort(): void {
+    this.#aborted = true
+    this.#controller?.abort()
+  }
+}
+
+/**
+ * A thread's functions that others may call, and its calls of theirs. Its mailbox is opened for the first of either, in a
+ * shard when its thread starts.
+ */
+export class Calls implements MessageReader {
+  #post: Post | null = null
+  /** By the number of the name. */
+  readonly #exposed = new Map<number, Exposed>()
+  readonly #names = new Map<string, number>()
+  readonly #pending = new Map<number, PendingCall>()
+  /** Calls of others that have not ended, by {@link activeKey}. */
+  readonly #active = new Map<number, Context>()
+  /** Who was found at a place. */
+  readonly #places = new Map<number, Outbox>()
+  #lastCall = 0
+
+  /** Opens the mailbox, if it is not open. */
+  open(): Post {
+    // In no async context: whoever happens to be first would leave its stores to every message that comes.
+    this.#post ??= neutral.runInAsyncScope(() => new Post(ownPlace(), this))
+    return this.#post
+  }
+
+  expose(name: string, callback: ExposedFunction): void {
+    const number = native.nameNumber(checkedName(name), true)
+    if (number === 0)
+      throw new ShardloopError(
+        'ERR_SHARDLOOP_STATE',
+        `${NAMES_MAX} different names were exposed in this process: expose fewer, and tell calls apart by their payload`,
+      )
+    if (typeof callback !== 'function') throw invalid('callback', callback, 'a function')
+    if (this.#exposed.has(number))
+      throw new ShardloopError('ERR_SHARDLOOP_STATE', `${name} is exposed already: unexpose it first`)
+    this.open()
+    this.#exposed.set(number, { name, callback, resource: new AsyncResource('SHARDLOOP_EXPOSED') })
+  }
+
+  /** Whether it was exposed. */
+  unexpose(name: string): boolean {
+    const number = this.#numberOf(checkedName(name))
+    const exposed = this.#exposed.get(number)
+    exposed?.resource.emitDestroy()
+    return this.#exposed.delete(number)
+  }
+
+  /** Has a function called, without an answer. */
+  send(target: CallTarget | 'all', name: string, payload: unknown): void {
+    const number = this.#numberOf(checkedName(name))
+    if (target === 'all') {
+      this.#sendToAll(name, number, payload)
+      return
+    }
+    const place = placeOf(target)
+    if (number === 0) throw notExposed(name, place)
+    this.#write(place, name, MAIL_MESSAGE, number, 0, payload)
+  }
+
+  /** Calls a function and waits for what it returns. */
+  call(target: CallTarget, name: string, payload: unknown, options: CallOptions): Promise<unknown> {
+    const place = placeOf(target)
+    const number = this.#numberOf(checkedName(name))
+    const { signal } = options
+    if (signal?.aborted) throw signal.reason
+    if (number === 0) throw notExposed(name, place)
+    if (this.#pending.size >= CALLS_PENDING_MAX)
+      throw new ShardloopError(
+        'ERR_SHARDLOOP_STATE',
+        `${CALLS_PENDING_MAX} calls of this thread wait for their results: wait for some before the next`,
+      )
+    const call = this.#nextCall()
+    const outbox = this.#write(place, name, MAIL_CALL, number, call, payload)
+    if (this.#pending.size === 0) this.open().keepAlive(true)
+    return new Promise((resolve, reject) => {
+      const pending = new PendingCall(outbox, name, resolve, reject)
+      this.#pending.set(call, pending)
+      if (signal === undefined) return
+      pending.signal = signal
+      pending.onAbort = () => {
+        if (!this.#settle(call)) return
+        this.open().answer(outbox, MAIL_CANCEL, call, undefined)
+        reject(signal.reason)
+      }
+      signal.addEventListener('abort', pending.onAbort)
+    })
+  }
+
+  /** Nothing of this thread is called or calls any more. Resolves when the native half is gone. */
+  async close(): Promise<void> {
+    for (const [call, { name, outbox, reject }] of [...this.#pending]) {
+      this.#settle(call)
+      const whose = describePlace(outbox.place)
+      reject(
+        new ShardloopError('ERR_SHARDLOOP_CLOSED', `the loop was closed before ${whose} answered ${name}`),
+      )
+    }
+    for (const { resource } of this.#exposed.values()) resource.emitDestroy()
+    this.#exposed.clear()
+    for (const context of this.#active.values()) context.abort()
+    this.#active.clear()
+    this.#places.clear()
+    const post = this.#post
+    this.#post = null
+    await post?.close()
+  }
+
+  /** @internal */
+  message(kind: number, from: number, fromPlace: number, name: number, call: number, payload: unknown): void {
+    switch (kind) {
+      case MAIL_MESSAGE:
+        this.#called(name, fromPlace, payload)
+        return
+      case MAIL_CALL:
+        this.#asked(name, from, fromPlace, call, payload)
+        return
+      case MAIL_RESULT:
+        this.#settle(call)?.resolve(payload)
+        return
+      case MAIL_FAILURE:
+        this.#settle(call)?.reject(unpackError(payload as TransferredError))
+        return
+      case MAIL_UNKNOWN: {
+        const pending = this.#settle(call)
+        pending?.reject(notExposed(pending.name, pending.outbox.place))
+        return
+      }
+      case MAIL_CANCEL:
+        this.#active.get(activeKey(from, call))?.abort()
+        return
+      case MAIL_GONE:
+        this.#gone(from, fromPlace)
+    }
+  }
+
+  /** A function is to be called, and nobody waits. */
+  #called(name: number, fromPlace: number, payload: unknown): void {
+    const exposed = this.#exposed.get(name)
+    if (exposed === undefined) {
+      const from = describePlace(fromPlace)
+      const error = new ShardloopError(
+        'ERR_SHARDLOOP_NOT_EXPOSED',
+        `${from} has called a function by callSoonThreadsafe that this thread does not expose (any more)`,
+      )
+      callExceptionHandler(exceptionContext(error.message, error))
+      return
+    }
+    const { callback, resource } = exposed
+    const failed = (error: unknown): void => {
+      callExceptionHandler(exceptionContext(`the exposed function ${exposed.name} threw`, error))
+    }
+    try {
+      const result = resource.runInAsyncScope(callback, undefined, payload, new Context(fromPlace))
+      if (isThenable(result)) result.then(undefined, failed)
+    } catch (error) {
+      failed(error)
+    }
+  }
+
+  /** A function is to be called, and its result sent back. */
+  #asked(name: number, from: number, fromPlace: number, call: number, payload: unknown): void {
+    const outbox = this.open().outbox(from, fromPlace)
+    const exposed = this.#exposed.get(name)
+    if (exposed === undefined) {
+      this.#answer(outbox, MAIL_UNKNOWN, call, undefined)
+      return
+    }
+    const context = new Context(fromPlace)
+    let result: unknown
+    try {
+      result = exposed.resource.runInAsyncScope(exposed.callback, undefined, payload, context)
+    } catch (error) {
+      this.#fail(outbox, call, error)
+      return
+    }
+    if (!isThenable(result)) {
+      this.#answer(outbox, MAIL_RESULT, call, result)
+      return
+    }
+    const key = activeKey(from, call)
+    this.#active.set(key, context)
+    result.then(
+      (value) => {
+        if (this.#active.delete(key)) this.#answer(outbox, MAIL_RESULT, call, value)
+      },
+      (error: unknown) => {
+        if (this.#active.delete(key)) this.#fail(outbox, call, error)
+      },
+    )
+  }
+
+  #answer(outbox: Outbox, kind: number, call: number, payload: unknown): void {
+    try {
+      // Results take room, as what was asked for did: but a caller that has no room is told that.
+      if (kind !== MAIL_RESULT) this.open().answer(outbox, kind, call, payload)
+      else this.open().write(outbox, kind, 0, call, payload)
+    } catch (error) {
+      this.#fail(outbox, call, error)
+    }
+  }
+
+  #fail(outbox: Outbox, call: number, error: unknown): void {
+    const packed = packError(error)
+    try {
+      this.open().answer(outbox, MAIL_FAILURE, call, packed)
+    } catch {
+      // A property that cannot be sent: the error without its properties can.
+      const plain = packError(new Error(error instanceof Error ? error.message : String(error)))
+      this.open().answer(outbox, MAIL_FAILURE, call, plain)
+    }
+  }
+
+  /** A thread is gone, and what it had to say was read: no other answer comes. */
+  #gone(address: number, place: number): void {
+    this.#post?.forget(address)
+    if (this.#places.get(place)?.address === address) this.#places.delete(place)
+    for (const [call, { outbox, name, reject }] of [...this.#pending]) {
+      if (outbox.address !== address) continue
+      this.#settle(call)
+      reject(
+        new ShardloopError('ERR_SHARDLOOP_GONE', `${describePlace(place)} ended before it answered ${name}`),
+      )
+    }
+    for (const [key, context] of this.#active) {
+      if (Math.floor(key / CALL_NUMBERS) !== address) continue
+      this.#active.delete(key)
+      context.abort()
+    }
+    const lost = this.#post?.takeLost() ?? 0
+    if (lost > 0)
+      threadLog().write(
+        'warn',
+        `${lost} messages were lost: ${describePlace(place)} ended before it read them`,
+      )
+  }
+
+  #settle(call: number): PendingCall | undefined {
+    const pending = this.#pending.get(call)
+    if (pending === undefined) return undefined
+    this.#pending.delete(call)
+    if (this.#pending.size === 0) this.#post?.keepAlive(false)
+    if (pending.onAbort !== undefined) pending.signal?.removeEventListener('abort', pending.onAbort)
+    return pending
+  }
+
+  #sendToAll(name: string, number: number, payload: unknown): void {
+    const shards = native.shardMailboxes()
+    if (number === 0 || shards.length === 0)
+      throw new ShardloopError(
+        number === 0 ? 'ERR_SHARDLOOP_NOT_EXPOSED' : 'ERR_SHARDLOOP_GONE',
+        number === 0 ? `no shard exposes ${name}` : `there are no shards to call ${name} in`,
+      )
+    const refused: unknown[] = []
+    const post = this.open()
+    for (let index = 0; index < shards.length; index += 2) {
+      const [place, address] = [shards[index] as number, shards[index + 1] as number]
+      try {
+        // One that has just ended hears nothing any more; its replacement did not exist when this was said.
+        post.write(post.outbox(address, place), MAIL_MESSAGE, number, 0, payload)
+      } catch (error) {
+        refused.push(error)
+      }
+    }
+    if (refused.length > 0) throw refused[0]
+  }
+
+  /** Writes to who is at a place now. */
+  #write(place: number, name: string, kind: number, number: number, call: number, payload: unknown): Outbox {
+    const post = this.open()
+    const known = this.#places.get(place)
+    if (known !== undefined && post.write(known, kind, number, call, payload)) return known
+    // Not looked up yet; or gone, and that was not read yet: it may have been replaced.
+    const address = native.mailboxAt(place)
+    if (address === 0) {
+      if (place === PLACE_SUPERVISOR) throw notExposed(name, place)
+      throw goneError(name, place)
+    }
+    const outbox = post.outbox(address, place)
+    this.#places.set(place, outbox)
+    if (!post.write(outbox, kind, number, call, payload)) throw goneError(name, place)
+    return outbox
+  }
+
+  /** The number of a name; 0 when no thread has exposed it yet. */
+  #numberOf(name: string): number {
+    let number = this.#names.get(name)
+    if (number === undefined) {
+      number = native.nameNumber(name, false)
+      if (number !== 0) this.#names.set(name, number)
+    }
+    return number
+  }
+
+  #nextCall(): number {
+    do this.#lastCall = this.#lastCall === CALL_NUMBERS - 1 ? 1 : this.#lastCall + 1
+    while (this.#pending.has(this.#lastCall))
+    return this.#lastCall
+  }
+}
+
+/** Numbers of calls begin again behind these: they are small integers, as V8 has them. */
+const CALL_NUMBERS = 2 ** 30
+
+function activeKey(from: number, call: number): number {
+  return from * CALL_NUMBERS + call
+}
+
+function ownPlace(): number {
+  return shardIdentity()?.shardId ?? (isMainThread ? PLACE_SUPERVISOR : PLACE_NONE)
+}
+
+function placeOf(target: unknown): number {
+  if (target === 'supervisor') return PLACE_SUPERVISOR
+  if (typeof target !== 'number' || !Number.isInteger(target) || target < 0)
+    throw invalid('target', target, "the number of a shard, or 'supervisor'")
+  return target
+}
+
+function checkedName(name: unknown): string {
+  if (typeof name !== 'string' || name === '' || Buffer.byteLength(name) > NAME_MAX_BYTES)
+    throw invalid('name', name, `a text of 1 to ${NAME_MAX_BYTES} bytes in UTF-8`)
+  return name
+}
+
+function notExposed(name: string, place: number): ShardloopError {
+  return new ShardloopError(
+    'ERR_SHARDLOOP_NOT_EXPOSED',
+    `${describePlace(place)} exposes no function ${name}: call getLoop().expose there, before createServer resolves`,
+  )
+}
+
+function goneError(name: string, place: number): ShardloopError {
+  return new ShardloopError(
+    'ERR_SHARDLOOP_GONE',
+    `${describePlace(place)} is not running, so ${name} cannot be called in it`,
+  )
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function'
+}
+
+/** The calling thread's. */
+export const threadCalls: () => Calls = threadSingletonGetter('calls', () => new Calls())
