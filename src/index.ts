@@ -16,6 +16,7 @@ export type { Loop } from './loop/loop.js'
 export type { LoopServerOptions } from './loop/loop-network.js'
 export type { AddressLookupOptions, NameInfo, NameLookupOptions } from './loop/name-lookup.js'
 export type { CallContext, CallOptions, CallTarget, ExposedFunction } from './messages/calls.js'
+export type { BroadcastOptions } from './messages/topics.js'
 export { createServer } from './server/create-server.js'
 export type { ShardChange, ShardState } from './server/messages.js'
 export type {

@@ -240,6 +240,13 @@ abi! {
     /// Bytes of such a name.
     NAME_MAX_BYTES = limits::NAME_MAX_BYTES as i32;
 
+    /// Bytes of broadcasts that one shard has not sent yet.
+    AUDIENCE_MAX_BYTES = limits::AUDIENCE_MAX_BYTES as i32;
+    /// Bytes of a topic's name.
+    TOPIC_MAX_BYTES = limits::TOPIC_MAX_BYTES as i32;
+    /// Topics of one connection.
+    TOPICS_PER_CONNECTION_MAX = limits::TOPICS_PER_CONNECTION_MAX as i32;
+
     /// Connections accepted.
     METRIC_CONNECTIONS_ACCEPTED = 0;
     /// Connections closed.

@@ -89,6 +89,8 @@ flags! {
     CONNECTING = 19;
     /// On the list of connections with more of a file to send.
     LISTED_SENDING = 20;
+    /// Has subscribed to topics, or had.
+    SUBSCRIBED = 24;
 }
 
 impl Flags {

@@ -9,6 +9,7 @@
 
 pub mod abi;
 pub mod alarm;
+pub mod audience;
 pub mod bind;
 pub mod busy_poll;
 pub mod connection;
@@ -34,5 +35,6 @@ pub mod stack;
 pub mod sync;
 pub mod system;
 pub mod timer;
+pub mod topics;
 pub mod uv;
 pub mod write_queue;

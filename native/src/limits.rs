@@ -148,3 +148,14 @@ pub const MAIL_INBOX_BYTES: usize = 256 * 1024;
 pub const NAMES_MAX: usize = 65_536;
 /// Bytes of such a name in UTF-8. A longer one is refused.
 pub const NAME_MAX_BYTES: usize = 256;
+/// Bytes of broadcasts that one shard has not sent yet, [`BROADCAST_COST_BYTES`] for each of them and what it says. Past it a
+/// broadcast is refused for that shard.
+pub const AUDIENCE_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// What an empty broadcast counts for.
+pub const BROADCAST_COST_BYTES: usize = 64;
+/// Connections that broadcasts are sent to in one turn. Past it they go on with the next one: a send takes some microseconds.
+pub const BROADCAST_SENDS_PER_TURN: usize = 256;
+/// Bytes of a topic's name in UTF-8. A longer one is refused.
+pub const TOPIC_MAX_BYTES: usize = 256;
+/// Topics that one connection may subscribe to. Past it the next is refused.
+pub const TOPICS_PER_CONNECTION_MAX: usize = 1024;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod accepting;
+mod broadcasting;
 mod connecting;
 mod ending;
 mod handover;
@@ -20,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::net::addresses::Peer;
 use crate::system::{Readiness, Ready, Socket, Source, System};
 use crate::timer::{Tick, TimerWheel};
+use crate::topics::Topics;
 use crate::write_queue::{Pin, PinnedMemory};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -167,6 +169,8 @@ pub struct Shard<S: System> {
     lingering_next: u32,
     /// Those with input left to discard, which the kernel will not announce again.
     lingering_ready: Vec<u32>,
+    topics: Topics,
+    broadcasts: broadcasting::Broadcasts,
     timers: TimerWheel<Handle>,
     due: Vec<(Handle, Tick)>,
     began: Instant,
@@ -210,6 +214,8 @@ impl<S: System> Shard<S> {
             lingering_until: VecDeque::new(),
             lingering_next: 0,
             lingering_ready: Vec::new(),
+            topics: Topics::default(),
+            broadcasts: broadcasting::Broadcasts::default(),
             timers: TimerWheel::default(),
             due: Vec::new(),
             began: now,
@@ -231,6 +237,7 @@ impl<S: System> Shard<S> {
             || !self.accept_errors.is_empty()
             || !self.connect_failures.is_empty()
             || !self.polled.is_empty()
+            || self.is_broadcasting()
             || (self.descriptor_freed && self.accept_retry_at.is_some())
             || (!self.accepting_rests && self.listeners.iter().flatten().any(|l| l.readable && !l.paused))
     }

@@ -8,6 +8,7 @@
 //! from that; what it is given to send it takes into buffers of its own, and says "writable" when there is room again.
 #![forbid(unsafe_code)]
 
+use crate::audience::Seat;
 use crate::connection::Handle;
 use crate::inbox::{Delivery, Unserved};
 use crate::net::addresses::Peer;
@@ -144,6 +145,15 @@ pub trait System {
     /// A new connection for this shard, by the server's number in the process. Comes back when it is to be served here,
     /// with the number of accepted connections after which to ask again.
     fn relieve(&mut self, server: u32, socket: Self::Socket, peer: Peer) -> Result<(), (Self::Socket, u64)>;
+    /// Hears of broadcasts from now on.
+    fn sit_down(&mut self) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::ENOSYS))
+    }
+    /// Where it hears of them.
+    #[inline]
+    fn seat(&self) -> Option<&Seat> {
+        None
+    }
     /// Serves a socket that came from elsewhere.
     fn adopt(&mut self, socket: Self::Free) -> Self::Socket;
 }

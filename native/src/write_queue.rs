@@ -5,6 +5,7 @@ use crate::limits::WRITE_JOIN_BYTES;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// Names memory of JavaScript's that is referred to until it is flushed (`writeOwned`).
 pub type Pin = u32;
@@ -31,6 +32,7 @@ pub struct FileRange {
 #[derive(Debug)]
 enum Piece {
     Copied(Vec<u8>),
+    Shared(Arc<[u8]>),
     Pinned { pin: Pin, end: usize },
     File(Box<FileRange>),
 }
@@ -72,6 +74,18 @@ impl WriteQueue {
             return;
         }
         self.pieces.push_back(Piece::Copied(bytes.to_vec()));
+    }
+
+    /// Refers to bytes from `start` on that many connections are sent.
+    pub fn push_shared(&mut self, bytes: Arc<[u8]>, start: usize) {
+        debug_assert!(start < bytes.len(), "nothing is left of it");
+        if self.pieces.is_empty() {
+            self.sent = start;
+        } else {
+            debug_assert!(start == 0, "only a first piece may be sent in part");
+        }
+        self.length += bytes.len() - start;
+        self.pieces.push_back(Piece::Shared(bytes));
     }
 
     /// Refers to `start..end` of pinned memory. An empty one is allowed: it completes in its turn.
@@ -123,6 +137,7 @@ impl WriteQueue {
             }
             slices.push(IoSlice::new(match piece {
                 Piece::Copied(bytes) => &bytes[start..],
+                Piece::Shared(bytes) => &bytes[start..],
                 Piece::Pinned { pin, end } => memory.bytes(*pin, start, *end).ok_or(Detached)?,
                 Piece::File(_) => break,
             }));
@@ -138,6 +153,7 @@ impl WriteQueue {
         while let Some(piece) = self.pieces.front() {
             let end = match piece {
                 Piece::Copied(bytes) => bytes.len(),
+                Piece::Shared(bytes) => bytes.len(),
                 Piece::Pinned { end, .. } => *end,
                 Piece::File(_) => return,
             };

@@ -2,6 +2,7 @@ import type { FileHandle } from 'node:fs/promises'
 import { ShardloopError } from '../errors.js'
 import { PENDING_TOLD_MAX } from '../limits.js'
 import { type CallOptions, type CallTarget, type ExposedFunction, threadCalls } from '../messages/calls.js'
+import { type BroadcastOptions, broadcast, subscribe, unsubscribe } from '../messages/topics.js'
 import type { Server } from '../server/server.js'
 import { monotonicTime } from '../workers/clock.js'
 import type { ExceptionContext, ExceptionHandler } from '../workers/connection-server.js'
@@ -15,7 +16,7 @@ import {
 import { printException } from '../workers/exception-report.js'
 import { type Handle, TimerCall, type TimerHandle } from '../workers/handles.js'
 import { invalid } from '../workers/invalid.js'
-import type { IpSocketAddress, Protocol, ProtocolFactory, Transport } from '../workers/protocol.js'
+import type { IpSocketAddress, Protocol, ProtocolFactory, Transport, WriteData } from '../workers/protocol.js'
 import { Scheduler } from '../workers/scheduler.js'
 import { type SendFileOptions, sendFile } from '../workers/send-file.js'
 import { SignalHandlers, type SignalName } from '../workers/signal-handlers.js'
@@ -101,6 +102,23 @@ export interface Loop extends AsyncDisposable {
    * (ERR_SHARDLOOP_STATE); as long as one is, the thread stays alive.
    */
   call(target: CallTarget, name: string, payload?: unknown, options?: CallOptions): Promise<unknown>
+  /**
+   * A connection of this thread gets what is broadcast to a topic (a text of 1 to 256 bytes in UTF-8) from now on, until it
+   * closes. Twice is once. 1,024 topics for each connection (ERR_SHARDLOOP_STATE).
+   */
+  subscribe(transport: Transport, topic: string): void
+  /** It does not any more. Whether it had subscribed. */
+  unsubscribe(transport: Transport, topic: string): boolean
+  /**
+   * Sends bytes, or a text in UTF-8, to the connections of all threads that have subscribed to a topic, as `write` would, but by
+   * native code: no JavaScript runs for it in the other threads. The bytes are copied once, for all. A connection gets the
+   * broadcasts of one thread in their order, behind what that thread wrote to it before. One that closes, or has written
+   * its end, gets none; one with more than `writeMaxBytes` waiting is aborted, as by `write`.
+   *
+   * Throws ERR_SHARDLOOP_MAILBOX_FULL when a thread has 16 MiB of broadcasts (64 bytes for each, and what it says) that it has
+   * not sent to its connections yet; the other threads send it all the same.
+   */
+  broadcast(topic: string, data: WriteData, options?: BroadcastOptions): void
   /**
    * The addresses of a host, all of them, in the order in which the system prefers them (node:dns `lookup`); those of the
    * loopback interface for null. Rejects with Node's error when there is none (`ENOTFOUND`, `syscall: 'getaddrinfo'`), and
@@ -274,6 +292,21 @@ export class EventLoop implements Loop {
   ): Promise<unknown> {
     this.#open('call')
     return threadCalls().call(target, name, payload, options)
+  }
+
+  subscribe(transport: Transport, topic: string): void {
+    this.#open('subscribe')
+    subscribe(transport, topic)
+  }
+
+  unsubscribe(transport: Transport, topic: string): boolean {
+    this.#open('unsubscribe')
+    return unsubscribe(transport, topic)
+  }
+
+  broadcast(topic: string, data: WriteData, options?: BroadcastOptions): void {
+    this.#open('broadcast')
+    broadcast(topic, data, options)
   }
 
   async getaddrinfo(

@@ -197,6 +197,12 @@ export const MAIL_INBOX_BYTES = 262144 as const
 export const NAMES_MAX = 65536 as const
 /** Bytes of such a name. */
 export const NAME_MAX_BYTES = 256 as const
+/** Bytes of broadcasts that one shard has not sent yet. */
+export const AUDIENCE_MAX_BYTES = 16777216 as const
+/** Bytes of a topic's name. */
+export const TOPIC_MAX_BYTES = 256 as const
+/** Topics of one connection. */
+export const TOPICS_PER_CONNECTION_MAX = 1024 as const
 /** Connections accepted. */
 export const METRIC_CONNECTIONS_ACCEPTED = 0 as const
 /** Connections closed. */

@@ -92,6 +92,12 @@ export declare class NativeShard {
    * descriptor stays the caller's. Null when it is begun.
    */
   sendFile(handle: number, fd: number, offset: number, count: number): SystemFailure | null
+  /** By which broadcasts know its connections. */
+  get seat(): number
+  /** A connection gets what is broadcast to a topic from now on; null when that is so. */
+  subscribe(handle: number, topic: string): SystemFailure | null
+  /** It does not any more. */
+  unsubscribe(handle: number, topic: string): void
   /** Bytes of a connection that are not sent yet. */
   bufferedBytes(handle: number): number
   /** How many slabs that were replaced may still be kept by a chunk; exact when more than `limit`. */
@@ -162,6 +168,20 @@ export declare function bindTcp(options: BindOptions): Listener | SystemFailure
 
 /** Binds to a Unix socket and listens. A file that nobody listens on any more is replaced. */
 export declare function bindUnix(options: UnixBindOptions): Listener | SystemFailure
+
+/**
+ * Gives a copy of the bytes to every thread's subscribers of a topic, but for one connection when `seat` is not -1: that of
+ * this handle on the shard with this seat.
+ */
+export declare function broadcast(topic: string, data: Uint8Array, seat: number, handle: number): BroadcastOutcome
+
+/** What came of a broadcast. */
+export interface BroadcastOutcome {
+  /** Shards that have subscribers of anything. */
+  shards: number
+  /** Of them, those that had no room for it. */
+  refused: number
+}
 
 /** Forgets a token. */
 export declare function freeMetrics(token: number): void

@@ -27,6 +27,11 @@ export class CommandRing {
     this.flush = flush
   }
 
+  /** Whether some wait to be taken. */
+  get isWaiting(): boolean {
+    return this.control[CONTROL_COMMANDS] !== 0
+  }
+
   push(operation: number, handle: number, a: number, b: number): void {
     let at = this.control[CONTROL_COMMANDS] as number
     if (at === CAPACITY) {

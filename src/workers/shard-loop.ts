@@ -92,6 +92,11 @@ function retireAll(): void {
   }
 }
 
+/** Has native code take what this thread has written: something that other threads can see comes behind it. */
+export function flushCommands(): void {
+  for (const loop of LOOPS) if (loop.commands.isWaiting) loop.calls.flush()
+}
+
 type HotCalls = ReturnType<NativeShard['hotCalls']>
 
 /** A callback's name in messages. */

@@ -11,6 +11,7 @@ pub mod log;
 pub mod mailbox;
 pub mod metrics;
 pub mod shard;
+pub mod topics;
 
 use crate::net::addresses::{self, Address};
 use napi::bindgen_prelude::*;

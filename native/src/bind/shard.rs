@@ -209,6 +209,26 @@ impl NativeShard {
         None
     }
 
+    /// By which broadcasts know its connections.
+    #[napi(getter, catch_unwind)]
+    pub fn seat(&self) -> i32 {
+        self.host.inspect(|engine| engine.seat_number() as i32).unwrap_or(-1)
+    }
+
+    /// A connection gets what is broadcast to a topic from now on; null when that is so.
+    #[napi(catch_unwind)]
+    pub fn subscribe(&self, handle: i32, topic: String) -> Option<SystemFailure> {
+        let subscribed =
+            self.host.with_engine(|engine| engine.subscribe(Handle::from_word(handle), topic.into()));
+        subscribed?.err().map(|error| SystemFailure::new("eventfd", &error))
+    }
+
+    /// It does not any more.
+    #[napi(catch_unwind)]
+    pub fn unsubscribe(&self, handle: i32, topic: String) {
+        self.host.with_engine(|engine| engine.unsubscribe(Handle::from_word(handle), topic.into()));
+    }
+
     /// Bytes of a connection that are not sent yet.
     #[napi(catch_unwind)]
     pub fn buffered_bytes(&self, handle: i32) -> i64 {

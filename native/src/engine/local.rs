@@ -65,6 +65,8 @@ impl<S: System> Engine for Local<S> {
 
     fn collect(&mut self, now: Instant, sink: &mut dyn Sink, memory: &dyn PinnedMemory) {
         self.shard.turn(now, sink, memory);
+        self.shard.hear_broadcasts();
+        self.shard.send_broadcasts(now);
     }
 
     fn end_batch(&mut self, _now: Instant) {
@@ -88,6 +90,14 @@ impl<S: System> Engine for Local<S> {
         memory: &dyn PinnedMemory,
     ) -> bool {
         self.shard.write_pinned(now, handle, pin, length, memory)
+    }
+
+    fn subscribe(&mut self, handle: Handle, topic: Box<str>) -> io::Result<()> {
+        self.shard.subscribe(handle, &topic)
+    }
+
+    fn unsubscribe(&mut self, handle: Handle, topic: Box<str>) {
+        self.shard.unsubscribe(handle, &topic);
     }
 
     fn take_released_pins(&mut self, released: &mut Vec<Pin>) {

@@ -3,6 +3,7 @@
 
 use super::local::Local;
 use super::{Look, SocketEngine, Start};
+use crate::audience::Seat;
 use crate::connection::Handle;
 use crate::inbox::Delivery;
 use crate::limits::POLL_EVENTS;
@@ -36,17 +37,32 @@ pub struct MioSystem {
     poll: Poll,
     events: Events,
     link: Option<Arc<ShardLink>>,
+    /// What wakes it is one for all: a poll has room for no other.
+    waker: Option<Arc<Waker>>,
+    seat: Option<Seat>,
+    seat_number: u32,
 }
 
 impl MioSystem {
     fn new(link: Option<Arc<ShardLink>>) -> io::Result<Self> {
         let poll = Poll::new()?;
+        let events = Events::with_capacity(POLL_EVENTS);
+        let mut system =
+            Self { poll, events, link: link.clone(), waker: None, seat: None, seat_number: Seat::number() };
         if let Some(link) = &link {
-            let waker = Waker::new(poll.registry(), token(Source::Inbox))?;
-            // It cannot fail: a full counter of the eventfd is a wake-up that is pending.
-            link.inbox.on_delivery(move || _ = waker.wake());
+            link.inbox.on_delivery(system.wake()?);
         }
-        Ok(Self { poll, events: Events::with_capacity(POLL_EVENTS), link })
+        Ok(system)
+    }
+
+    /// What wakes the shard's thread to look at what others handed it.
+    fn wake(&mut self) -> io::Result<impl Fn() + Send + Sync + use<>> {
+        if self.waker.is_none() {
+            self.waker = Some(Arc::new(Waker::new(self.poll.registry(), token(Source::Inbox))?));
+        }
+        let waker = self.waker.clone();
+        // It cannot fail: a full counter of the eventfd is a wake-up that is pending.
+        Ok(move || _ = waker.as_ref().map(|waker| waker.wake()))
     }
 
     fn deregister(&self, fd: BorrowedFd<'_>) {
@@ -146,6 +162,18 @@ impl System for MioSystem {
         link::relieve(self.link.as_deref(), server, socket, peer)
     }
 
+    fn sit_down(&mut self) -> io::Result<()> {
+        if self.seat.is_none() {
+            self.seat = Some(Seat::take(self.seat_number, self.wake()?));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn seat(&self) -> Option<&Seat> {
+        self.seat.as_ref()
+    }
+
     fn adopt(&mut self, socket: OwnedFd) -> OwnedFd {
         socket
     }
@@ -154,6 +182,10 @@ impl System for MioSystem {
 impl SocketEngine for MioEngine {
     fn pollable(&self) -> RawFd {
         self.shard().system().poll.as_raw_fd()
+    }
+
+    fn seat_number(&self) -> u32 {
+        self.shard().system().seat_number
     }
 
     fn with_socket(&mut self, handle: Handle, look: Look) -> bool {

@@ -83,6 +83,10 @@ pub trait Engine {
         length: usize,
         memory: &dyn PinnedMemory,
     ) -> bool;
+    /// A connection gets what is broadcast to a topic from now on. Fails for want of what wakes it.
+    fn subscribe(&mut self, handle: Handle, topic: Box<str>) -> io::Result<()>;
+    /// It does not any more.
+    fn unsubscribe(&mut self, handle: Handle, topic: Box<str>);
     /// Pins that are not referred to any more.
     fn take_released_pins(&mut self, released: &mut Vec<Pin>);
     /// Whether events wait that no readiness of [`SocketEngine::pollable`] will announce. After a "no" the next event
@@ -109,6 +113,8 @@ pub type Look = Box<dyn FnOnce(BorrowedFd<'_>) + Send>;
 pub trait SocketEngine: Engine<Listener = Arc<Listener>, Free = OwnedFd> {
     /// Becomes readable when `collect` has something to deliver that `has_backlog` did not announce.
     fn pollable(&self) -> RawFd;
+    /// By which broadcasts know its connections; see [`crate::audience`].
+    fn seat_number(&self) -> u32;
     /// Inspects or tunes a connection's socket, on the thread that owns it, before this returns. False once it is closed.
     fn with_socket(&mut self, handle: Handle, look: Look) -> bool;
     /// Begins a connection on behalf of a server of this thread's own, as [`Shard::connect`] has it: one event with the

@@ -8,6 +8,7 @@ use super::bell::Bell;
 use super::remote::{Back, Caller, Driver, Front, Neighbours, PipeSizes, Seed, Take, halves};
 use super::{Look, SocketEngine, Start};
 use crate::abi;
+use crate::audience::Seat;
 use crate::connection::Handle;
 use crate::error::panic_text;
 use crate::guardian;
@@ -47,7 +48,8 @@ impl TokioEngine {
     pub fn open(metrics: Arc<Metrics>, link: Option<Arc<ShardLink>>) -> io::Result<Self> {
         let bell = Arc::new(Bell::new()?);
         let ready = Arc::<ReadyList>::default();
-        let driver = IoThread { bell: bell.clone(), ready: ready.clone(), handle: None };
+        let seat_number = Seat::number();
+        let driver = IoThread { bell: bell.clone(), ready: ready.clone(), handle: None, seat_number };
         let (mut front, seed) = halves(driver, PipeSizes::default())?;
         let caller = Box::new(ShardThread { bell, thread: thread::current() });
         let (sender, started) = mpsc::channel();
@@ -59,7 +61,7 @@ impl TokioEngine {
             match Builder::new_current_thread().enable_all().max_io_events_per_tick(POLL_EVENTS).build() {
                 Ok(runtime) => {
                     let _context = runtime.enter();
-                    let running = Running::new(seed, metrics, link, caller, ready);
+                    let running = Running::new(seed, metrics, link, caller, ready, seat_number);
                     _ = sender.send(Ok(()));
                     running.run(&runtime);
                 }
@@ -77,6 +79,10 @@ impl TokioEngine {
 impl SocketEngine for TokioEngine {
     fn pollable(&self) -> RawFd {
         self.driver().bell.as_raw_fd()
+    }
+
+    fn seat_number(&self) -> u32 {
+        self.driver().seat_number
     }
 
     fn with_socket(&mut self, handle: Handle, look: Look) -> bool {
@@ -102,6 +108,7 @@ pub struct IoThread {
     bell: Arc<Bell>,
     ready: Arc<ReadyList>,
     handle: Option<JoinHandle<()>>,
+    seat_number: u32,
 }
 
 impl Driver for IoThread {
@@ -205,13 +212,21 @@ impl Running {
         link: Option<Arc<ShardLink>>,
         caller: Box<dyn Caller>,
         ready: Arc<ReadyList>,
+        seat_number: u32,
     ) -> Self {
         if let Some(link) = &link {
             let ready = ready.clone();
             link.inbox.on_delivery(move || ready.push(Source::Inbox));
         }
         let neighbours = link.clone().map(|link| Box::new(link) as Box<dyn Neighbours<TokioSystem>>);
-        let system = TokioSystem { ready: ready.clone(), woken: Vec::new(), listeners: Vec::new(), link };
+        let system = TokioSystem {
+            ready: ready.clone(),
+            woken: Vec::new(),
+            listeners: Vec::new(),
+            link,
+            seat: None,
+            seat_number,
+        };
         let now = Instant::now();
         let back = seed.grow(system, metrics, neighbours, caller, now);
         Self {
@@ -291,6 +306,8 @@ pub struct TokioSystem {
     /// By their places in the shard.
     listeners: Vec<Option<Watched<ListenerRef>>>,
     link: Option<Arc<ShardLink>>,
+    seat: Option<Seat>,
+    seat_number: u32,
 }
 
 /// A descriptor that tokio watches.
@@ -492,6 +509,19 @@ impl System for TokioSystem {
 
     fn relieve(&mut self, server: u32, socket: TokioSocket, peer: Peer) -> Result<(), (TokioSocket, u64)> {
         link::relieve(self.link.as_deref(), server, socket, peer)
+    }
+
+    fn sit_down(&mut self) -> io::Result<()> {
+        if self.seat.is_none() {
+            let ready = self.ready.clone();
+            self.seat = Some(Seat::take(self.seat_number, move || ready.push(Source::Inbox)));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn seat(&self) -> Option<&Seat> {
+        self.seat.as_ref()
     }
 
     fn adopt(&mut self, socket: OwnedFd) -> TokioSocket {

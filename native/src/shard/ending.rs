@@ -55,6 +55,9 @@ impl<S: System> Shard<S> {
         if let Some(mut queue) = connection.queue.take() {
             queue.clear(&mut self.released_pins);
         }
+        if connection.flags.has(Flags::SUBSCRIBED) {
+            self.topics.leave(handle);
+        }
         self.metrics.add(abi::METRIC_CONNECTIONS_CLOSED, 1);
         if let Some(metric) = reset_metric(reason) {
             self.metrics.add(metric, 1);

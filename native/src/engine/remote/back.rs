@@ -120,6 +120,10 @@ impl<S: System> Back<S> {
             self.shard.accept_again();
         }
         self.shard.turn(now, &mut self.sink, &NothingPinned);
+        if self.shard.hear_broadcasts() {
+            self.apply(now); // a subscription that was made before a broadcast counts for it
+        }
+        self.shard.send_broadcasts(now);
         self.shard.forget_ended();
         self.released_pins.clear();
         self.shard.take_released_pins(&mut self.released_pins);
@@ -138,7 +142,7 @@ impl<S: System> Back<S> {
     pub fn fall_asleep(&mut self) -> bool {
         let backlog = !self.is_over && self.shard.has_backlog();
         // Room to write and ends must be learnt, however full the pipe is: what told of them will not do so again.
-        if backlog && (!self.sink.is_stuck() || self.shard.is_unpolled()) {
+        if backlog && (!self.sink.is_stuck() || self.shard.is_unpolled() || self.shard.is_broadcasting()) {
             return false;
         }
         self.shared.room.say(backlog);

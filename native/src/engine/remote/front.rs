@@ -402,6 +402,18 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
         self.known(handle.word()).is_some()
     }
 
+    fn subscribe(&mut self, handle: Handle, topic: Box<str>) -> io::Result<()> {
+        self.post(move |back| {
+            // It has all that it takes there: what wakes the thread.
+            _ = back.shard_mut().subscribe(handle, &topic);
+        });
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, handle: Handle, topic: Box<str>) {
+        self.post(move |back| back.shard_mut().unsubscribe(handle, &topic));
+    }
+
     fn take_released_pins(&mut self, released: &mut Vec<Pin>) {
         released.append(&mut self.released_pins);
     }
