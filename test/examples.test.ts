@@ -37,13 +37,13 @@ async function chatter(t: TestContext, port: number, nick: string): Promise<Clie
   return client
 }
 
-forEachEngine('line-chat', (test) => {
+forEachEngine('chat', (test) => {
   for (const runner of ['compiled', 'tsx'] as const) {
     test(`who comes, is renamed, talks and leaves is told to everybody else (${runner})`, async (t) => {
-      const { child, port } = await example(t, 'line-chat', [], runner)
+      const { child, port } = await example(t, 'chat', ['--shards', '1'], runner)
       const ada = await chatter(t, port, 'ada')
       const bob = await t.connect(port)
-      assert.match(await bob.readLine(), /^\* you are guest-0-2, one of 2 on shard 0$/)
+      assert.match(await bob.readLine(), /^\* you are guest-0-2, one of 2; your shard is 0$/)
       assert.equal(await ada.readLine(), '* guest-0-2 is here')
       assert.equal(await ask(bob, '/nick bob'), '* you are bob')
       assert.equal(await ada.readLine(), '* guest-0-2 is now bob')
@@ -59,8 +59,29 @@ forEachEngine('line-chat', (test) => {
     })
   }
 
+  test('all shards are one room, and a nick is taken on all of them', async (t) => {
+    const { child, port } = await example(t, 'chat', ['--shards', '2'])
+    // The kernel chooses the shard: until there is somebody on each.
+    const people: Client[] = []
+    const shards: number[] = []
+    while (new Set(shards).size < 2) {
+      const client = await t.connect(port)
+      shards.push(Number(/your shard is (\d)$/.exec(await client.readLine())?.[1]))
+      for (const other of people) assert.match(await other.readLine(), /^\* guest-\d-\d+ is here$/)
+      people.push(client)
+    }
+    const [first, last] = [people[0] as Client, people.at(-1) as Client]
+    assert.equal(await ask(last, '/nick ada'), '* you are ada')
+    assert.match(await first.readLine(), /is now ada$/)
+    assert.equal(await ask(first, '/nick ada'), '* ada is taken')
+    await last.write('hello over there\n')
+    assert.equal(await first.readLine(), 'ada: hello over there')
+    assert.equal((await ask(first, '/who')).split(', ').length, people.length)
+    await endsBySigterm(child)
+  })
+
   test('a line may come in pieces, also within a character; control characters do not reach others', async (t) => {
-    const { child, port } = await example(t, 'line-chat')
+    const { child, port } = await example(t, 'chat', ['--shards', '1'])
     const ada = await chatter(t, port, 'ada')
     const bob = await chatter(t, port, 'bob')
     for (let joins = 0; joins < 2; joins++) await ada.readLine()
@@ -74,7 +95,7 @@ forEachEngine('line-chat', (test) => {
   })
 
   test('a nick that is taken or no name is refused, and what is no command explained', async (t) => {
-    const { child, port } = await example(t, 'line-chat')
+    const { child, port } = await example(t, 'chat', ['--shards', '1'])
     await chatter(t, port, 'ada')
     const bob = await chatter(t, port, 'bob')
     assert.equal(await ask(bob, '/nick ada'), '* ada is taken')
@@ -85,7 +106,7 @@ forEachEngine('line-chat', (test) => {
   })
 
   test('a line of the greatest length passes, a longer one ends its connection, with or without an end', async (t) => {
-    const { child, port } = await example(t, 'line-chat')
+    const { child, port } = await example(t, 'chat', ['--shards', '1'])
     const ada = await chatter(t, port, 'ada')
     for (const tail of ['', '\nhello\n']) {
       const bob = await t.connect(port)
@@ -103,7 +124,7 @@ forEachEngine('line-chat', (test) => {
   })
 
   test('who does not read is dropped, and the others are told', async (t) => {
-    const { child, port } = await example(t, 'line-chat')
+    const { child, port } = await example(t, 'chat', ['--shards', '1'])
     const slow = await chatter(t, port, 'slow')
     slow.pause()
     const ada = await chatter(t, port, 'ada')
@@ -122,7 +143,7 @@ forEachEngine('line-chat', (test) => {
   })
 
   test('a server that drains says goodbye', async (t) => {
-    const { child, port } = await example(t, 'line-chat')
+    const { child, port } = await example(t, 'chat', ['--shards', '1'])
     const ada = await chatter(t, port, 'ada')
     child.kill('SIGTERM')
     assert.equal(await ada.readLine(), '* the server is shutting down')
@@ -188,7 +209,7 @@ async function assertRefused(t: TestContext, name: string, flags: string[], mess
 }
 
 forEachEngine('every example', (test) => {
-  for (const name of ['echo', 'line-chat', 'crash-test']) {
+  for (const name of ['echo', 'chat', 'crash-test']) {
     test(`${name}: refuses a flag that is no number, by name and as it was given`, async (t) => {
       const expected = "'auto' or an integer from 0 to 256"
       await assertRefused(
