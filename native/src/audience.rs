@@ -10,7 +10,7 @@ use crate::stack::{Stack, Taken};
 use papaya::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 
 static AUDIENCES: LazyLock<HashMap<u32, Arc<Audience>>> = LazyLock::new(HashMap::new);
 static LAST: AtomicU32 = AtomicU32::new(0);
@@ -35,13 +35,16 @@ impl Broadcast {
     }
 }
 
+type Wake = dyn Fn() + Send + Sync;
+
 /// One shard's.
 struct Audience {
     waiting: Stack<Arc<Broadcast>>,
     /// What waits, or is being sent.
     bytes: AtomicUsize,
-    /// Wakes the thread that takes it out.
-    wake: Box<dyn Fn() + Send + Sync>,
+    /// Wakes the thread that takes it out. Its seat holds it, and frees what it has with the seat: the map may keep an audience
+    /// for a while that is taken out of it.
+    wake: Weak<Wake>,
 }
 
 impl Audience {
@@ -54,7 +57,9 @@ impl Audience {
         }
         // One that has just closed hears nothing any more.
         if matches!(self.waiting.push(broadcast), Ok(true)) {
-            (self.wake)();
+            if let Some(wake) = self.wake.upgrade() {
+                wake();
+            }
         }
         true
     }
@@ -87,6 +92,8 @@ pub fn broadcast(topic: &str, bytes: &[u8], except: Option<Except>) -> Outcome {
 pub struct Seat {
     number: u32,
     audience: Arc<Audience>,
+    /// See [`Audience::wake`].
+    _wake: Arc<Wake>,
 }
 
 impl fmt::Debug for Seat {
@@ -103,13 +110,14 @@ impl Seat {
 
     /// From now on broadcasts come here; `wake` is called, from any thread, when the first of several waits.
     pub fn take(number: u32, wake: impl Fn() + Send + Sync + 'static) -> Self {
+        let wake: Arc<Wake> = Arc::new(wake);
         let audience = Arc::new(Audience {
             waiting: Stack::default(),
             bytes: AtomicUsize::new(0),
-            wake: Box::new(wake),
+            wake: Arc::downgrade(&wake),
         });
         AUDIENCES.pin().insert(number, audience.clone());
-        Self { number, audience }
+        Self { number, audience, _wake: wake }
     }
 
     /// Whether something waits.
