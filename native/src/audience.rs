@@ -56,10 +56,10 @@ impl Audience {
             return false;
         }
         // One that has just closed hears nothing any more.
-        if matches!(self.waiting.push(broadcast), Ok(true)) {
-            if let Some(wake) = self.wake.upgrade() {
-                wake();
-            }
+        if matches!(self.waiting.push(broadcast), Ok(true))
+            && let Some(wake) = self.wake.upgrade()
+        {
+            wake();
         }
         true
     }
