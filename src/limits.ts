@@ -132,3 +132,12 @@ export const LOG_WAIT_TOLD_MS = 100
 
 /** Callbacks that debug mode names when a loop is closed while they wait; of the others only how many there are. */
 export const PENDING_TOLD_MAX = 100
+
+/**
+ * Addresses of peers that a thread knows as objects, so that a datagram of one of them makes none; a power of two. Another one
+ * takes the place of one that was not used lately.
+ */
+export const DATAGRAM_ADDRESSES_KEPT = 4096
+
+/** Pause before a datagram server's endpoint is opened anew that ended right after it was opened. One that lived longer is at once. */
+export const DATAGRAM_REOPEN_MS = 100

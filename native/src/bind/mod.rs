@@ -2,6 +2,7 @@
 
 pub mod alarm;
 mod caller;
+pub mod datagrams;
 pub mod guardian;
 mod hot_calls;
 mod javascript;

@@ -11,6 +11,8 @@ use crate::metrics::Metrics;
 use crate::net::addresses::Peer;
 use crate::net::listen::Listener;
 use crate::net::stream;
+use crate::net::udp::DatagramSocket;
+use crate::shard::EndpointLimits;
 use crate::system::{Readiness, Ready, Source, System};
 use crate::write_queue::{FileRange, PinnedMemory};
 use mio::unix::SourceFd;
@@ -64,6 +66,7 @@ fn token(source: Source) -> Token {
         Source::Listener(index) => (1, index),
         Source::Lingering(id) => (2, id),
         Source::Inbox => (3, 0),
+        Source::Endpoint(endpoint) => (4, endpoint),
     };
     Token((kind << 32 | u64::from(number)) as usize)
 }
@@ -74,6 +77,7 @@ fn source(token: Token) -> Source {
         0 => Source::Connection(Handle::from_word(number as i32)),
         1 => Source::Listener(number),
         2 => Source::Lingering(number),
+        4 => Source::Endpoint(number),
         _ => Source::Inbox,
     }
 }
@@ -129,6 +133,15 @@ impl System for MioSystem {
         self.deregister(listener.as_fd());
     }
 
+    fn watch_endpoint(&mut self, socket: &Arc<DatagramSocket>, endpoint: u32) -> io::Result<()> {
+        let (fd, interest) = (socket.as_fd().as_raw_fd(), Interest::READABLE | Interest::WRITABLE);
+        self.poll.registry().register(&mut SourceFd(&fd), token(Source::Endpoint(endpoint)), interest)
+    }
+
+    fn unwatch_endpoint(&mut self, socket: &Arc<DatagramSocket>, _endpoint: u32) {
+        self.deregister(socket.as_fd());
+    }
+
     fn accept(&mut self, listener: &Arc<Listener>) -> io::Result<(OwnedFd, Peer)> {
         stream::accept(listener.as_fd())
     }
@@ -171,6 +184,20 @@ impl SocketEngine for MioEngine {
     fn cancel_connect(&mut self, request: u32) {
         self.shard_mut().cancel_connect(request);
     }
+
+    fn add_endpoint(
+        &mut self,
+        now: Instant,
+        endpoint: u32,
+        socket: Arc<DatagramSocket>,
+        limits: EndpointLimits,
+    ) {
+        self.shard_mut().add_endpoint(now, endpoint, socket, limits);
+    }
+
+    fn endpoint_queued_bytes(&mut self, endpoint: u32) -> usize {
+        self.shard().endpoint_queued_bytes(endpoint)
+    }
 }
 
 #[cfg(test)]
@@ -184,6 +211,7 @@ mod tests {
                 Source::Connection(Handle::from_word(number as i32)),
                 Source::Listener(number),
                 Source::Lingering(number),
+                Source::Endpoint(number),
                 Source::Inbox,
             ] {
                 assert_eq!(source(token(original)), original);

@@ -19,6 +19,8 @@ use crate::metrics::Metrics;
 use crate::net::addresses::Peer;
 use crate::net::listen::Listener;
 use crate::net::stream;
+use crate::net::udp::DatagramSocket;
+use crate::shard::EndpointLimits;
 use crate::slice::ServingSlice;
 use crate::system::{Readiness, Ready, Source, System};
 use crate::write_queue::{FileRange, PinnedMemory};
@@ -93,6 +95,20 @@ impl SocketEngine for TokioEngine {
 
     fn cancel_connect(&mut self, request: u32) {
         self.post(move |back| back.shard_mut().cancel_connect(request));
+    }
+
+    fn add_endpoint(
+        &mut self,
+        now: Instant,
+        endpoint: u32,
+        socket: Arc<DatagramSocket>,
+        limits: EndpointLimits,
+    ) {
+        self.call_for_endpoint(move |back| back.shard_mut().add_endpoint(now, endpoint, socket, limits));
+    }
+
+    fn endpoint_queued_bytes(&mut self, endpoint: u32) -> usize {
+        self.call(move |back| back.shard().endpoint_queued_bytes(endpoint))
     }
 }
 
@@ -211,7 +227,7 @@ impl Running {
             link.inbox.on_delivery(move || ready.push(Source::Inbox));
         }
         let neighbours = link.clone().map(|link| Box::new(link) as Box<dyn Neighbours<TokioSystem>>);
-        let system = TokioSystem { ready: ready.clone(), woken: Vec::new(), listeners: Vec::new(), link };
+        let system = TokioSystem { ready: ready.clone(), woken: Vec::new(), listeners: Vec::new(), endpoints: Vec::new(), link };
         let now = Instant::now();
         let back = seed.grow(system, metrics, neighbours, caller, now);
         Self {
@@ -290,6 +306,8 @@ pub struct TokioSystem {
     woken: Vec<Source>,
     /// By their places in the shard.
     listeners: Vec<Option<Watched<ListenerRef>>>,
+    /// By their numbers.
+    endpoints: Vec<Option<Watched<EndpointRef>>>,
     link: Option<Arc<ShardLink>>,
 }
 
@@ -410,6 +428,21 @@ impl AsRawFd for ListenerRef {
     }
 }
 
+/// A socket of datagrams, for as long as it is watched.
+struct EndpointRef(Arc<DatagramSocket>);
+
+impl AsRawFd for EndpointRef {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl TokioSystem {
+    fn endpoint(&self, endpoint: u32) -> Option<&Watched<EndpointRef>> {
+        self.endpoints.get(endpoint as usize)?.as_ref()
+    }
+}
+
 impl System for TokioSystem {
     type Socket = TokioSocket;
     type Free = OwnedFd;
@@ -427,7 +460,9 @@ impl System for TokioSystem {
                     }
                 }
                 // Looked at when the shard has found them.
-                Source::Connection(_) | Source::Lingering(_) | Source::Inbox => ready.push((source, told)),
+                Source::Connection(_) | Source::Lingering(_) | Source::Endpoint(_) | Source::Inbox => {
+                    ready.push((source, told))
+                }
             }
         }
     }
@@ -471,6 +506,32 @@ impl System for TokioSystem {
     fn unwatch_listener(&mut self, _listener: &Arc<Listener>, place: u32) {
         if let Some(listener) = self.listeners.get_mut(place as usize) {
             *listener = None;
+        }
+    }
+
+    fn watch_endpoint(&mut self, socket: &Arc<DatagramSocket>, endpoint: u32) -> io::Result<()> {
+        let watched = Watched::new(EndpointRef(socket.clone()), Source::Endpoint(endpoint), &self.ready)?;
+        let place = endpoint as usize;
+        if place >= self.endpoints.len() {
+            self.endpoints.resize_with(place + 1, || None);
+        }
+        self.endpoints[place] = Some(watched);
+        Ok(())
+    }
+
+    fn unwatch_endpoint(&mut self, _socket: &Arc<DatagramSocket>, endpoint: u32) {
+        if let Some(watched) = self.endpoints.get_mut(endpoint as usize) {
+            *watched = None;
+        }
+    }
+
+    fn look_at_endpoint(&mut self, endpoint: u32, _told: Readiness) -> Readiness {
+        self.endpoint(endpoint).map_or_else(Readiness::default, Watched::look)
+    }
+
+    fn await_endpoint_room(&mut self, endpoint: u32) {
+        if let Some(watched) = self.endpoint(endpoint) {
+            watched.await_room();
         }
     }
 
