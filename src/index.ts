@@ -11,6 +11,12 @@ export type {
   ConnectionOptions,
   UnixConnectionOptions,
 } from './loop/connection-options.js'
+export type { DatagramEndpoint } from './loop/datagram-endpoint.js'
+export type {
+  DatagramEndpointOptions,
+  DatagramHost,
+  DatagramTuningOptions,
+} from './loop/datagram-options.js'
 export { getLoop } from './loop/get-loop.js'
 export type { Loop } from './loop/loop.js'
 export type { LoopServerOptions } from './loop/loop-network.js'
@@ -37,6 +43,16 @@ export type {
   ShardStall,
 } from './server/server.js'
 export type { ShardResourceLimits } from './server/worker-shard.js'
+export type {
+  DatagramDestination,
+  DatagramError,
+  DatagramExtraInfo,
+  DatagramProtocol,
+  DatagramProtocolFactory,
+  DatagramSocketOptions,
+  DatagramTransport,
+  DatagramTransportSocket,
+} from './workers/datagram-protocol.js'
 export {
   type ConnectionBroken,
   type ConnectionClosed,

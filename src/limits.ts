@@ -141,3 +141,6 @@ export const DATAGRAM_ADDRESSES_KEPT = 4096
 
 /** Pause before a datagram server's endpoint is opened anew that ended right after it was opened. One that lived longer is at once. */
 export const DATAGRAM_REOPEN_MS = 100
+
+/** Largest buffer of a socket that can be asked for. More is refused with ERR_SHARDLOOP_OPTION. */
+export const SOCKET_BUFFER_MAX_BYTES: number = 2 ** 30

@@ -45,10 +45,7 @@ export type DatagramDestination = Pick<IpSocketAddress, 'address' | 'port'> | Un
 
 /** Options of an endpoint's socket. Sizes in bytes. */
 export interface DatagramSocketOptions
-  extends Pick<
-    SocketOptions,
-    'receiveBufferSize' | 'sendBufferSize' | 'ttl' | 'reuseAddress' | 'reusePort'
-  > {
+  extends Pick<SocketOptions, 'receiveBufferSize' | 'sendBufferSize' | 'ttl' | 'reuseAddress' | 'reusePort'> {
   /** Whether it may send to broadcast addresses. */
   broadcast: boolean
   /** Hops that what it sends to a group may take: 1 stays in the network. */

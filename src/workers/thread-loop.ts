@@ -70,6 +70,7 @@ export class ThreadLoop {
   /** As `release`, when the thread is about to end: what it has made to others ends in good order, so that it can. */
   releaseAtEnd(): Promise<void> {
     this.#held?.loop.outgoing.close()
+    for (const endpoint of this.#held?.loop.datagrams ?? []) endpoint.close()
     return this.release()
   }
 
