@@ -21,10 +21,12 @@ export { getLoop } from './loop/get-loop.js'
 export type { Loop } from './loop/loop.js'
 export type { LoopServerOptions } from './loop/loop-network.js'
 export type { AddressLookupOptions, NameInfo, NameLookupOptions } from './loop/name-lookup.js'
-export { createServer } from './server/create-server.js'
+export { createDatagramServer, createServer } from './server/create-server.js'
+export type { DatagramServerOptions } from './server/datagram-options.js'
 export type { ShardChange, ShardState } from './server/messages.js'
 export type {
   AcceptErrorCounts,
+  DatagramCounts,
   LoopLag,
   LoopLagBucket,
   ResetCounts,
