@@ -143,11 +143,16 @@ pub trait System {
     fn unwatch_endpoint(&mut self, _socket: &Arc<DatagramSocket>, _endpoint: u32) {}
     /// What an endpoint is ready for, when [`System::poll`] told of it.
     #[inline]
-    fn look_at_endpoint(&mut self, _endpoint: u32, told: Readiness) -> Readiness {
+    fn look_at_endpoint(
+        &mut self,
+        _socket: &Arc<DatagramSocket>,
+        _endpoint: u32,
+        told: Readiness,
+    ) -> Readiness {
         told
     }
     /// As [`System::await_room`].
-    fn await_endpoint_room(&mut self, _endpoint: u32) {}
+    fn await_endpoint_room(&mut self, _socket: &Arc<DatagramSocket>, _endpoint: u32) {}
 
     /// Whether JavaScript has been running for so long that new connections are better left to others. Never when it has
     /// just been seen: on its own thread.

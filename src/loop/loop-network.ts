@@ -101,6 +101,7 @@ export class LoopNetwork {
     await Promise.all([...this.#servers].map((starting) => starting.then(abort, () => {})))
     await endpointsGone
     await clientsGone
+    await threadLoop().closeUnused()
   }
 }
 

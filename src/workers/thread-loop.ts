@@ -64,6 +64,11 @@ export class ThreadLoop {
    */
   async abortClients(): Promise<void> {
     await this.#held?.loop.outgoing.abort()
+    await this.closeUnused()
+  }
+
+  /** Closes the loop at once if nobody uses it any more, in place of keeping it for a moment. */
+  async closeUnused(): Promise<void> {
     if (this.#users === 0 && this.#held !== null) await this.#close(this.#held)
   }
 

@@ -51,6 +51,15 @@ impl MioSystem {
         Ok(Self { poll, events: Events::with_capacity(POLL_EVENTS), link })
     }
 
+    fn rewatch_endpoint(&self, socket: &Arc<DatagramSocket>, endpoint: u32, interest: Interest) {
+        let fd = socket.as_fd().as_raw_fd();
+        let token = token(Source::Endpoint(endpoint));
+        // It is watched, so there is nothing that this needs.
+        if let Err(error) = self.poll.registry().reregister(&mut SourceFd(&fd), token, interest) {
+            log::error!("an endpoint is not watched as it should be: {error}");
+        }
+    }
+
     fn deregister(&self, fd: BorrowedFd<'_>) {
         // It fails only when the descriptor is not under watch, which is what is wanted.
         _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
@@ -134,8 +143,26 @@ impl System for MioSystem {
     }
 
     fn watch_endpoint(&mut self, socket: &Arc<DatagramSocket>, endpoint: u32) -> io::Result<()> {
-        let (fd, interest) = (socket.as_fd().as_raw_fd(), Interest::READABLE | Interest::WRITABLE);
-        self.poll.registry().register(&mut SourceFd(&fd), token(Source::Endpoint(endpoint)), interest)
+        let fd = socket.as_fd().as_raw_fd();
+        let token = token(Source::Endpoint(endpoint));
+        self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)
+    }
+
+    fn look_at_endpoint(
+        &mut self,
+        socket: &Arc<DatagramSocket>,
+        endpoint: u32,
+        told: Readiness,
+    ) -> Readiness {
+        if told.writable {
+            self.rewatch_endpoint(socket, endpoint, Interest::READABLE);
+        }
+        told
+    }
+
+    /// The kernel says "writable" with each datagram that has left: it is asked only while there is no room.
+    fn await_endpoint_room(&mut self, socket: &Arc<DatagramSocket>, endpoint: u32) {
+        self.rewatch_endpoint(socket, endpoint, Interest::READABLE | Interest::WRITABLE);
     }
 
     fn unwatch_endpoint(&mut self, socket: &Arc<DatagramSocket>, _endpoint: u32) {

@@ -4,6 +4,8 @@
 //! A watched socket is an [`AsyncFd`]. Its wakers put the socket's [`Source`] on a list and wake the one future that the
 //! runtime runs, which is the shard's turn. So there is no task per connection, and an idle one has no buffer.
 
+mod endpoints;
+
 use super::bell::Bell;
 use super::remote::{Back, Caller, Driver, Front, Neighbours, PipeSizes, Seed, Take, halves};
 use super::{Look, SocketEngine, Start};
@@ -24,6 +26,7 @@ use crate::shard::EndpointLimits;
 use crate::slice::ServingSlice;
 use crate::system::{Readiness, Ready, Source, System};
 use crate::write_queue::{FileRange, PinnedMemory};
+use endpoints::Endpoints;
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::future::Future;
@@ -227,7 +230,7 @@ impl Running {
             link.inbox.on_delivery(move || ready.push(Source::Inbox));
         }
         let neighbours = link.clone().map(|link| Box::new(link) as Box<dyn Neighbours<TokioSystem>>);
-        let system = TokioSystem { ready: ready.clone(), woken: Vec::new(), listeners: Vec::new(), endpoints: Vec::new(), link };
+        let system = TokioSystem { ready: ready.clone(), woken: Vec::new(), listeners: Vec::new(), endpoints: Endpoints::default(), link };
         let now = Instant::now();
         let back = seed.grow(system, metrics, neighbours, caller, now);
         Self {
@@ -306,8 +309,7 @@ pub struct TokioSystem {
     woken: Vec<Source>,
     /// By their places in the shard.
     listeners: Vec<Option<Watched<ListenerRef>>>,
-    /// By their numbers.
-    endpoints: Vec<Option<Watched<EndpointRef>>>,
+    endpoints: Endpoints,
     link: Option<Arc<ShardLink>>,
 }
 
@@ -428,21 +430,6 @@ impl AsRawFd for ListenerRef {
     }
 }
 
-/// A socket of datagrams, for as long as it is watched.
-struct EndpointRef(Arc<DatagramSocket>);
-
-impl AsRawFd for EndpointRef {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-impl TokioSystem {
-    fn endpoint(&self, endpoint: u32) -> Option<&Watched<EndpointRef>> {
-        self.endpoints.get(endpoint as usize)?.as_ref()
-    }
-}
-
 impl System for TokioSystem {
     type Socket = TokioSocket;
     type Free = OwnedFd;
@@ -510,29 +497,24 @@ impl System for TokioSystem {
     }
 
     fn watch_endpoint(&mut self, socket: &Arc<DatagramSocket>, endpoint: u32) -> io::Result<()> {
-        let watched = Watched::new(EndpointRef(socket.clone()), Source::Endpoint(endpoint), &self.ready)?;
-        let place = endpoint as usize;
-        if place >= self.endpoints.len() {
-            self.endpoints.resize_with(place + 1, || None);
-        }
-        self.endpoints[place] = Some(watched);
-        Ok(())
+        self.endpoints.watch(socket, endpoint, &self.ready)
     }
 
     fn unwatch_endpoint(&mut self, _socket: &Arc<DatagramSocket>, endpoint: u32) {
-        if let Some(watched) = self.endpoints.get_mut(endpoint as usize) {
-            *watched = None;
-        }
+        self.endpoints.unwatch(endpoint);
     }
 
-    fn look_at_endpoint(&mut self, endpoint: u32, _told: Readiness) -> Readiness {
-        self.endpoint(endpoint).map_or_else(Readiness::default, Watched::look)
+    fn look_at_endpoint(
+        &mut self,
+        _socket: &Arc<DatagramSocket>,
+        endpoint: u32,
+        _told: Readiness,
+    ) -> Readiness {
+        self.endpoints.look(endpoint)
     }
 
-    fn await_endpoint_room(&mut self, endpoint: u32) {
-        if let Some(watched) = self.endpoint(endpoint) {
-            watched.await_room();
-        }
+    fn await_endpoint_room(&mut self, _socket: &Arc<DatagramSocket>, endpoint: u32) {
+        self.endpoints.await_room(endpoint);
     }
 
     fn accept(&mut self, listener: &Arc<Listener>) -> io::Result<(TokioSocket, Peer)> {

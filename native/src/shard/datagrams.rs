@@ -248,10 +248,8 @@ impl<S: System> Shard<S> {
     }
 
     pub(super) fn on_endpoint_ready(&mut self, endpoint: u32, told: Readiness, sink: &mut dyn Sink) {
-        if self.datagrams.get(endpoint).is_none_or(|found| !found.is_open()) {
-            return;
-        }
-        let readiness = self.system.look_at_endpoint(endpoint, told);
+        let Some(socket) = self.datagrams.get(endpoint).and_then(|found| found.socket.clone()) else { return };
+        let readiness = self.system.look_at_endpoint(&socket, endpoint, told);
         if readiness.writable {
             self.send_queued_datagrams(endpoint);
         }
@@ -441,7 +439,7 @@ impl<S: System> Shard<S> {
             };
             match udp::failure(&error, socket.is_unix()) {
                 Failure::Later => {
-                    self.system.await_endpoint_room(endpoint);
+                    self.system.await_endpoint_room(&socket, endpoint);
                     return done;
                 }
                 Failure::Again => {
