@@ -24,6 +24,8 @@ export const ERROR_CODES = {
   ERR_SHARDLOOP_WRITE_OVERFLOW: 'peer',
   /** No byte moved for the time of `setIdleTimeout`; the connection was aborted. */
   ERR_SHARDLOOP_IDLE_TIMEOUT: 'peer',
+  /** More than `writeMaxBytes` waited to be sent by an endpoint; the datagrams on top of that were dropped. It goes on. */
+  ERR_SHARDLOOP_DATAGRAM_DROPPED: 'peer',
   /** The memory given to `writeOwned` was detached before it was flushed; the connection was aborted. */
   ERR_SHARDLOOP_DETACHED: 'configuration',
   /** The connection ended before what was handed to `writeOwned` or `sendFile` was sent, or its loop was closed. */

@@ -11,16 +11,24 @@ export type {
   ConnectionOptions,
   UnixConnectionOptions,
 } from './loop/connection-options.js'
+export type { DatagramEndpoint } from './loop/datagram-endpoint.js'
+export type {
+  DatagramEndpointOptions,
+  DatagramHost,
+  DatagramTuningOptions,
+} from './loop/datagram-options.js'
 export { getLoop } from './loop/get-loop.js'
 export type { Loop } from './loop/loop.js'
 export type { LoopServerOptions } from './loop/loop-network.js'
 export type { AddressLookupOptions, NameInfo, NameLookupOptions } from './loop/name-lookup.js'
 export type { CallContext, CallOptions, CallTarget, ExposedFunction } from './messages/calls.js'
 export type { BroadcastOptions } from './messages/topics.js'
-export { createServer } from './server/create-server.js'
+export { createDatagramServer, createServer } from './server/create-server.js'
+export type { DatagramServerOptions } from './server/datagram-options.js'
 export type { ShardChange, ShardState } from './server/messages.js'
 export type {
   AcceptErrorCounts,
+  DatagramCounts,
   LoopLag,
   LoopLagBucket,
   ResetCounts,
@@ -39,6 +47,16 @@ export type {
   ShardStall,
 } from './server/server.js'
 export type { ShardResourceLimits } from './server/worker-shard.js'
+export type {
+  DatagramDestination,
+  DatagramError,
+  DatagramExtraInfo,
+  DatagramProtocol,
+  DatagramProtocolFactory,
+  DatagramSocketOptions,
+  DatagramTransport,
+  DatagramTransportSocket,
+} from './workers/datagram-protocol.js'
 export {
   type ConnectionBroken,
   type ConnectionClosed,

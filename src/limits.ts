@@ -135,3 +135,15 @@ export const PENDING_TOLD_MAX = 100
 
 /** Calls of other threads' functions that one thread waits for. Past it `call` rejects with ERR_SHARDLOOP_STATE. */
 export const CALLS_PENDING_MAX = 65_536
+
+/**
+ * Addresses of peers that a thread knows as objects, so that a datagram of one of them makes none; a power of two. Another one
+ * takes the place of one that was not used lately.
+ */
+export const DATAGRAM_ADDRESSES_KEPT = 4096
+
+/** Pause before a datagram server's endpoint is opened anew that ended right after it was opened. One that lived longer is at once. */
+export const DATAGRAM_REOPEN_MS = 100
+
+/** Largest buffer of a socket that can be asked for. More is refused with ERR_SHARDLOOP_OPTION. */
+export const SOCKET_BUFFER_MAX_BYTES: number = 2 ** 30

@@ -85,6 +85,37 @@ abi! {
     /// A file was sent, or failed; a and b: bytes sent, low and high half, or b: the negative errno.
     EVENT_FILE_SENT = 13;
 
+    /// A datagram arrived at an endpoint; a: offset of its source's address (see DATAGRAM_), which its payload follows, b: the
+    /// payload's length, in the slab of the first word.
+    EVENT_DATAGRAM = 20;
+    /// Datagrams of an endpoint failed; a: errno, or a DATAGRAM_ reason, b: how many; above the kind: 1 when they were sent.
+    EVENT_DATAGRAM_FAILED = 21;
+    /// An endpoint's queue is above the high watermark.
+    EVENT_DATAGRAM_PAUSE = 22;
+    /// It is at or below the low watermark again.
+    EVENT_DATAGRAM_RESUME = 23;
+    /// The endpoint is gone; a: errno, or 0.
+    EVENT_DATAGRAM_CLOSED = 24;
+
+    /// Reason: more than the endpoint's limit was to be queued.
+    DATAGRAM_OVERFLOW = -1;
+    /// Reason: a datagram was longer than there was room for.
+    DATAGRAM_TRUNCATED = -2;
+
+    /// Of an address, in words (int32): in the first one the kind in the low byte, port or length of the name in the upper
+    /// half. This kind has no more: no address.
+    ADDRESS_NONE = 0;
+    /// A Unix socket: its name follows, in whole words.
+    ADDRESS_UNIX = 1;
+    /// IPv4: four bytes follow.
+    ADDRESS_IPV4 = 4;
+    /// IPv6: sixteen bytes and the scope's number follow.
+    ADDRESS_IPV6 = 6;
+    /// Where port or length begin in the first word.
+    ADDRESS_PORT_SHIFT = 16;
+    /// Longest datagram, address apart.
+    DATAGRAM_MAX_BYTES = limits::DATAGRAM_MAX_BYTES as i32;
+
     /// Of a connection's start: the system call connect...
     CALL_CONNECT = 0;
     /// ... socket...
@@ -134,6 +165,21 @@ abi! {
     /// An answer is owed, as if something were just received: JavaScript delivers bytes that it held back, or has delivered
     /// some behind the writes that come before this.
     COMMAND_UNANSWERED = 13;
+
+    /// A datagram from the write slab; a: offset of its destination's address, which the payload follows, b: length of both.
+    COMMAND_DATAGRAM = 20;
+    /// The endpoint's protocol is there: receiving may begin.
+    COMMAND_DATAGRAM_START = 21;
+    /// Receive no more.
+    COMMAND_DATAGRAM_PAUSE = 22;
+    /// Go on receiving.
+    COMMAND_DATAGRAM_RESUME = 23;
+    /// Close an endpoint after what is queued.
+    COMMAND_DATAGRAM_CLOSE = 24;
+    /// Close an endpoint at once.
+    COMMAND_DATAGRAM_ABORT = 25;
+    /// Watermarks of an endpoint; a: high, b: low.
+    COMMAND_DATAGRAM_LIMITS = 26;
 
     /// Control word: words used in the events ring.
     CONTROL_EVENTS = 0;
@@ -313,8 +359,16 @@ abi! {
     METRIC_CONNECTS_FAILED = 31;
     /// Time spent looking for the next event instead of sleeping.
     METRIC_BUSY_POLL_NS = 32;
+    /// Datagrams received.
+    METRIC_DATAGRAMS_RECEIVED = 33;
+    /// Datagrams handed to the kernel.
+    METRIC_DATAGRAMS_SENT = 34;
+    /// Datagrams that were to be sent and were dropped: beyond the queue's limit, refused by the kernel, or left by an abort.
+    METRIC_DATAGRAMS_DROPPED = 35;
+    /// Datagrams that were longer than there was room for, and dropped.
+    METRIC_DATAGRAMS_TRUNCATED = 36;
     /// The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again.
-    METRIC_LOOP_LAG_FIRST_BUCKET = 33;
+    METRIC_LOOP_LAG_FIRST_BUCKET = 37;
     /// Number of metrics.
     METRIC_COUNT = METRIC_LOOP_LAG_FIRST_BUCKET + LOOP_LAG_BUCKETS;
 

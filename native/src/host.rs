@@ -258,6 +258,12 @@ impl Host {
         queued + self.memory.borrow().waiting_bytes(handle.word())
     }
 
+    /// As above, of an endpoint's datagrams.
+    pub fn buffered_datagram_bytes(&self, endpoint: u32) -> usize {
+        let queued = self.with_engine(|engine| engine.endpoint_queued_bytes(endpoint)).unwrap_or(0);
+        queued + self.memory.borrow().waiting_datagram_bytes(endpoint as i32)
+    }
+
     /// Another slab in the place of a retired one.
     pub fn replace_slab(&self, index: usize, region: Region<u8>) {
         self.memory.borrow_mut().replace_slab(index, region);

@@ -159,3 +159,24 @@ pub const BROADCAST_SENDS_PER_TURN: usize = 256;
 pub const TOPIC_MAX_BYTES: usize = 256;
 /// Topics that one connection may subscribe to. Past it the next is refused.
 pub const TOPICS_PER_CONNECTION_MAX: usize = 1024;
+/// Datagrams that one system call receives or sends at most. Those that are left wait for the next one.
+pub const DATAGRAM_BATCH: usize = 64;
+/// Calls by which one endpoint receives in one batch. Past it the endpoint waits on the ready list.
+pub const DATAGRAM_READS_PER_BATCH: usize = 4;
+/// Largest datagram that is received, address apart. A longer one (only Unix sockets have such) is dropped, counted and told.
+pub const DATAGRAM_MAX_BYTES: usize = 65_507;
+/// Memory for each datagram of a call; with GRO the kernel puts several into it, up to the length of an IP packet.
+pub const DATAGRAM_SLOT_BYTES: usize = 64 * 1024;
+/// Segments that the kernel is given at most as one (UDP_MAX_SEGMENTS of Linux before 6.9).
+pub const GSO_SEGMENTS_MAX: usize = 64;
+/// Largest segment: what an Ethernet frame holds of an IPv6 packet's payload. The kernel refuses those beyond the path's MTU.
+pub const GSO_SEGMENT_MAX_BYTES: usize = 1_452;
+/// Until datagrams are tried again that the kernel had no room for and announces none: on a Unix socket whose peer's queue is
+/// full, and for want of buffers.
+pub const DATAGRAM_RETRY_MS: u64 = 2;
+/// Different failures of one endpoint that wait to be told. Past it they count as the last of them.
+pub const DATAGRAM_FAILURES_MAX: usize = 16;
+/// What a queued datagram counts for beside its bytes, so that empty ones are bounded, too.
+pub const DATAGRAM_OVERHEAD_BYTES: usize = 64;
+/// Endpoints of one shard. Past it another is refused (EMFILE).
+pub const ENDPOINTS_MAX: usize = 1 << 20;

@@ -204,11 +204,19 @@ impl SharedMemory {
 
     /// Bytes of waiting write commands of one connection.
     pub fn waiting_bytes(&self, handle: i32) -> usize {
+        self.waiting_bytes_of(handle, |op| op == abi::COMMAND_WRITE || op == abi::COMMAND_WRITE_SLAB)
+    }
+
+    /// Bytes of datagrams that wait in commands of one endpoint, addresses included.
+    pub fn waiting_datagram_bytes(&self, endpoint: i32) -> usize {
+        self.waiting_bytes_of(endpoint, |op| op == abi::COMMAND_DATAGRAM)
+    }
+
+    fn waiting_bytes_of(&self, handle: i32, is_write: impl Fn(i32) -> bool) -> usize {
         let words =
             usize::try_from(self.control(abi::CONTROL_COMMANDS)).unwrap_or(0).min(self.commands.length);
         // SAFETY: as in `commands`.
         let records = unsafe { std::slice::from_raw_parts(self.commands.base, words) };
-        let is_write = |op| op == abi::COMMAND_WRITE || op == abi::COMMAND_WRITE_SLAB;
         let of_handle = |r: &&[i32]| r[1] == handle && is_write(r[0] & abi::KIND_MASK);
         records.chunks_exact(WORDS).filter(of_handle).map(|r| r[3] as usize).sum()
     }
@@ -237,10 +245,9 @@ impl Commands for SlabCommands<'_> {
     #[inline]
     fn bytes(&self, index: usize) -> Option<&[u8]> {
         let [operation, _, offset, length] = self.record(index);
-        let source = if operation & abi::KIND_MASK == abi::COMMAND_WRITE {
-            self.write_slab
-        } else {
-            self.slabs.get((operation >> abi::SLAB_SHIFT) as usize)?
+        let source = match operation & abi::KIND_MASK {
+            abi::COMMAND_WRITE | abi::COMMAND_DATAGRAM => self.write_slab,
+            _ => self.slabs.get((operation >> abi::SLAB_SHIFT) as usize)?,
         };
         source.get(offset as usize..offset as usize + length as usize)
     }
@@ -339,6 +346,36 @@ impl Sink for Batch<'_> {
             a: offset as i32,
             b: length as i32,
         });
+    }
+
+    /// Both are copied: what a call receives has a slot for the longest datagram, and a slab is not to be full of holes.
+    #[inline]
+    fn datagram(&mut self, endpoint: i32, source: &[u8], payload: &[u8]) -> bool {
+        let length = source.len() + payload.len();
+        let index = if self.copy_chunks {
+            self.has_room(0, length).then_some(0)
+        } else {
+            (1..SLABS).find(|&index| self.has_room(index, length))
+        };
+        let Some(index) = index else { return false };
+        let slab = &mut self.memory.slabs[index];
+        let offset = slab.used;
+        assert!(offset + length <= slab.memory.length, "a slab has no room for a datagram");
+        // SAFETY: attached (checked in this batch, during which JavaScript does not run) and within the slab (asserted); what
+        // is copied is not JavaScript's memory.
+        unsafe {
+            let into = slab.memory.base.add(offset);
+            std::ptr::copy_nonoverlapping(source.as_ptr(), into, source.len());
+            std::ptr::copy_nonoverlapping(payload.as_ptr(), into.add(source.len()), payload.len());
+        }
+        slab.used = ((offset + length + 7) & !7).min(slab.memory.length);
+        self.event(Event {
+            kind: abi::EVENT_DATAGRAM | (index as i32) << abi::SLAB_SHIFT,
+            handle: endpoint,
+            a: offset as i32,
+            b: payload.len() as i32,
+        });
+        true
     }
 }
 

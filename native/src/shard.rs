@@ -8,10 +8,13 @@
 mod accepting;
 mod broadcasting;
 mod connecting;
+mod datagrams;
 mod ending;
 mod handover;
 mod idle;
 mod writing;
+
+pub use datagrams::EndpointLimits;
 
 use crate::abi;
 use crate::connection::{Connection, ConnectionTable, Flags, Handle, NO_RECORD};
@@ -23,6 +26,7 @@ use crate::system::{Readiness, Ready, Socket, Source, System};
 use crate::timer::{Tick, TimerWheel};
 use crate::topics::Topics;
 use crate::write_queue::{Pin, PinnedMemory};
+use datagrams::Datagrams;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem::{self, MaybeUninit};
@@ -55,6 +59,11 @@ pub trait Sink {
     fn read_buffer(&mut self, borrows: bool, hint: usize) -> Option<(usize, &mut [MaybeUninit<u8>])>;
     /// The first `length` bytes of the last read buffer are a connection's data; there must be room for the event.
     fn received(&mut self, handle: i32, slab: usize, length: usize);
+    /// Takes a datagram of an endpoint, with its source's address in front of it ([`crate::net::datagram_address`]). False when
+    /// there is no room for it in this batch.
+    fn datagram(&mut self, _endpoint: i32, _source: &[u8], _payload: &[u8]) -> bool {
+        false
+    }
     /// Takes the event of a new connection; there must be room.
     fn opened(&mut self, handle: i32, server: u16, peer: Peer) {
         let named = (peer == Peer::NamedUnix).into();
@@ -171,6 +180,7 @@ pub struct Shard<S: System> {
     lingering_ready: Vec<u32>,
     topics: Topics,
     broadcasts: broadcasting::Broadcasts,
+    datagrams: Datagrams,
     timers: TimerWheel<Handle>,
     due: Vec<(Handle, Tick)>,
     began: Instant,
@@ -216,6 +226,7 @@ impl<S: System> Shard<S> {
             lingering_ready: Vec::new(),
             topics: Topics::default(),
             broadcasts: broadcasting::Broadcasts::default(),
+            datagrams: Datagrams::default(),
             timers: TimerWheel::default(),
             due: Vec::new(),
             began: now,
@@ -238,6 +249,7 @@ impl<S: System> Shard<S> {
             || !self.connect_failures.is_empty()
             || !self.polled.is_empty()
             || self.is_broadcasting()
+            || self.datagrams.has_backlog()
             || (self.descriptor_freed && self.accept_retry_at.is_some())
             || (!self.accepting_rests && self.listeners.iter().flatten().any(|l| l.readable && !l.paused))
     }
@@ -254,7 +266,7 @@ impl<S: System> Shard<S> {
             .next()
             .map(|tick| self.began + Duration::from_millis(u64::from(tick) * TIMER_TICK_MS));
         let linger = self.lingering_until.front().map(|&(until, _)| until);
-        [timer, linger, self.accept_retry_at].into_iter().flatten().min()
+        [timer, linger, self.accept_retry_at, self.datagrams.next_wake()].into_iter().flatten().min()
     }
 
     /// Whether the loop must go on.
@@ -262,6 +274,7 @@ impl<S: System> Shard<S> {
         !self.connections.is_empty()
             || !self.connect_failures.is_empty()
             || !self.lingering.is_empty()
+            || !self.datagrams.is_empty()
             || self.listeners.iter().any(Option::is_some)
     }
 
@@ -307,6 +320,7 @@ impl<S: System> Shard<S> {
         }
         self.finish();
         self.deliver_signals(sink);
+        self.deliver_endpoint_signals(sink);
     }
 
     /// Whether something has become ready; the next turn serves it.
@@ -363,6 +377,7 @@ impl<S: System> Shard<S> {
             self.retry_adoptions();
         }
         self.descriptor_freed = false;
+        self.retry_endpoints(now);
     }
 
     fn set_time(&mut self, now: Instant) {
@@ -476,8 +491,10 @@ impl<S: System> Shard<S> {
         for id in mem::take(&mut self.lingering_ready) {
             self.drain_lingering(id);
         }
+        // Now these are first, now those.
+        let endpoints_first = self.accept_from.is_multiple_of(2);
+        let mut full = endpoints_first && !self.serve_endpoints(sink);
         let mut waiting = mem::take(&mut self.ready);
-        let mut full = false;
         for handle in waiting.drain(..) {
             let Some(connection) = self.connections.get_mut(handle) else { continue };
             connection.flags.clear(Flags::LISTED_READY);
@@ -491,12 +508,13 @@ impl<S: System> Shard<S> {
         if self.ready.is_empty() {
             self.ready = waiting;
         }
-        !full
+        !full && (endpoints_first || self.serve_endpoints(sink))
     }
 
     /// The batch is collected: who used up their reads in it come after who waited.
     fn finish(&mut self) {
         self.ready.append(&mut self.exhausted);
+        self.datagrams.finish();
         debug_assert!(
             !self
                 .listeners
@@ -559,6 +577,7 @@ impl<S: System> Shard<S> {
                     self.drain_lingering(id);
                 }
             }
+            Source::Endpoint(endpoint) => self.on_endpoint_ready(endpoint, readiness, sink),
             Source::Inbox => self.take_deliveries(),
         }
     }

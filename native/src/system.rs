@@ -13,9 +13,11 @@ use crate::connection::Handle;
 use crate::inbox::{Delivery, Unserved};
 use crate::net::addresses::Peer;
 use crate::net::stream;
+use crate::net::udp::DatagramSocket;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 /// What a system tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +28,8 @@ pub enum Source {
     Listener(u32),
     /// A closed connection whose last bytes are on their way.
     Lingering(u32),
+    /// An endpoint of datagrams, by its number.
+    Endpoint(u32),
     /// What other threads hand over.
     Inbox,
 }
@@ -131,6 +135,25 @@ pub trait System {
     fn unwatch_listener(&mut self, listener: &Self::Listener, place: u32);
     /// Accepts a connection, which is not watched yet.
     fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Socket, Peer)>;
+
+    /// Begins to watch a socket of datagrams, which others may hold, too. A system that has none refuses.
+    fn watch_endpoint(&mut self, _socket: &Arc<DatagramSocket>, _endpoint: u32) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Ends that.
+    fn unwatch_endpoint(&mut self, _socket: &Arc<DatagramSocket>, _endpoint: u32) {}
+    /// What an endpoint is ready for, when [`System::poll`] told of it.
+    #[inline]
+    fn look_at_endpoint(
+        &mut self,
+        _socket: &Arc<DatagramSocket>,
+        _endpoint: u32,
+        told: Readiness,
+    ) -> Readiness {
+        told
+    }
+    /// As [`System::await_room`].
+    fn await_endpoint_room(&mut self, _socket: &Arc<DatagramSocket>, _endpoint: u32) {}
 
     /// Whether JavaScript has been running for so long that new connections are better left to others. Never when it has
     /// just been seen: on its own thread.

@@ -176,8 +176,12 @@ export class ConnectionGiven extends GivenOptions {
   host(fallback: string): string {
     const value = this.take('host')
     if (value === undefined) return fallback
-    if (typeof value === 'string' && value.length > 0 && !value.includes('\0')) return value
+    if (this.isHost(value)) return value
     throw wrong('host', value, 'an address or a host name')
+  }
+
+  protected isHost(value: unknown): value is string {
+    return typeof value === 'string' && value.length > 0 && !value.includes('\0')
   }
 
   ipAddress(name: string): string {

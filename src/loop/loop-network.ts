@@ -3,6 +3,7 @@ import { createServer } from '../server/create-server.js'
 import { wrong } from '../server/given-options.js'
 import type { ServerOptions } from '../server/options.js'
 import type { Server } from '../server/server.js'
+import type { DatagramProtocol } from '../workers/datagram-protocol.js'
 import { creationStack } from '../workers/debug-mode.js'
 import type { Protocol, ProtocolFactory } from '../workers/protocol.js'
 import { threadLoop } from '../workers/thread-loop.js'
@@ -18,6 +19,9 @@ import {
   type UnixConnectionOptions,
 } from './connection-options.js'
 
+import { type DatagramEndpoint, LoopEndpoints } from './datagram-endpoint.js'
+import { type DatagramEndpointOptions, parseDatagramOptions } from './datagram-options.js'
+
 /** Options of a server in the calling thread. */
 export type LoopServerOptions = Omit<ServerOptions, 'shards'>
 
@@ -26,6 +30,7 @@ export class LoopNetwork {
   /** Those that are starting, too. */
   readonly #servers = new Set<Promise<Server>>()
   readonly #connects: Connects = new Set()
+  readonly #endpoints = new LoopEndpoints()
   #closed = false
 
   async createServer(source: ProtocolFactory | URL, options: LoopServerOptions = {}): Promise<Server> {
@@ -75,6 +80,14 @@ export class LoopNetwork {
     return connect(factory, parseSocketOptions(options), source, this.#connects)
   }
 
+  async createDatagramEndpoint<Made extends DatagramProtocol>(
+    factory: () => Made,
+    options: DatagramEndpointOptions,
+  ): Promise<DatagramEndpoint<Made>> {
+    checkFactory('createDatagramEndpoint', factory)
+    return this.#endpoints.create(factory, parseDatagramOptions(options))
+  }
+
   /** Aborts all of it; resolves when nothing is left. */
   async close(): Promise<void> {
     this.#closed = true
@@ -83,9 +96,12 @@ export class LoopNetwork {
         new ShardloopError('ERR_SHARDLOOP_CLOSED', 'the loop was closed before it was connected'),
       )
     // Before anything is waited for: what is connected then is another loop's.
+    const endpointsGone = this.#endpoints.close()
     const clientsGone = threadLoop().abortClients()
     await Promise.all([...this.#servers].map((starting) => starting.then(abort, () => {})))
+    await endpointsGone
     await clientsGone
+    await threadLoop().closeUnused()
   }
 }
 

@@ -6,6 +6,7 @@ import { type BroadcastOptions, broadcast, subscribe, unsubscribe } from '../mes
 import type { Server } from '../server/server.js'
 import { monotonicTime } from '../workers/clock.js'
 import type { ExceptionContext, ExceptionHandler } from '../workers/connection-server.js'
+import type { DatagramProtocol } from '../workers/datagram-protocol.js'
 import { debugMode } from '../workers/debug-mode.js'
 import {
   callExceptionHandler,
@@ -23,6 +24,8 @@ import { SignalHandlers, type SignalName } from '../workers/signal-handlers.js'
 import { threadLog } from '../workers/thread-log.js'
 import type { Connected } from './connect.js'
 import type { AcceptedSocketOptions, ConnectionOptions, UnixConnectionOptions } from './connection-options.js'
+import type { DatagramEndpoint } from './datagram-endpoint.js'
+import type { DatagramEndpointOptions } from './datagram-options.js'
 import { LoopNetwork, type LoopServerOptions } from './loop-network.js'
 import {
   type AddressLookupOptions,
@@ -163,6 +166,16 @@ export interface Loop extends AsyncDisposable {
     factory: () => Made,
     options: AcceptedSocketOptions,
   ): Promise<Connected<Made>>
+  /**
+   * An endpoint of datagrams: UDP or a Unix socket, bound, connected, or both. Resolves when the protocol's `connectionMade` was
+   * called; its callbacks run in the async context of this call. Rejects with the system's error in Node's shape, with what the
+   * factory threw, or with the signal's reason; with ERR_SHARDLOOP_OPTION for options that cannot be. A datagram may be lost on
+   * its way; what is lost here is told (`errorReceived`) and counted.
+   */
+  createDatagramEndpoint<Made extends DatagramProtocol>(
+    factory: () => Made,
+    options: DatagramEndpointOptions,
+  ): Promise<DatagramEndpoint<Made>>
   /** See {@link sendFile}. */
   sendFile(
     transport: Transport,
@@ -358,6 +371,13 @@ export class EventLoop implements Loop {
     options: AcceptedSocketOptions,
   ): Promise<Connected<Made>> {
     return this.#open('connectAcceptedSocket').#network.connectAcceptedSocket(factory, options)
+  }
+
+  async createDatagramEndpoint<Made extends DatagramProtocol>(
+    factory: () => Made,
+    options: DatagramEndpointOptions,
+  ): Promise<DatagramEndpoint<Made>> {
+    return this.#open('createDatagramEndpoint').#network.createDatagramEndpoint(factory, options)
   }
 
   async sendFile(

@@ -53,6 +53,32 @@ export const EVENT_CONNECTED = 11 as const
 export const EVENT_CONNECT_FAILED = 12 as const
 /** A file was sent, or failed; a and b: bytes sent, low and high half, or b: the negative errno. */
 export const EVENT_FILE_SENT = 13 as const
+/** A datagram arrived at an endpoint; a: offset of its source's address (see DATAGRAM_), which its payload follows, b: the payload's length, in the slab of the first word. */
+export const EVENT_DATAGRAM = 20 as const
+/** Datagrams of an endpoint failed; a: errno, or a DATAGRAM_ reason, b: how many; above the kind: 1 when they were sent. */
+export const EVENT_DATAGRAM_FAILED = 21 as const
+/** An endpoint's queue is above the high watermark. */
+export const EVENT_DATAGRAM_PAUSE = 22 as const
+/** It is at or below the low watermark again. */
+export const EVENT_DATAGRAM_RESUME = 23 as const
+/** The endpoint is gone; a: errno, or 0. */
+export const EVENT_DATAGRAM_CLOSED = 24 as const
+/** Reason: more than the endpoint's limit was to be queued. */
+export const DATAGRAM_OVERFLOW = -1 as const
+/** Reason: a datagram was longer than there was room for. */
+export const DATAGRAM_TRUNCATED = -2 as const
+/** Of an address, in words (int32): in the first one the kind in the low byte, port or length of the name in the upper half. This kind has no more: no address. */
+export const ADDRESS_NONE = 0 as const
+/** A Unix socket: its name follows, in whole words. */
+export const ADDRESS_UNIX = 1 as const
+/** IPv4: four bytes follow. */
+export const ADDRESS_IPV4 = 4 as const
+/** IPv6: sixteen bytes and the scope's number follow. */
+export const ADDRESS_IPV6 = 6 as const
+/** Where port or length begin in the first word. */
+export const ADDRESS_PORT_SHIFT = 16 as const
+/** Longest datagram, address apart. */
+export const DATAGRAM_MAX_BYTES = 65507 as const
 /** Of a connection's start: the system call connect... */
 export const CALL_CONNECT = 0 as const
 /** ... socket... */
@@ -99,6 +125,20 @@ export const COMMAND_MODE = 11 as const
 export const COMMAND_FINISH = 12 as const
 /** An answer is owed, as if something were just received: JavaScript delivers bytes that it held back, or has delivered some behind the writes that come before this. */
 export const COMMAND_UNANSWERED = 13 as const
+/** A datagram from the write slab; a: offset of its destination's address, which the payload follows, b: length of both. */
+export const COMMAND_DATAGRAM = 20 as const
+/** The endpoint's protocol is there: receiving may begin. */
+export const COMMAND_DATAGRAM_START = 21 as const
+/** Receive no more. */
+export const COMMAND_DATAGRAM_PAUSE = 22 as const
+/** Go on receiving. */
+export const COMMAND_DATAGRAM_RESUME = 23 as const
+/** Close an endpoint after what is queued. */
+export const COMMAND_DATAGRAM_CLOSE = 24 as const
+/** Close an endpoint at once. */
+export const COMMAND_DATAGRAM_ABORT = 25 as const
+/** Watermarks of an endpoint; a: high, b: low. */
+export const COMMAND_DATAGRAM_LIMITS = 26 as const
 /** Control word: words used in the events ring. */
 export const CONTROL_EVENTS = 0 as const
 /** Control word: the next event to handle; stored before each callback. */
@@ -269,10 +309,18 @@ export const METRIC_CONNECTIONS_CONNECTED = 30 as const
 export const METRIC_CONNECTS_FAILED = 31 as const
 /** Time spent looking for the next event instead of sleeping. */
 export const METRIC_BUSY_POLL_NS = 32 as const
+/** Datagrams received. */
+export const METRIC_DATAGRAMS_RECEIVED = 33 as const
+/** Datagrams handed to the kernel. */
+export const METRIC_DATAGRAMS_SENT = 34 as const
+/** Datagrams that were to be sent and were dropped: beyond the queue's limit, refused by the kernel, or left by an abort. */
+export const METRIC_DATAGRAMS_DROPPED = 35 as const
+/** Datagrams that were longer than there was room for, and dropped. */
+export const METRIC_DATAGRAMS_TRUNCATED = 36 as const
 /** The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again. */
-export const METRIC_LOOP_LAG_FIRST_BUCKET = 33 as const
+export const METRIC_LOOP_LAG_FIRST_BUCKET = 37 as const
 /** Number of metrics. */
-export const METRIC_COUNT = 53 as const
+export const METRIC_COUNT = 57 as const
 /** Buckets of the loop lag. Each goes to twice the time of the one before; the last has no end. */
 export const LOOP_LAG_BUCKETS = 20 as const
 /** Where the first bucket ends, in nanoseconds. */

@@ -23,6 +23,31 @@ export declare class NativeAlarm {
   close(): void
 }
 
+/**
+ * A socket of datagrams. Its descriptor closes when nobody holds it any more: neither this, nor an endpoint, nor, once it has
+ * a token, the process.
+ */
+export declare class NativeDatagramSocket {
+  /** Names it in every thread from now on, until this object is closed. */
+  share(): number
+  /** The descriptor's number; -1 once closed. */
+  get fd(): number
+  /** Where it is. */
+  localAddress(): NativeAddress | string | SystemFailure
+  /** What it is connected to. */
+  peerAddress(): NativeAddress | string | SystemFailure
+  /** A socket option, as a number. */
+  getOption(name: string): number | SystemFailure
+  /** Sets a socket option; null when it is set. */
+  setOption(name: string, value: number): SystemFailure | null
+  /** Joins or leaves a group; null when that is done. Empty: the system chooses the interface. */
+  setMembership(group: string, interface: string, joins: boolean): SystemFailure | null
+  /** By which interface what is sent to groups leaves; null when it is set. */
+  setMulticastInterface(interface: string): SystemFailure | null
+  /** Lets go of it. Idempotent. */
+  close(): void
+}
+
 /** The native log records of one thread. One per thread; open until the thread's environment ends, without keeping it. */
 export declare class NativeLog {
   /**
@@ -60,6 +85,10 @@ export declare class NativeMailbox {
 
 /** One engine, nested in this thread's libuv loop. */
 export declare class NativeShard {
+  /** Sends and receives by a socket, under a number of no endpoint whose end is still to be told. One closed event follows. */
+  addEndpoint(endpoint: number, socket: NativeDatagramSocket, limits: NativeEndpointLimits): void
+  /** Bytes of an endpoint's datagrams that are not sent yet. */
+  endpointBufferedBytes(endpoint: number): number
   /** Takes the shared memory and the function that handles a batch; see `src/workers/shard-loop.ts`. */
   constructor(options: { engine: string, metrics: number, supervised: boolean, control: Int32Array, events: Int32Array, commands: Int32Array, writeSlab: Uint8Array, slabs: readonly Uint8Array[], drain: () => void, closed: () => void })
   /** Makes a server known, before `listen`; `number` is its number in the process, 0 for one that only this thread knows. */
@@ -139,6 +168,9 @@ export declare class StartLock {
 /** Layout version of the rings; see `abi.rs`. */
 export declare function abiVersion(): number
 
+/** Takes a socket that was opened elsewhere: its descriptor is this object's from now on, unless it is refused. */
+export declare function adoptDatagramSocket(fd: number, offload: boolean): NativeDatagramSocket | SystemFailure
+
 /** Makes the counters of a new shard; the token names them in every thread. */
 export declare function allocateMetrics(): number
 
@@ -183,6 +215,37 @@ export interface BroadcastOutcome {
   refused: number
 }
 
+/** How to open one. */
+export interface DatagramOpenOptions {
+  /** Where to be: an IP address, or the name of a Unix socket (with port -1). Null: nowhere, or where the kernel chooses. */
+  local?: string
+  /** -1 for a Unix socket. */
+  localPort: number
+  /** What to connect to. Null for neither: a Unix socket without a name. */
+  remote?: string
+  /** -1 for a Unix socket. */
+  remotePort: number
+  /** SO_REUSEADDR. */
+  reuseAddress: boolean
+  /** SO_REUSEPORT. */
+  reusePort: boolean
+  /** Fail when anybody is there already, though SO_REUSEPORT would share. */
+  exclusive: boolean
+  /** IPV6_V6ONLY; null: the system's default. */
+  ipv6Only?: boolean
+  /** SO_BROADCAST. */
+  broadcast: boolean
+  /** SO_RCVBUF; null: the system's default. */
+  receiveBufferBytes?: number
+  /** SO_SNDBUF; null: the system's default. */
+  sendBufferBytes?: number
+  /** GSO and GRO. */
+  offload: boolean
+}
+
+/** The socket that a token names; null when there is none (any more). */
+export declare function findDatagramSocket(token: number): NativeDatagramSocket | null
+
 /** Forgets a token. */
 export declare function freeMetrics(token: number): void
 
@@ -209,6 +272,16 @@ export interface NativeAddress {
   family: 'IPv4' | 'IPv6'
   /** The port. */
   port: number
+}
+
+/** How an endpoint starts. */
+export interface NativeEndpointLimits {
+  /** High watermark. */
+  writeHighBytes: number
+  /** Low watermark. */
+  writeLowBytes: number
+  /** Most bytes that may be queued. */
+  writeMaxBytes: number
 }
 
 /** One record. */
@@ -260,6 +333,9 @@ export declare function openAlarm(options: { control: Float64Array, wake: () => 
  * (MAIL_INBOX_BYTES) are where messages come, of which `read` is called; `closed` when nothing native is left after `close`.
  */
 export declare function openMailbox(options: { place: number, control: Int32Array, inbox: Uint8Array, read: () => void, closed: () => void }): NativeMailbox | SystemFailure
+
+/** Opens, binds and connects a socket, as far as is asked for. */
+export declare function openDatagramSocket(options: DatagramOpenOptions): NativeDatagramSocket | SystemFailure
 
 /** Copies a shard's counters into `out`, by the METRIC_ indexes; false when there is no such token. */
 export declare function readMetrics(token: number, out: BigUint64Array): boolean

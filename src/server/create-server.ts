@@ -1,8 +1,10 @@
 import { isMainThread } from 'node:worker_threads'
 import { native } from '../native/index.js'
+import type { DatagramProtocolFactory } from '../workers/datagram-protocol.js'
 import type { ProtocolFactory } from '../workers/protocol.js'
 import { currentShard, type Shard } from '../workers/shard.js'
 import { adoptLogger } from '../workers/thread-log.js'
+import { type DatagramServerOptions, parseDatagramServerOptions } from './datagram-options.js'
 import { parseOptions, type ServerOptions, type ServerSettings } from './options.js'
 import type { Server } from './server.js'
 import { ShardHandle } from './shard-handle.js'
@@ -36,7 +38,27 @@ export async function createServer(
   source: ProtocolFactory | URL,
   options: ServerOptions = {},
 ): Promise<Server> {
-  const settings = parseOptions(source, options, native.balancesReusePort())
+  return start(source, parseOptions(source, options, native.balancesReusePort()))
+}
+
+/**
+ * Starts a datagram server (UDP) on `options.shards` worker threads: each has a socket of its own on the port, and the kernel
+ * (Linux) hands each peer's datagrams to one of them. In all else it is as {@link createServer}: the factory makes one protocol
+ * for each shard and host, a shard that dies is replaced, and its socket, which is the supervisor's, receives meanwhile. A
+ * protocol whose callback throws gets `connectionLost(error)`, and the factory makes another one for the socket.
+ *
+ * @param source makes a protocol, on its shard's thread; or the file: URL of a module that exports that
+ */
+export async function createDatagramServer(
+  source: DatagramProtocolFactory | URL,
+  options: DatagramServerOptions = {},
+): Promise<Server> {
+  // What makes protocols is handed through to where it is known of which kind they are.
+  const factory = source as unknown as ProtocolFactory | URL
+  return start(factory, parseDatagramServerOptions(factory, options, native.balancesReusePort()))
+}
+
+async function start(source: ProtocolFactory | URL, settings: ServerSettings): Promise<Server> {
   const local = settings.shards === 0
   const shard = currentShard()
   if (shard !== null && !local) return createInShard(shard, source, settings)

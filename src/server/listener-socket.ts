@@ -1,9 +1,19 @@
 import { constants } from 'node:os'
 import { systemError } from '../errors.js'
-import type { Listener } from '../native/binding.js'
+import type { NativeAddress, SystemFailure } from '../native/binding.js'
 import type { SocketAddress } from '../workers/protocol.js'
 import type { ListenerDescription } from './messages.js'
 import type { ListenerOptions, ListenerSocket } from './server.js'
+
+/** A socket that the supervisor holds for its shards: a listener, or one of a datagram server. */
+export interface BoundSocket {
+  /** Names it in every thread. */
+  readonly token: number
+  readonly fd: number
+  address(): NativeAddress | string
+  getOption(name: string): number | SystemFailure
+  close(): void
+}
 
 /** Every option of {@link ListenerOptions}, and whether it is a switch. */
 const OPTIONS: { readonly [Name in keyof ListenerOptions]: 'switch' | 'number' } = {
@@ -16,7 +26,7 @@ const OPTIONS: { readonly [Name in keyof ListenerOptions]: 'switch' | 'number' }
 }
 
 /** Describes a listener to shards. */
-export function describeListener(listener: Listener): ListenerDescription {
+export function describeListener(listener: BoundSocket): ListenerDescription {
   const options: Record<string, number> = {}
   for (const name of Object.keys(OPTIONS)) {
     const value = listener.getOption(name)
@@ -26,7 +36,7 @@ export function describeListener(listener: Listener): ListenerDescription {
 }
 
 /** Where an open listener listens. */
-export function socketAddress(listener: Listener): SocketAddress {
+export function socketAddress(listener: BoundSocket): SocketAddress {
   const address = listener.address()
   return (typeof address === 'string' ? address : Object.freeze(address)) as SocketAddress
 }

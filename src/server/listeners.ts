@@ -3,10 +3,11 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { getSystemErrorMap } from 'node:util'
 import { ShardloopError, systemError } from '../errors.js'
 import { PORT_ZERO_ATTEMPTS_MAX, START_LOCK_RETRY_MS, START_LOCK_TIMEOUT_MS } from '../limits.js'
-import type { Listener, StartLock } from '../native/binding.js'
+import type { StartLock, SystemFailure } from '../native/binding.js'
 import { native } from '../native/index.js'
+import { bindDatagrams } from './datagram-sockets.js'
 import { type BindHost, lookupHosts } from './host-lookup.js'
-import { describeListener, socketAddress } from './listener-socket.js'
+import { type BoundSocket, describeListener, socketAddress } from './listener-socket.js'
 import type { ListenerDescription } from './messages.js'
 import type { ServerSettings } from './options.js'
 
@@ -16,12 +17,15 @@ import type { ServerSettings } from './options.js'
  */
 export class Listeners {
   readonly sockets: readonly ListenerDescription[]
-  readonly #byAddress: readonly (readonly Listener[])[]
+  readonly #byAddress: readonly (readonly BoundSocket[])[]
   readonly #shared: boolean
+  readonly #accepts: boolean
 
-  constructor(byAddress: readonly (readonly Listener[])[], shared: boolean) {
+  /** @param accepts whether connections are accepted from them: false for those of datagrams */
+  constructor(byAddress: readonly (readonly BoundSocket[])[], shared: boolean, accepts = true) {
     this.#byAddress = byAddress
     this.#shared = shared
+    this.#accepts = accepts
     this.sockets = byAddress.map((listeners) => describeListener(first(listeners)))
   }
 
@@ -32,7 +36,7 @@ export class Listeners {
 
   /** Native tokens of those that one shard at a time accepts from; none when all shards share theirs. */
   get ownTokens(): number[] {
-    return this.#shared ? [] : this.#byAddress.flat().map(({ token }) => token)
+    return this.#shared || !this.#accepts ? [] : this.#byAddress.flat().map(({ token }) => token)
   }
 
   /** Closes those that only this shard accepted from. */
@@ -55,12 +59,13 @@ export class Listeners {
 export async function openListeners(settings: ServerSettings, shards: number): Promise<Listeners> {
   if (settings.path !== null) return openUnixListener(settings, settings.path)
   const hosts = await lookupHosts(settings.hosts, settings.ipv6Only)
-  const shared = settings.balance === 'shared'
+  const accepts = settings.datagrams === undefined
+  const shared = accepts && settings.balance === 'shared'
   const binder = new Binder(settings, shared ? 1 : shards)
   const bound =
     settings.port === 0 ? bindChosenPort(binder, hosts) : await bindLocked(binder, hosts, settings.port)
   if (bound instanceof Error) throw bound
-  return new Listeners(bound, shared)
+  return new Listeners(bound, shared, accepts)
 }
 
 /**
@@ -72,7 +77,7 @@ async function bindLocked(
   binder: Binder,
   hosts: readonly BindHost[],
   port: number,
-): Promise<Listener[][] | Error> {
+): Promise<BoundSocket[][] | Error> {
   return underLock(
     () => native.tryStartLock(port),
     `port ${port}`,
@@ -118,7 +123,7 @@ async function underLock<Bound>(
 }
 
 /** Port 0: the kernel chooses for the first host; the others must have the same port free. */
-function bindChosenPort(binder: Binder, hosts: readonly BindHost[]): Listener[][] | Error {
+function bindChosenPort(binder: Binder, hosts: readonly BindHost[]): BoundSocket[][] | Error {
   const [head, ...others] = hosts
   if (head === undefined) throw new Error('invariant: there is a host')
   let failure: Error | null = null
@@ -149,8 +154,8 @@ class Binder {
   }
 
   /** @param port not 0 */
-  bindAll(hosts: readonly BindHost[], port: number): Listener[][] | Error {
-    const opened: Listener[][] = []
+  bindAll(hosts: readonly BindHost[], port: number): BoundSocket[][] | Error {
+    const opened: BoundSocket[][] = []
     for (const host of hosts) {
       const bound = this.bind(host, port)
       if (bound instanceof Error) {
@@ -163,13 +168,13 @@ class Binder {
   }
 
   /** All listeners of one address. */
-  bind({ address, withoutIpv6 }: BindHost, port: number): Listener[] | Error {
+  bind({ address, withoutIpv6 }: BindHost, port: number): BoundSocket[] | Error {
     const head = this.#bindOne(address, port, port !== 0)
     if ('errno' in head) {
       if (withoutIpv6 !== null && LACKS_IPV6.has(codeOf(head.errno))) {
         return this.bind({ address: withoutIpv6, withoutIpv6: null }, port)
       }
-      return listenError(head.errno, address, port)
+      return this.#error(head.errno, address, port)
     }
     const opened = [head]
     const chosen = portOf(head)
@@ -177,15 +182,23 @@ class Binder {
       const next = this.#bindOne(address, chosen, false)
       if ('errno' in next) {
         closeAll([opened])
-        return listenError(next.errno, address, chosen)
+        return this.#error(next.errno, address, chosen)
       }
       opened.push(next)
     }
     return opened
   }
 
-  #bindOne(host: string, port: number, exclusive: boolean): ReturnType<typeof native.bindTcp> {
-    const { backlog, ipv6Only, noDelay, balance } = this.#settings
+  /** As node:net and node:dgram name the failures of theirs. */
+  #error(errno: number, address: string, port: number): Error {
+    return this.#settings.datagrams === undefined
+      ? listenError(errno, address, port)
+      : systemError(errno, 'bind', address, port)
+  }
+
+  #bindOne(host: string, port: number, exclusive: boolean): BoundSocket | SystemFailure {
+    const { backlog, ipv6Only, noDelay, balance, datagrams } = this.#settings
+    if (datagrams !== undefined) return bindDatagrams({ ...datagrams, ipv6Only }, host, port, exclusive)
     return native.bindTcp({
       host,
       port,
@@ -206,7 +219,7 @@ function taken(lock: ReturnType<typeof native.tryStartLock>): StartLock | null {
   return lock
 }
 
-function portOf(listener: Listener): number {
+function portOf(listener: BoundSocket): number {
   const { port } = socketAddress(listener)
   if (port === undefined) throw new Error('invariant: the listener is on an IP address')
   return port
@@ -225,11 +238,11 @@ function codeOf(errno: number): string {
   return getSystemErrorMap().get(-errno)?.[0] ?? ''
 }
 
-function closeAll(byAddress: readonly (readonly Listener[])[]): void {
+function closeAll(byAddress: readonly (readonly BoundSocket[])[]): void {
   for (const listeners of byAddress) for (const listener of listeners) listener.close()
 }
 
-function first(listeners: readonly Listener[], index = 0): Listener {
+function first(listeners: readonly BoundSocket[], index = 0): BoundSocket {
   const listener = listeners[index]
   if (listener === undefined) throw new Error(`invariant: an address has a listener for shard ${index}`)
   return listener

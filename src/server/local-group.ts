@@ -87,7 +87,7 @@ class LocalShard implements ShardControl {
     if (this.#cancelled) return
     // That of a factory's own call was set with the call.
     if (logger !== undefined) adoptLogger(logger, order.logLevel)
-    this.#served = this.#held.loop.serve({
+    this.#served = this.#held.loop[order.datagrams ? 'serveDatagrams' : 'serve']({
       name: order.name,
       factory,
       exceptionHandler: exceptionHandler ?? null,

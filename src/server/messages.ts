@@ -65,6 +65,8 @@ export interface ServeOrder {
   readonly writeLowBytes: number
   readonly writeMaxBytes: number
   readonly idleTimeoutMs: number
+  /** Whether it is a datagram server, whose listeners are its sockets. */
+  readonly datagrams: boolean
   readonly stallAfterMs: number
   /** null: as the thread has it. */
   readonly logLevel: LogLevel | null

@@ -16,6 +16,10 @@ import {
   METRIC_CONNECTIONS_HANDED_OVER,
   METRIC_CONNECTS_FAILED,
   METRIC_COUNT,
+  METRIC_DATAGRAMS_DROPPED,
+  METRIC_DATAGRAMS_RECEIVED,
+  METRIC_DATAGRAMS_SENT,
+  METRIC_DATAGRAMS_TRUNCATED,
   METRIC_EVENTS,
   METRIC_LOOP_BUSY_NS,
   METRIC_LOOP_LAG_FIRST_BUCKET,
@@ -88,6 +92,17 @@ export interface AcceptErrorCounts {
   readonly other: number
 }
 
+/** Datagrams. What the kernel drops because a receive buffer is full is an option of the endpoint's socket (`drops`). */
+export interface DatagramCounts {
+  readonly received: number
+  /** Handed to the kernel. */
+  readonly sent: number
+  /** Not sent: on top of `writeMaxBytes`, refused by the system, or waiting when their endpoint was aborted or broke. */
+  readonly dropped: number
+  /** Received, but longer than 65,536 bytes, and dropped. */
+  readonly truncated: number
+}
+
 /** Counters of one shard since it started, or of all of them. A shard's servers share its counters. */
 export interface ShardMetrics {
   readonly connectionsOpen: number
@@ -99,6 +114,7 @@ export interface ShardMetrics {
   readonly connectionsTotal: number
   /** Connections that came to the queue of another shard, which was stuck, down or busier. */
   readonly connectionsTakenOver: number
+  readonly datagrams: DatagramCounts
   readonly bytesRead: bigint
   readonly bytesWritten: bigint
   /** Calls from the native core into JavaScript. */
@@ -205,6 +221,12 @@ function shape(counters: BigUint64Array, restarts: number): ShardMetrics {
       server: count(METRIC_RESETS_SERVER),
       shardDeath: count(METRIC_RESETS_SHARD_DEATH),
       other: count(METRIC_RESETS_OTHER),
+    },
+    datagrams: {
+      received: count(METRIC_DATAGRAMS_RECEIVED),
+      sent: count(METRIC_DATAGRAMS_SENT),
+      dropped: count(METRIC_DATAGRAMS_DROPPED),
+      truncated: count(METRIC_DATAGRAMS_TRUNCATED),
     },
     bytesRead: counters[METRIC_BYTES_READ] ?? 0n,
     bytesWritten: counters[METRIC_BYTES_WRITTEN] ?? 0n,

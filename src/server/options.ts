@@ -170,19 +170,32 @@ export interface ServerSettings {
   readonly logLevel: LogLevel | null
   readonly exceptionHandler: ((context: ExceptionContext) => void) | undefined
   readonly signal: AbortSignal | undefined
+  /** Of a datagram server. */
+  readonly datagrams?: DatagramServing
+}
+
+/** How a datagram server's sockets are opened. */
+export interface DatagramServing {
+  readonly broadcast: boolean
+  /** null: the system's default. */
+  readonly receiveBufferBytes: number | null
+  readonly sendBufferBytes: number | null
+  readonly offload: boolean
 }
 
 /**
  * Checks the arguments of `createServer`.
  * @param kernelBalances whether SO_REUSEPORT spreads connections on this system
+ * @param method for messages
  * @throws ShardloopError ERR_SHARDLOOP_ARGUMENT for the source, ERR_SHARDLOOP_OPTION for the options
  */
 export function parseOptions(
   source: ProtocolFactory | URL,
   options: unknown,
   kernelBalances: boolean,
+  method = 'createServer',
 ): ServerSettings {
-  checkSource(source)
+  checkSource(source, method)
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
     throw new ShardloopError('ERR_SHARDLOOP_OPTION', `options: expected an object, given ${show(options)}`)
   }
@@ -249,19 +262,19 @@ export function parseDeadline(options: unknown): number | null {
   return deadlineMs === -1 ? null : deadlineMs
 }
 
-function checkSource(source: unknown): void {
+function checkSource(source: unknown, method: string): void {
   if (typeof source === 'function') return
   const expected = 'a function that makes protocols, or the URL of a module whose default export is one'
   if (!(source instanceof URL)) {
     throw new ShardloopError(
       'ERR_SHARDLOOP_ARGUMENT',
-      `createServer: expected ${expected}, given ${show(source)}`,
+      `${method}: expected ${expected}, given ${show(source)}`,
     )
   }
   if (source.protocol !== 'file:' && source.protocol !== 'data:') {
     throw new ShardloopError(
       'ERR_SHARDLOOP_ARGUMENT',
-      `createServer: expected a file: or data: URL, given ${show(source.href)}`,
+      `${method}: expected a file: or data: URL, given ${show(source.href)}`,
     )
   }
 }

@@ -1,5 +1,11 @@
 import type { Registry } from 'prom-client'
-import type { AcceptErrorCounts, ResetCounts, ServerMetrics, ShardMetrics } from './metrics.js'
+import type {
+  AcceptErrorCounts,
+  DatagramCounts,
+  ResetCounts,
+  ServerMetrics,
+  ShardMetrics,
+} from './metrics.js'
 
 const MS_PER_SECOND = 1_000
 const NS_PER_MS = 1_000_000
@@ -37,6 +43,13 @@ const KINDS: Readonly<Record<keyof AcceptErrorCounts, string>> = {
   memory: 'memory',
   aborted: 'aborted',
   other: 'other',
+}
+
+const OUTCOMES: Readonly<Record<keyof DatagramCounts, string>> = {
+  received: 'received',
+  sent: 'sent',
+  dropped: 'dropped',
+  truncated: 'truncated',
 }
 
 function counter(name: string, help: string, read: (shard: ShardMetrics) => number | bigint): Family {
@@ -94,6 +107,13 @@ const FAMILIES: readonly Family[] = [
     'shardloop_accept_errors_total',
     'Failed accepts, by kind, those that are tried again included.',
     (shard) => shard.acceptErrorsByKind,
+  ),
+  countersBy(
+    'outcome',
+    OUTCOMES,
+    'shardloop_datagrams_total',
+    'Datagrams, by what became of them.',
+    (shard) => shard.datagrams,
   ),
   counter('shardloop_received_bytes_total', 'Bytes received.', (shard) => shard.bytesRead),
   counter('shardloop_sent_bytes_total', 'Bytes handed to the kernel.', (shard) => shard.bytesWritten),

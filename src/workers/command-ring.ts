@@ -1,13 +1,17 @@
 import {
+  ADDRESS_IPV4,
+  COMMAND_DATAGRAM,
   COMMAND_RING_RECORDS,
   COMMAND_WRITE,
   COMMAND_WRITE_SLAB,
   CONTROL_COMMANDS,
   CONTROL_WRITE_BYTES,
+  KIND_MASK,
   RECORD_WORDS,
   SLAB_SHIFT,
   WRITE_SLAB_BYTES,
 } from '../native/abi.js'
+import { type AddressForm, wordsOf } from './datagram-addresses.js'
 
 const CAPACITY = COMMAND_RING_RECORDS * RECORD_WORDS
 
@@ -19,6 +23,8 @@ const CAPACITY = COMMAND_RING_RECORDS * RECORD_WORDS
 export class CommandRing {
   readonly commands: Int32Array = new Int32Array(CAPACITY)
   readonly writeSlab: Buffer = Buffer.allocUnsafeSlow(WRITE_SLAB_BYTES)
+  /** The write slab in words. */
+  private readonly slabWords: Int32Array = new Int32Array(this.writeSlab.buffer)
   private readonly control: Int32Array
   private readonly flush: () => void
 
@@ -60,6 +66,26 @@ export class CommandRing {
     if ((this.control[CONTROL_WRITE_BYTES] as number) + text.length * 3 > WRITE_SLAB_BYTES) this.flush()
     const offset = this.control[CONTROL_WRITE_BYTES] as number
     this.record(handle, offset, this.writeSlab.write(text, offset, 'utf8'))
+  }
+
+  /** Copies a datagram behind its destination. */
+  datagram(endpoint: number, destination: AddressForm, data: Uint8Array): void {
+    const { control, slabWords } = this
+    const { first, words } = destination
+    const length = wordsOf(first) * 4 + data.length
+    // Words begin at multiples of their length.
+    let offset = ((control[CONTROL_WRITE_BYTES] as number) + 3) & ~3
+    if (offset + length > WRITE_SLAB_BYTES || control[CONTROL_COMMANDS] === CAPACITY) {
+      this.flush()
+      offset = 0
+    }
+    const at = offset >> 2
+    slabWords[at] = first
+    if (words !== null) slabWords.set(words, at)
+    else if ((first & KIND_MASK) === ADDRESS_IPV4) slabWords[at + 1] = destination.second
+    this.writeSlab.set(data, offset + length - data.length)
+    control[CONTROL_WRITE_BYTES] = offset + length
+    this.push(COMMAND_DATAGRAM, endpoint, offset, length)
   }
 
   /** Refers to bytes of a read slab, which stay as they are until the batch's commands are flushed. */

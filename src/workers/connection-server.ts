@@ -1,3 +1,4 @@
+import type { DatagramProtocol, DatagramTransport } from './datagram-protocol.js'
 import type { Protocol, ProtocolFactory, Transport } from './protocol.js'
 import type { TcpTransport } from './transport.js'
 import type { TransportSocket } from './transport-socket.js'
@@ -16,6 +17,10 @@ export interface ExceptionContext {
   readonly protocol?: Protocol
   /** Its socket. */
   readonly socket?: TransportSocket
+  /** The endpoint of datagrams concerned... */
+  readonly endpoint?: DatagramTransport
+  /** ... and its protocol. */
+  readonly endpointProtocol?: DatagramProtocol
   /** The callback of `callSoon`, `callLater` or `callAt` concerned. */
   readonly handle?: { cancelled(): boolean }
 }

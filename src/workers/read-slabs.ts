@@ -40,6 +40,8 @@ export class ReadSlabs {
   readonly buffers: Buffer[] = []
   /** Their ArrayBuffers: asking a Buffer for it is a call. */
   private readonly memory: ArrayBufferLike[] = []
+  /** The same in words, for the addresses of datagrams. */
+  readonly words: Int32Array[] = []
   /** A command refers to a slab of chunks, so it must be flushed before that one is replaced. */
   private referred = false
 
@@ -84,6 +86,7 @@ export class ReadSlabs {
     const slab = newSlab(index)
     this.buffers[index] = slab
     this.memory[index] = slab.buffer
+    this.words[index] = new Int32Array(slab.buffer)
     return slab
   }
 }

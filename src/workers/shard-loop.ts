@@ -17,6 +17,8 @@ import {
   EVENT_CONNECT_FAILED,
   EVENT_CONNECTED,
   EVENT_DATA,
+  EVENT_DATAGRAM,
+  EVENT_DATAGRAM_CLOSED,
   EVENT_EOF,
   EVENT_FILE_SENT,
   EVENT_IDLE,
@@ -35,6 +37,8 @@ import { native as binding } from '../native/index.js'
 import type { Clients } from './clients.js'
 import { CommandRing } from './command-ring.js'
 import type { ConnectionOwner, ServedServer, ServeOptions } from './connection-server.js'
+import { DatagramServer } from './datagram-server.js'
+import { Datagrams } from './datagrams.js'
 import { debugMode, watchDuration } from './debug-mode.js'
 import { connectionBroke, connectionEnded, connectionOpened } from './diagnostics.js'
 import type { EngineName } from './engine.js'
@@ -124,6 +128,7 @@ export class ShardLoop {
   private readonly freeServers: number[] = []
   private readonly supervised: boolean
   /** @internal Connections to others. */ readonly outgoing: Outgoing
+  /** @internal Endpoints of datagrams. */ readonly datagrams: Datagrams = new Datagrams(this)
   private readonly log = threadLog()
   private readonly debug = debugMode()
   private sequence = 0
@@ -179,12 +184,18 @@ export class ShardLoop {
     return server
   }
 
+  /** Serves a datagram server from its native sockets. Throws what the factory throws, or the system's error. */
+  serveDatagrams(options: ServeOptions): ServedServer {
+    return new DatagramServer(this, options)
+  }
+
   /**
    * Frees the native half. Connections that are left are aborted; those that are closed already get the time that
    * their last bytes need (2 seconds at most). Resolves when all of it is gone.
    */
   close(): Promise<void> {
     for (const server of this.servers) server?.abort()
+    for (const endpoint of this.datagrams) endpoint.abort()
     this.native.close(true)
     return this.whenClosed.then(() => {
       LOOPS.delete(this)
@@ -215,6 +226,8 @@ export class ShardLoop {
         continue
       this.log.write('warn', `connection ${transport.id} was not closed`, transport.describe())
     }
+    if (of === undefined)
+      this.datagrams.warnOfUnclosed((message, fields) => this.log.write('warn', message, fields))
   }
 
   /** @internal Makes an owner of connections with a number of its own, by which native code knows it; see `forget`. */
@@ -379,7 +392,9 @@ export class ShardLoop {
         ;(this.servers[handle] as LocalServer | undefined)?.acceptFailed(a, b !== 0)
         return true
       default:
-        return false
+        if (kind < EVENT_DATAGRAM || kind > EVENT_DATAGRAM_CLOSED) return false
+        this.datagrams.event(events[at] as number, handle, a, b)
+        return true
     }
   }
 

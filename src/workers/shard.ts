@@ -198,7 +198,7 @@ export class Shard {
     try {
       adoptLogger(registration.logger, order.logLevel)
       this.#held ??= threadLoop().acquire(this.identity.engine)
-      link.served = this.#held.loop.serve({
+      link.served = this.#held.loop[order.datagrams ? 'serveDatagrams' : 'serve']({
         name: order.name,
         factory: registration.factory,
         exceptionHandler: registration.exceptionHandler ?? null,

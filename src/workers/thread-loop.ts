@@ -64,12 +64,18 @@ export class ThreadLoop {
    */
   async abortClients(): Promise<void> {
     await this.#held?.loop.outgoing.abort()
+    await this.closeUnused()
+  }
+
+  /** Closes the loop at once if nobody uses it any more, in place of keeping it for a moment. */
+  async closeUnused(): Promise<void> {
     if (this.#users === 0 && this.#held !== null) await this.#close(this.#held)
   }
 
   /** As `release`, when the thread is about to end: what it has made to others ends in good order, so that it can. */
   releaseAtEnd(): Promise<void> {
     this.#held?.loop.outgoing.close()
+    for (const endpoint of this.#held?.loop.datagrams ?? []) endpoint.close()
     return this.release()
   }
 

@@ -2,6 +2,7 @@
 
 pub mod alarm;
 mod caller;
+pub mod datagrams;
 mod functions;
 pub mod guardian;
 mod hot_calls;

@@ -363,6 +363,13 @@ impl NativeShard {
     }
 }
 
+impl NativeShard {
+    /// What its other methods work on.
+    pub(super) fn host(&self) -> &Host {
+        &self.host
+    }
+}
+
 fn make_engine(
     name: &str,
     metrics: &Arc<metrics::Metrics>,

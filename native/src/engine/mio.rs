@@ -12,6 +12,8 @@ use crate::metrics::Metrics;
 use crate::net::addresses::Peer;
 use crate::net::listen::Listener;
 use crate::net::stream;
+use crate::net::udp::DatagramSocket;
+use crate::shard::EndpointLimits;
 use crate::system::{Readiness, Ready, Source, System};
 use crate::write_queue::{FileRange, PinnedMemory};
 use mio::unix::SourceFd;
@@ -65,6 +67,15 @@ impl MioSystem {
         Ok(move || _ = waker.as_ref().map(|waker| waker.wake()))
     }
 
+    fn rewatch_endpoint(&self, socket: &Arc<DatagramSocket>, endpoint: u32, interest: Interest) {
+        let fd = socket.as_fd().as_raw_fd();
+        let token = token(Source::Endpoint(endpoint));
+        // It is watched, so there is nothing that this needs.
+        if let Err(error) = self.poll.registry().reregister(&mut SourceFd(&fd), token, interest) {
+            log::error!("an endpoint is not watched as it should be: {error}");
+        }
+    }
+
     fn deregister(&self, fd: BorrowedFd<'_>) {
         // It fails only when the descriptor is not under watch, which is what is wanted.
         _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
@@ -80,6 +91,7 @@ fn token(source: Source) -> Token {
         Source::Listener(index) => (1, index),
         Source::Lingering(id) => (2, id),
         Source::Inbox => (3, 0),
+        Source::Endpoint(endpoint) => (4, endpoint),
     };
     Token((kind << 32 | u64::from(number)) as usize)
 }
@@ -90,6 +102,7 @@ fn source(token: Token) -> Source {
         0 => Source::Connection(Handle::from_word(number as i32)),
         1 => Source::Listener(number),
         2 => Source::Lingering(number),
+        4 => Source::Endpoint(number),
         _ => Source::Inbox,
     }
 }
@@ -143,6 +156,33 @@ impl System for MioSystem {
 
     fn unwatch_listener(&mut self, listener: &Arc<Listener>, _place: u32) {
         self.deregister(listener.as_fd());
+    }
+
+    fn watch_endpoint(&mut self, socket: &Arc<DatagramSocket>, endpoint: u32) -> io::Result<()> {
+        let fd = socket.as_fd().as_raw_fd();
+        let token = token(Source::Endpoint(endpoint));
+        self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)
+    }
+
+    fn look_at_endpoint(
+        &mut self,
+        socket: &Arc<DatagramSocket>,
+        endpoint: u32,
+        told: Readiness,
+    ) -> Readiness {
+        if told.writable {
+            self.rewatch_endpoint(socket, endpoint, Interest::READABLE);
+        }
+        told
+    }
+
+    /// The kernel says "writable" with each datagram that has left: it is asked only while there is no room.
+    fn await_endpoint_room(&mut self, socket: &Arc<DatagramSocket>, endpoint: u32) {
+        self.rewatch_endpoint(socket, endpoint, Interest::READABLE | Interest::WRITABLE);
+    }
+
+    fn unwatch_endpoint(&mut self, socket: &Arc<DatagramSocket>, _endpoint: u32) {
+        self.deregister(socket.as_fd());
     }
 
     fn accept(&mut self, listener: &Arc<Listener>) -> io::Result<(OwnedFd, Peer)> {
@@ -203,6 +243,20 @@ impl SocketEngine for MioEngine {
     fn cancel_connect(&mut self, request: u32) {
         self.shard_mut().cancel_connect(request);
     }
+
+    fn add_endpoint(
+        &mut self,
+        now: Instant,
+        endpoint: u32,
+        socket: Arc<DatagramSocket>,
+        limits: EndpointLimits,
+    ) {
+        self.shard_mut().add_endpoint(now, endpoint, socket, limits);
+    }
+
+    fn endpoint_queued_bytes(&mut self, endpoint: u32) -> usize {
+        self.shard().endpoint_queued_bytes(endpoint)
+    }
 }
 
 #[cfg(test)]
@@ -216,6 +270,7 @@ mod tests {
                 Source::Connection(Handle::from_word(number as i32)),
                 Source::Listener(number),
                 Source::Lingering(number),
+                Source::Endpoint(number),
                 Source::Inbox,
             ] {
                 assert_eq!(source(token(original)), original);

@@ -35,7 +35,8 @@ use crate::inbox::Unserved;
 use crate::net::addresses::Peer;
 use crate::net::connect::{self, Connecting, Target};
 use crate::net::listen::Listener;
-use crate::shard::{Commands, ServerLimits, Shard, Sink};
+use crate::net::udp::DatagramSocket;
+use crate::shard::{Commands, EndpointLimits, ServerLimits, Shard, Sink};
 use crate::system::System;
 use crate::write_queue::{FileRange, Pin, PinnedMemory};
 use std::io;
@@ -124,6 +125,17 @@ pub trait SocketEngine: Engine<Listener = Arc<Listener>, Free = OwnedFd> {
     fn send_file(&mut self, now: Instant, handle: Handle, file: FileRange, memory: &dyn PinnedMemory);
     /// Calls that off; its event says ECANCELED, unless it is on its way already.
     fn cancel_connect(&mut self, request: u32);
+    /// Sends and receives by a socket of datagrams, which others may hold, too, under a number of no endpoint whose closed
+    /// event is still to come. Exactly one follows, also when the socket cannot be watched.
+    fn add_endpoint(
+        &mut self,
+        now: Instant,
+        endpoint: u32,
+        socket: Arc<DatagramSocket>,
+        limits: EndpointLimits,
+    );
+    /// Bytes in an endpoint's queue.
+    fn endpoint_queued_bytes(&mut self, endpoint: u32) -> usize;
 }
 
 /// How a connection begins.

@@ -4,6 +4,8 @@
 //! A watched socket is an [`AsyncFd`]. Its wakers put the socket's [`Source`] on a list and wake the one future that the
 //! runtime runs, which is the shard's turn. So there is no task per connection, and an idle one has no buffer.
 
+mod endpoints;
+
 use super::bell::Bell;
 use super::remote::{Back, Caller, Driver, Front, Neighbours, PipeSizes, Seed, Take, halves};
 use super::{Look, SocketEngine, Start};
@@ -20,9 +22,12 @@ use crate::metrics::Metrics;
 use crate::net::addresses::Peer;
 use crate::net::listen::Listener;
 use crate::net::stream;
+use crate::net::udp::DatagramSocket;
+use crate::shard::EndpointLimits;
 use crate::slice::ServingSlice;
 use crate::system::{Readiness, Ready, Source, System};
 use crate::write_queue::{FileRange, PinnedMemory};
+use endpoints::Endpoints;
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::future::Future;
@@ -99,6 +104,20 @@ impl SocketEngine for TokioEngine {
 
     fn cancel_connect(&mut self, request: u32) {
         self.post(move |back| back.shard_mut().cancel_connect(request));
+    }
+
+    fn add_endpoint(
+        &mut self,
+        now: Instant,
+        endpoint: u32,
+        socket: Arc<DatagramSocket>,
+        limits: EndpointLimits,
+    ) {
+        self.call_for_endpoint(move |back| back.shard_mut().add_endpoint(now, endpoint, socket, limits));
+    }
+
+    fn endpoint_queued_bytes(&mut self, endpoint: u32) -> usize {
+        self.call(move |back| back.shard().endpoint_queued_bytes(endpoint))
     }
 }
 
@@ -223,6 +242,7 @@ impl Running {
             ready: ready.clone(),
             woken: Vec::new(),
             listeners: Vec::new(),
+            endpoints: Endpoints::default(),
             link,
             seat: None,
             seat_number,
@@ -305,6 +325,7 @@ pub struct TokioSystem {
     woken: Vec<Source>,
     /// By their places in the shard.
     listeners: Vec<Option<Watched<ListenerRef>>>,
+    endpoints: Endpoints,
     link: Option<Arc<ShardLink>>,
     seat: Option<Seat>,
     seat_number: u32,
@@ -444,7 +465,9 @@ impl System for TokioSystem {
                     }
                 }
                 // Looked at when the shard has found them.
-                Source::Connection(_) | Source::Lingering(_) | Source::Inbox => ready.push((source, told)),
+                Source::Connection(_) | Source::Lingering(_) | Source::Endpoint(_) | Source::Inbox => {
+                    ready.push((source, told))
+                }
             }
         }
     }
@@ -489,6 +512,27 @@ impl System for TokioSystem {
         if let Some(listener) = self.listeners.get_mut(place as usize) {
             *listener = None;
         }
+    }
+
+    fn watch_endpoint(&mut self, socket: &Arc<DatagramSocket>, endpoint: u32) -> io::Result<()> {
+        self.endpoints.watch(socket, endpoint, &self.ready)
+    }
+
+    fn unwatch_endpoint(&mut self, _socket: &Arc<DatagramSocket>, endpoint: u32) {
+        self.endpoints.unwatch(endpoint);
+    }
+
+    fn look_at_endpoint(
+        &mut self,
+        _socket: &Arc<DatagramSocket>,
+        endpoint: u32,
+        _told: Readiness,
+    ) -> Readiness {
+        self.endpoints.look(endpoint)
+    }
+
+    fn await_endpoint_room(&mut self, _socket: &Arc<DatagramSocket>, endpoint: u32) {
+        self.endpoints.await_room(endpoint);
     }
 
     fn accept(&mut self, listener: &Arc<Listener>) -> io::Result<(TokioSocket, Peer)> {

@@ -2,7 +2,10 @@
 
 pub mod addresses;
 pub mod connect;
+pub mod datagram_address;
+pub mod datagrams;
 pub mod listen;
 pub mod options;
 pub mod stream;
+pub mod udp;
 pub mod unix;

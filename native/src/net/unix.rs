@@ -52,20 +52,10 @@ impl Drop for SocketFile {
 /// Binds and listens. A socket file that nobody listens on any more is replaced; any other file, and one that somebody
 /// listens on, is EADDRINUSE.
 pub fn bind(options: &UnixListenOptions) -> Result<Listener, SystemError> {
-    let address = Address::Unix(options.name.clone()).to_kernel().during("bind")?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).during("socket")?;
     socket.set_nonblocking(true).during("fcntl")?; // accepted sockets and polls rely on it
+    let file = bind_name(&socket, &options.name, Type::STREAM)?;
     let path = is_path(&options.name).then(|| Path::new(OsStr::from_bytes(&options.name)));
-    match (socket.bind(&address), path) {
-        (Err(error), Some(path)) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).during("unlink"),
-                _ => socket.bind(&address).during("bind")?,
-            }
-        }
-        (result, _) => result.during("bind")?,
-    }
-    let file = path.map(SocketFile::of).transpose().during("lstat")?;
     // Nobody can connect yet, so nobody gets in by what the umask left.
     if let (Some(path), Some(mode)) = (path, options.mode) {
         fs::set_permissions(path, Permissions::from_mode(mode)).during("chmod")?;
@@ -74,15 +64,31 @@ pub fn bind(options: &UnixListenOptions) -> Result<Listener, SystemError> {
     Listener::new(socket, file)
 }
 
+/// Binds a socket of this type to a name; its file, if it is a path. One that nobody is bound to any more is replaced.
+pub(super) fn bind_name(socket: &Socket, name: &[u8], kind: Type) -> Result<Option<SocketFile>, SystemError> {
+    let address = Address::Unix(name.to_vec()).to_kernel().during("bind")?;
+    let path = is_path(name).then(|| Path::new(OsStr::from_bytes(name)));
+    match (socket.bind(&address), path) {
+        (Err(error), Some(path)) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path, kind) => {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).during("unlink"),
+                _ => socket.bind(&address).during("bind")?,
+            }
+        }
+        (result, _) => result.during("bind")?,
+    }
+    path.map(SocketFile::of).transpose().during("lstat")
+}
+
 fn is_path(name: &[u8]) -> bool {
     name.first().is_some_and(|&byte| byte != 0)
 }
 
-/// Whether it is a socket's file and nobody listens there: its process has ended without removing it.
-fn is_stale(path: &Path) -> bool {
+/// Whether it is the file of a socket of this type and nobody is there: its process has ended without removing it.
+fn is_stale(path: &Path, kind: Type) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     let refused = || -> io::Result<bool> {
-        let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        let probe = Socket::new(Domain::UNIX, kind, None)?;
         probe.set_nonblocking(true)?; // a full queue is no reason to wait, but a sign of life
         let result = probe.connect(&Address::Unix(path.as_os_str().as_bytes().to_vec()).to_kernel()?);
         Ok(result.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))

@@ -21,6 +21,10 @@ impl<S: System> Shard<S> {
         self.chain.resize(commands.len(), NO_RECORD);
         for index in 0..commands.len() {
             let [operation, handle, a, b] = commands.record(index);
+            if let abi::COMMAND_DATAGRAM..=abi::COMMAND_DATAGRAM_LIMITS = operation {
+                self.submit_datagrams(index, commands);
+                continue;
+            }
             let handle = Handle::from_word(handle);
             // A command to a connection that is gone, or to a slot that is another's by now, does nothing.
             let Some(connection) = self.connections.get_mut(handle) else { continue };

@@ -6,7 +6,7 @@ use crate::abi;
 use crate::connection::Handle;
 use crate::limits::{PIPE_PIECE_BYTES, READ_HINT_MAX_BYTES, READ_MIN_BYTES, STALL_MS};
 use crate::net::addresses::Peer;
-use crate::pipe::{Reader, Words, Writer};
+use crate::pipe::{Reader, Words, Writer, write_copy};
 use crate::shard::{Commands, Event, SIGNALS_MAX, Shard, Sink};
 use crate::system::{Left, System};
 use crate::write_queue::{FileRange, Pin, PinnedMemory};
@@ -363,6 +363,19 @@ impl<S: System> Sink for EventSink<S> {
     #[inline]
     fn received(&mut self, handle: i32, borrows: usize, length: usize) {
         self.writer.push([abi::EVENT_DATA | (borrows as i32) << abi::SLAB_SHIFT, handle, 0, 0], length);
+    }
+
+    fn datagram(&mut self, endpoint: i32, source: &[u8], payload: &[u8]) -> bool {
+        let length = source.len() + payload.len();
+        let Some(space) = self.writer.space(length, length) else {
+            self.full.set(true);
+            return false;
+        };
+        let (first, rest) = space.split_at_mut(source.len());
+        write_copy(first, source);
+        write_copy(rest, payload);
+        self.writer.push([abi::EVENT_DATAGRAM, endpoint, 0, 0], length);
+        true
     }
 
     fn opened(&mut self, handle: i32, server: u16, peer: Peer) {

@@ -7,6 +7,7 @@ use crate::connection::Handle;
 use crate::engine::Engine;
 use crate::limits::{BATCH_EVENTS_MIN, BATCH_US, PIPE_PIECE_BYTES, PIPE_RECORDS};
 use crate::net::addresses::Peer;
+use crate::net::datagram_address;
 use crate::pipe::{Reader, Words, Writer, write_copy};
 use crate::shard::{Commands, Event, ServerLimits, Sink};
 use crate::system::{Left, System};
@@ -33,6 +34,8 @@ pub struct Front<S: System, D: Driver> {
     offers: usize,
     /// Connections that were asked for and whose event was not handed on yet: whereto.
     requests: HashMap<u32, Peer>,
+    /// Endpoints whose end was not handed on yet.
+    endpoints: usize,
     /// Of this batch: connections whose end is in it.
     ended: Vec<i32>,
     released_pins: Vec<Pin>,
@@ -97,6 +100,7 @@ impl<S: System, D: Driver> Front<S, D> {
             connections: Vec::new(),
             offers: 0,
             requests: HashMap::new(),
+            endpoints: 0,
             ended: Vec::new(),
             released_pins: Vec::new(),
             pace: Pace::new(),
@@ -152,6 +156,12 @@ impl<S: System, D: Driver> Front<S, D> {
     pub fn request(&mut self, request: u32, peer: Peer, work: impl FnOnce(&mut Back<S>) + Send + 'static) {
         self.requests.insert(request, peer);
         self.post(work);
+    }
+
+    /// Has the back take an endpoint; the event of its end is to come.
+    pub fn call_for_endpoint(&mut self, work: impl FnOnce(&mut Back<S>) + Send + 'static) {
+        self.endpoints += 1;
+        self.call(work);
     }
 
     /// Lets the back work until something is done.
@@ -239,6 +249,18 @@ impl<S: System, D: Driver> Front<S, D> {
                 }
                 self.handed_on = 0;
                 self.set_unanswered(handle, true);
+            }
+            abi::EVENT_DATAGRAM => {
+                let (source, payload) =
+                    datagram_address::split(bytes).expect("the back puts an address in front of a datagram");
+                return sink.room() > 0 && sink.datagram(handle, source, payload);
+            }
+            abi::EVENT_DATAGRAM_CLOSED => {
+                self.endpoints -= 1;
+                sink.event(Event { kind: word, handle, a, b });
+            }
+            abi::EVENT_DATAGRAM_FAILED..=abi::EVENT_DATAGRAM_RESUME => {
+                sink.event(Event { kind: word, handle, a, b });
             }
             abi::EVENT_OPEN => {
                 let peer = self.shared.offers.take(self.offers);
@@ -363,6 +385,11 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
                     Some(bytes) => self.put_write(handle, bytes),
                     None => self.put_detached(handle),
                 },
+                abi::COMMAND_DATAGRAM => {
+                    if let Some(bytes) = commands.bytes(index) {
+                        self.put([operation, handle, 0, 0], bytes);
+                    }
+                }
                 kind => {
                     match kind {
                         abi::COMMAND_UNANSWERED => self.set_unanswered(handle, true),
@@ -443,7 +470,7 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
     fn is_alive(&self) -> bool {
         // A connection is alive until we have said that its end is handled, and only a call makes a listener: no command
         // or event on its way can change what was told. But a connection that was asked for may not have begun there.
-        !self.requests.is_empty() || self.shared.alive.load(Ordering::Acquire)
+        !self.requests.is_empty() || self.endpoints > 0 || self.shared.alive.load(Ordering::Acquire)
     }
 
     fn queued_bytes(&mut self, handle: Handle) -> usize {

@@ -1,0 +1,576 @@
+//! Endpoints: sockets of datagrams, many of which a system call receives or sends at once.
+//!
+//! What a call has received is out of the kernel, so what the sink cannot take of it stays here, and nothing more is received
+//! until it has. What the kernel does not take to be sent waits in the endpoint's queue, in order.
+#![forbid(unsafe_code)]
+
+use super::{Commands, Event, SIGNALS_MAX, Shard, Sink, System};
+use crate::abi;
+use crate::error::errno;
+use crate::limits::{
+    DATAGRAM_BATCH, DATAGRAM_FAILURES_MAX, DATAGRAM_OVERHEAD_BYTES, DATAGRAM_READS_PER_BATCH,
+    DATAGRAM_RETRY_MS, ENDPOINTS_MAX,
+};
+use crate::metrics::Metrics;
+use crate::net::datagram_address;
+use crate::net::datagrams::{Outgoing, Received};
+use crate::net::udp::{self, DatagramSocket, Failure};
+use crate::system::Readiness;
+use arrayvec::ArrayVec;
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How an endpoint starts.
+#[derive(Debug, Clone, Copy)]
+pub struct EndpointLimits {
+    /// High watermark in bytes.
+    pub write_high_bytes: usize,
+    /// Low watermark in bytes.
+    pub write_low_bytes: usize,
+    /// Bytes that may be queued; a datagram that comes on top of more is dropped.
+    pub write_max_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    /// None once the endpoint is lost.
+    socket: Option<Arc<DatagramSocket>>,
+    limits: EndpointLimits,
+    /// What waits to be sent, destination in front.
+    queue: VecDeque<Box<[u8]>>,
+    queued: usize,
+    /// The kernel said that datagrams wait, and receiving has not yet found the end of them.
+    readable: bool,
+    /// JavaScript has its protocol.
+    started: bool,
+    paused: bool,
+    /// It closes when the queue is empty.
+    closing: bool,
+    listed_ready: bool,
+    listed_signal: bool,
+    /// The kernel had no room, and nothing tells when it has.
+    retries: bool,
+    write_paused: bool,
+    told_paused: bool,
+    failures: VecDeque<Failures>,
+    /// Why it is lost: errno, or 0.
+    reason: i32,
+}
+
+/// Datagrams that failed for the same reason, one behind the other.
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    reason: i32,
+    sent: bool,
+    count: u32,
+}
+
+impl Endpoint {
+    fn fail(&mut self, reason: i32, sent: bool) {
+        let is_full = self.failures.len() == DATAGRAM_FAILURES_MAX;
+        match self.failures.back_mut() {
+            Some(last) if is_full || (last.reason, last.sent) == (reason, sent) => {
+                last.count = last.count.saturating_add(1);
+            }
+            _ => self.failures.push_back(Failures { reason, sent, count: 1 }),
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    fn may_receive(&self) -> bool {
+        self.readable && self.started && !self.paused && !self.closing && self.is_open()
+    }
+}
+
+/// A shard's endpoints.
+#[derive(Default)]
+pub(super) struct Datagrams {
+    /// By number.
+    endpoints: Vec<Option<Endpoint>>,
+    count: usize,
+    /// Made for the first datagram.
+    received: Option<Box<Received>>,
+    /// Whose what is left in `received` is.
+    left: Option<u32>,
+    /// Endpoints to receive from without a further word from the kernel.
+    ready: Vec<u32>,
+    /// Of this batch: endpoints that used up their reads. They go behind those that had none.
+    exhausted: Vec<u32>,
+    /// Endpoints with events other than datagrams to deliver.
+    signals: VecDeque<u32>,
+    /// When those that `retries` says it of are tried again.
+    retry_at: Option<Instant>,
+}
+
+impl Datagrams {
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether work waits that the kernel will not announce again.
+    pub(super) fn has_backlog(&self) -> bool {
+        self.left.is_some() || !self.ready.is_empty() || !self.signals.is_empty()
+    }
+
+    /// When time alone makes something to do.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// The batch is collected.
+    pub(super) fn finish(&mut self) {
+        self.ready.append(&mut self.exhausted);
+    }
+
+    fn get(&mut self, endpoint: u32) -> Option<&mut Endpoint> {
+        self.endpoints.get_mut(endpoint as usize)?.as_mut()
+    }
+
+    fn list_ready(&mut self, endpoint: u32) {
+        let Some(found) = self.get(endpoint) else { return };
+        if !mem::replace(&mut found.listed_ready, true) {
+            self.ready.push(endpoint);
+        }
+    }
+
+    fn signal(&mut self, endpoint: u32) {
+        let Some(found) = self.get(endpoint) else { return };
+        if !mem::replace(&mut found.listed_signal, true) {
+            self.signals.push_back(endpoint);
+        }
+    }
+
+    /// Hands on what was received, as far as the sink takes it. False when something is left.
+    fn hand_on(&mut self, metrics: &Metrics, sink: &mut dyn Sink) -> bool {
+        let Some(endpoint) = self.left else { return true };
+        let Some(received) = &mut self.received else { return true };
+        let found = self.endpoints.get_mut(endpoint as usize).and_then(Option::as_mut);
+        let Some(found) = found.filter(|found| found.is_open() && !found.closing) else {
+            received.clear();
+            self.left = None;
+            return true;
+        };
+        let (mut count, mut bytes, mut truncated) = (0, 0, 0);
+        let is_done = loop {
+            let Some(datagram) = received.peek() else { break true };
+            if datagram.is_truncated {
+                truncated += 1;
+                found.fail(abi::DATAGRAM_TRUNCATED, false);
+            } else if sink.room() > SIGNALS_MAX
+                && sink.datagram(endpoint as i32, datagram.source, datagram.payload)
+            {
+                count += 1;
+                bytes += datagram.payload.len() as u64;
+            } else {
+                break false;
+            }
+            received.advance();
+        };
+        metrics.add(abi::METRIC_DATAGRAMS_RECEIVED, count);
+        metrics.add(abi::METRIC_BYTES_READ, bytes);
+        if truncated > 0 {
+            metrics.add(abi::METRIC_DATAGRAMS_TRUNCATED, truncated);
+            self.signal(endpoint);
+        }
+        if is_done {
+            self.left = None;
+        }
+        is_done
+    }
+}
+
+impl<S: System> Shard<S> {
+    /// Sends and receives by a socket, under a number that is free. Its closed event follows, once.
+    pub fn add_endpoint(
+        &mut self,
+        now: Instant,
+        endpoint: u32,
+        socket: Arc<DatagramSocket>,
+        limits: EndpointLimits,
+    ) {
+        self.set_time(now);
+        let place = endpoint as usize;
+        assert!(place < ENDPOINTS_MAX, "an endpoint's number is beyond the limit");
+        if place >= self.datagrams.endpoints.len() {
+            self.datagrams.endpoints.resize_with(place + 1, || None);
+        }
+        debug_assert!(self.datagrams.endpoints[place].is_none(), "an endpoint's number is in use");
+        let watched = self.system.watch_endpoint(&socket, endpoint);
+        self.datagrams.endpoints[place] = Some(Endpoint {
+            socket: Some(socket),
+            limits,
+            queue: VecDeque::new(),
+            queued: 0,
+            readable: true, // what came before it was watched need not be announced
+            started: false,
+            paused: false,
+            closing: false,
+            listed_ready: false,
+            listed_signal: false,
+            retries: false,
+            write_paused: false,
+            told_paused: false,
+            failures: VecDeque::new(),
+            reason: 0,
+        });
+        self.datagrams.count += 1;
+        if let Err(error) = watched {
+            self.lose_endpoint(endpoint, errno(&error));
+        }
+    }
+
+    /// Bytes in an endpoint's queue.
+    pub fn endpoint_queued_bytes(&self, endpoint: u32) -> usize {
+        let found = self.datagrams.endpoints.get(endpoint as usize).and_then(Option::as_ref);
+        found.map_or(0, |endpoint| endpoint.queued)
+    }
+
+    /// The endpoint is over; what waits is dropped, and counted.
+    fn lose_endpoint(&mut self, endpoint: u32, reason: i32) {
+        let Some(found) = self.datagrams.get(endpoint) else { return };
+        let Some(socket) = found.socket.take() else { return };
+        found.reason = reason;
+        let dropped = mem::take(&mut found.queue).len();
+        found.queued = 0;
+        found.retries = false;
+        self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, dropped as u64);
+        if self.datagrams.left == Some(endpoint) {
+            self.datagrams.left = None; // its number may be another's when that is looked at
+        }
+        self.system.unwatch_endpoint(&socket, endpoint);
+        self.datagrams.signal(endpoint);
+    }
+
+    pub(super) fn on_endpoint_ready(&mut self, endpoint: u32, told: Readiness, sink: &mut dyn Sink) {
+        let Some(socket) = self.datagrams.get(endpoint).and_then(|found| found.socket.clone()) else {
+            return;
+        };
+        let readiness = self.system.look_at_endpoint(&socket, endpoint, told);
+        if readiness.writable {
+            self.send_queued_datagrams(endpoint);
+        }
+        let Some(found) = self.datagrams.get(endpoint).filter(|_| readiness.readable) else { return };
+        found.readable = true;
+        // One on the list has its turn there, not a second one in this batch.
+        if !found.listed_ready && !self.receive_datagrams(endpoint, sink) {
+            self.datagrams.list_ready(endpoint);
+        }
+    }
+
+    /// Serves what was left over. False when something still is.
+    pub(super) fn serve_endpoints(&mut self, sink: &mut dyn Sink) -> bool {
+        let mut done = self.datagrams.hand_on(&self.metrics, sink);
+        let mut waiting = mem::take(&mut self.datagrams.ready);
+        for endpoint in waiting.drain(..) {
+            let Some(found) = self.datagrams.get(endpoint) else { continue };
+            found.listed_ready = false;
+            if !done || !self.receive_datagrams(endpoint, sink) {
+                done = false;
+                self.datagrams.list_ready(endpoint);
+            }
+        }
+        // The list keeps its memory.
+        if self.datagrams.ready.is_empty() {
+            self.datagrams.ready = waiting;
+        }
+        done
+    }
+
+    /// Receives from an endpoint, as far as it may and the sink can take it. False when the sink is full.
+    fn receive_datagrams(&mut self, endpoint: u32, sink: &mut dyn Sink) -> bool {
+        for _ in 0..DATAGRAM_READS_PER_BATCH {
+            if self.datagrams.left.is_some() {
+                return false;
+            }
+            let Some(found) = self.datagrams.get(endpoint).filter(|found| found.may_receive()) else {
+                return true;
+            };
+            let Some(socket) = found.socket.clone() else { return true };
+            let most = sink.room().saturating_sub(SIGNALS_MAX).min(DATAGRAM_BATCH);
+            if most == 0 {
+                return false;
+            }
+            self.metrics.add(abi::METRIC_READS, 1);
+            match socket.receive(self.datagrams.received.get_or_insert_default(), most) {
+                Ok(count) => {
+                    if count < most
+                        && let Some(found) = self.datagrams.get(endpoint)
+                    {
+                        // It found the end of what there is, and more is a new edge.
+                        found.readable = false;
+                    }
+                    self.datagrams.left = Some(endpoint);
+                    if !self.datagrams.hand_on(&self.metrics, sink) {
+                        return false;
+                    }
+                }
+                Err(error) => match udp::failure(&error, false) {
+                    Failure::Later => {
+                        if let Some(found) = self.datagrams.get(endpoint) {
+                            found.readable = false;
+                        }
+                        return true;
+                    }
+                    Failure::Again | Failure::One => self.datagram_failed(endpoint, errno(&error), false),
+                    Failure::Socket => {
+                        self.lose_endpoint(endpoint, errno(&error));
+                        return true;
+                    }
+                },
+            }
+        }
+        // Who has received in this batch goes behind those that had nothing of it.
+        if let Some(found) = self.datagrams.get(endpoint)
+            && found.may_receive()
+            && !mem::replace(&mut found.listed_ready, true)
+        {
+            self.datagrams.exhausted.push(endpoint);
+        }
+        true
+    }
+
+    fn datagram_failed(&mut self, endpoint: u32, reason: i32, sent: bool) {
+        if let Some(found) = self.datagrams.get(endpoint) {
+            found.fail(reason, sent);
+            self.datagrams.signal(endpoint);
+        }
+    }
+
+    /// Applies a command to an endpoint; with a datagram those of the same endpoint that follow, which are applied again for
+    /// nothing by whoever comes to them.
+    pub(super) fn submit_datagrams(&mut self, index: usize, commands: &dyn Commands) {
+        let [operation, word, a, b] = commands.record(index);
+        let endpoint = word as u32;
+        let Some(found) = self.datagrams.get(endpoint).filter(|found| found.is_open()) else { return };
+        match operation {
+            abi::COMMAND_DATAGRAM => {
+                // The first of several sends them all.
+                let is_first = index == 0 || commands.record(index - 1)[..2] != [operation, word];
+                if is_first {
+                    self.send_datagrams(endpoint, index, commands);
+                }
+            }
+            abi::COMMAND_DATAGRAM_START => {
+                found.started = true;
+                self.resume_endpoint(endpoint);
+            }
+            abi::COMMAND_DATAGRAM_PAUSE => found.paused = true,
+            abi::COMMAND_DATAGRAM_RESUME => {
+                found.paused = false;
+                self.resume_endpoint(endpoint);
+            }
+            abi::COMMAND_DATAGRAM_CLOSE => {
+                found.closing = true;
+                self.close_when_sent(endpoint);
+            }
+            abi::COMMAND_DATAGRAM_ABORT => self.lose_endpoint(endpoint, 0),
+            abi::COMMAND_DATAGRAM_LIMITS => {
+                found.limits.write_high_bytes = a as usize;
+                found.limits.write_low_bytes = b as usize;
+                self.update_endpoint_watermarks(endpoint);
+            }
+            other => debug_assert!(false, "unknown command {other} of an endpoint"),
+        }
+    }
+
+    fn resume_endpoint(&mut self, endpoint: u32) {
+        if self.datagrams.get(endpoint).is_some_and(|found| found.may_receive()) {
+            self.datagrams.list_ready(endpoint);
+        }
+    }
+
+    fn close_when_sent(&mut self, endpoint: u32) {
+        if self.datagrams.get(endpoint).is_some_and(|found| found.closing && found.queue.is_empty()) {
+            self.lose_endpoint(endpoint, 0);
+        }
+    }
+
+    /// Sends the datagrams of this endpoint that begin at `first`, and stand one behind the other.
+    fn send_datagrams(&mut self, endpoint: u32, first: usize, commands: &dyn Commands) {
+        let [operation, word, ..] = commands.record(first);
+        let mut next = first;
+        while next < commands.len() {
+            let mut batch: ArrayVec<Outgoing<'_>, DATAGRAM_BATCH> = ArrayVec::new();
+            while next < commands.len() && !batch.is_full() && commands.record(next)[..2] == [operation, word]
+            {
+                let parts = commands.bytes(next).and_then(datagram_address::split);
+                debug_assert!(parts.is_some(), "a datagram has no address in front of it");
+                if let Some((destination, payload)) = parts {
+                    batch.push(Outgoing { destination, payload });
+                }
+                next += 1;
+            }
+            if batch.is_empty() {
+                break;
+            }
+            let Some(found) = self.datagrams.get(endpoint) else { return };
+            let sent = if found.queue.is_empty() { self.send_batch(endpoint, &batch) } else { 0 };
+            for outgoing in &batch[sent..] {
+                self.queue_datagram(endpoint, outgoing);
+            }
+        }
+        self.update_endpoint_watermarks(endpoint);
+    }
+
+    /// Sends datagrams until the kernel has no room. How many are done with: taken, or failed and told.
+    fn send_batch(&mut self, endpoint: u32, batch: &[Outgoing<'_>]) -> usize {
+        let Some(socket) = self.datagrams.get(endpoint).and_then(|found| found.socket.clone()) else {
+            return batch.len();
+        };
+        let mut done = 0;
+        // The error of an earlier one was told by the call that was to send this one.
+        let mut excused = None;
+        while done < batch.len() {
+            self.metrics.add(abi::METRIC_WRITES, 1);
+            let error = match socket.send(&batch[done..]) {
+                Ok(count) => {
+                    let sent = &batch[done..done + count];
+                    let bytes: usize = sent.iter().map(|outgoing| outgoing.payload.len()).sum();
+                    self.metrics.add(abi::METRIC_DATAGRAMS_SENT, count as u64);
+                    self.metrics.add(abi::METRIC_BYTES_WRITTEN, bytes as u64);
+                    done += count;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match udp::failure(&error, socket.is_unix()) {
+                Failure::Later => {
+                    self.system.await_endpoint_room(&socket, endpoint);
+                    return done;
+                }
+                Failure::Again => {
+                    self.retry_endpoint_later(endpoint);
+                    return done;
+                }
+                Failure::Socket => {
+                    self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, (batch.len() - done) as u64);
+                    self.lose_endpoint(endpoint, errno(&error));
+                    return batch.len();
+                }
+                Failure::One => {
+                    self.datagram_failed(endpoint, send_errno(&error), true);
+                    let is_of_earlier = error.raw_os_error() == Some(libc::ECONNREFUSED) && !socket.is_unix();
+                    if is_of_earlier && excused.replace(done) != Some(done) {
+                        continue;
+                    }
+                    self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, 1);
+                    done += 1;
+                }
+            }
+        }
+        done
+    }
+
+    fn retry_endpoint_later(&mut self, endpoint: u32) {
+        if let Some(found) = self.datagrams.get(endpoint) {
+            found.retries = true;
+            let at = self.now + Duration::from_millis(DATAGRAM_RETRY_MS);
+            self.datagrams.retry_at.get_or_insert(at);
+        }
+    }
+
+    /// Time has passed: tries again what nothing tells of.
+    pub(super) fn retry_endpoints(&mut self, now: Instant) {
+        if self.datagrams.retry_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.datagrams.retry_at = None;
+        for endpoint in 0..self.datagrams.endpoints.len() as u32 {
+            if self.datagrams.get(endpoint).is_some_and(|found| mem::take(&mut found.retries)) {
+                self.send_queued_datagrams(endpoint);
+            }
+        }
+    }
+
+    fn queue_datagram(&mut self, endpoint: u32, outgoing: &Outgoing<'_>) {
+        let Some(found) = self.datagrams.get(endpoint).filter(|found| found.is_open()) else { return };
+        let cost = cost_of(outgoing.destination.len() + outgoing.payload.len());
+        if found.queued + cost > found.limits.write_max_bytes {
+            self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, 1);
+            self.datagram_failed(endpoint, abi::DATAGRAM_OVERFLOW, true);
+            return;
+        }
+        found.queue.push_back([outgoing.destination, outgoing.payload].concat().into());
+        found.queued += cost;
+    }
+
+    /// There may be room again.
+    fn send_queued_datagrams(&mut self, endpoint: u32) {
+        while let Some(found) = self.datagrams.get(endpoint).filter(|found| !found.queue.is_empty()) {
+            let mut queue = mem::take(&mut found.queue);
+            let (done, count) = {
+                let parts =
+                    queue.iter().take(DATAGRAM_BATCH).filter_map(|bytes| datagram_address::split(bytes));
+                let batch: ArrayVec<Outgoing<'_>, DATAGRAM_BATCH> =
+                    parts.map(|(destination, payload)| Outgoing { destination, payload }).collect();
+                (self.send_batch(endpoint, &batch), batch.len())
+            };
+            let freed: usize = queue.drain(..done).map(|bytes| cost_of(bytes.len())).sum();
+            let Some(found) = self.datagrams.get(endpoint) else { return };
+            if !found.is_open() {
+                // Lost meanwhile, with what was taken out of it.
+                self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, queue.len() as u64);
+                return;
+            }
+            found.queue = queue;
+            found.queued -= freed;
+            if done < count {
+                break;
+            }
+        }
+        self.update_endpoint_watermarks(endpoint);
+        self.close_when_sent(endpoint);
+    }
+
+    fn update_endpoint_watermarks(&mut self, endpoint: u32) {
+        let Some(found) = self.datagrams.get(endpoint) else { return };
+        if found.queued > found.limits.write_high_bytes {
+            found.write_paused = true;
+        } else if found.queued <= found.limits.write_low_bytes {
+            found.write_paused = false;
+        }
+        if found.write_paused != found.told_paused {
+            self.datagrams.signal(endpoint);
+        }
+    }
+
+    /// Delivers events that are no datagrams. What was received before them comes first.
+    pub(super) fn deliver_endpoint_signals(&mut self, sink: &mut dyn Sink) {
+        while sink.room() > SIGNALS_MAX + DATAGRAM_FAILURES_MAX {
+            let Some(endpoint) = self.datagrams.signals.pop_front() else { return };
+            let Some(found) = self.datagrams.get(endpoint) else { continue };
+            found.listed_signal = false;
+            let mut event = |kind, a, b| sink.event(Event { kind, handle: endpoint as i32, a, b });
+            for Failures { reason, sent, count } in found.failures.drain(..) {
+                let kind = abi::EVENT_DATAGRAM_FAILED | i32::from(sent) << abi::SLAB_SHIFT;
+                event(kind, reason, count as i32);
+            }
+            if !found.is_open() {
+                event(abi::EVENT_DATAGRAM_CLOSED, found.reason, 0);
+                self.datagrams.endpoints[endpoint as usize] = None;
+                self.datagrams.count -= 1;
+                continue;
+            }
+            if found.write_paused != mem::replace(&mut found.told_paused, found.write_paused) {
+                let pauses = found.write_paused;
+                event(if pauses { abi::EVENT_DATAGRAM_PAUSE } else { abi::EVENT_DATAGRAM_RESUME }, 0, 0);
+            }
+        }
+    }
+}
+
+/// What a datagram counts for in a queue.
+fn cost_of(length: usize) -> usize {
+    length + DATAGRAM_OVERHEAD_BYTES
+}
+
+/// Of an error without a number: a name that no kernel takes.
+fn send_errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EINVAL)
+}
