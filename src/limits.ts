@@ -132,3 +132,30 @@ export const LOG_WAIT_TOLD_MS = 100
 
 /** Callbacks that debug mode names when a loop is closed while they wait; of the others only how many there are. */
 export const PENDING_TOLD_MAX = 100
+
+/** Threads of the executor by default at most; also no more than the processors that the process may use. */
+export const EXECUTOR_THREADS_DEFAULT_MAX = 64
+
+/** Largest `executor.maxThreads`. More is refused with ERR_SHARDLOOP_OPTION. */
+export const EXECUTOR_THREADS_MAX = 256
+
+/**
+ * Tasks that may wait while every thread of the executor is busy; past it `runInExecutor` rejects with
+ * ERR_SHARDLOOP_EXECUTOR_FULL.
+ */
+export const EXECUTOR_QUEUE_DEFAULT = 1_024
+
+/** Largest `executor.maxQueue`. More is refused with ERR_SHARDLOOP_OPTION. */
+export const EXECUTOR_QUEUE_MAX = 65_536
+
+/** Time for which a thread of the executor waits for its next task; past it the thread ends. */
+export const EXECUTOR_IDLE_DEFAULT_MS = 10_000
+
+/** Time that the executor's threads have to end with the last server; past it they are left to end by themselves, as native code holds them. */
+export const EXECUTOR_STOP_GRACE_MS = 4_000
+
+/** Names that `executor.tasks` may have in all. More is refused with ERR_SHARDLOOP_OPTION. */
+export const EXECUTOR_NAMES_MAX = 1_024
+
+/** Levels of arrays and plain objects in which views of larger memory are sent as copies of their exact size; deeper ones take all of that memory along. */
+export const EXECUTOR_COPY_DEPTH_MAX = 8

@@ -1,0 +1,314 @@
+import { fileURLToPath } from 'node:url'
+import type { MessagePort, Worker } from 'node:worker_threads'
+import { ShardloopError } from '../errors.js'
+import { EXECUTOR_STOP_GRACE_MS } from '../limits.js'
+import { executorFull } from '../workers/executor-client.js'
+import {
+  count,
+  EXECUTOR_CANCELLED,
+  EXECUTOR_COMPLETED,
+  EXECUTOR_FAILED,
+  EXECUTOR_QUEUE_TIME,
+  EXECUTOR_QUEUED,
+  EXECUTOR_REFUSED,
+  EXECUTOR_RUN_TIME,
+  EXECUTOR_RUNNING,
+  EXECUTOR_THREADS,
+  type ExecutorCounters,
+  recordTime,
+} from '../workers/executor-counters.js'
+import type { TaskOrder, TaskReport } from '../workers/executor-messages.js'
+import { threadLog } from '../workers/thread-log.js'
+import type { ExecutorPlan } from './executor-options.js'
+import { programEntry, shardExecArgv, tsxApi } from './program-entry.js'
+
+/** Somebody's task that the pool has. */
+export interface PooledTask {
+  /** Whose it is; threads take turns. */
+  readonly owner: object
+  readonly module: string
+  readonly exported: string | null
+  readonly calledMs: number
+  readonly port: MessagePort
+  /**
+   * It is done with, whichever way, but for a cancel. Called once.
+   * @param error why its caller will not have a reply; null when it has one
+   */
+  ended(error: unknown): void
+}
+
+/**
+ * As much of piscina as is used here. Its own declarations do not pass `exactOptionalPropertyTypes`, and with them neither would
+ * programs that use this package.
+ */
+interface Piscina {
+  readonly threads: Worker[]
+  readonly idleThreads: number
+  run(order: TaskOrder, options: { transferList: MessagePort[]; signal: AbortSignal }): Promise<TaskReport>
+  destroy(): Promise<void>
+  on(event: 'error', listener: (error: unknown) => void): this
+  on(event: 'workerCreate', listener: () => void): this
+}
+
+interface PiscinaModule {
+  readonly Piscina: new (options: Readonly<Record<string, unknown>>) => Piscina
+}
+
+const PISCINA: string = 'piscina'
+
+/** A task that a thread runs, or is about to. */
+interface Run {
+  readonly controller: AbortController
+  isCancelled: boolean
+}
+
+const THREAD_FILE = fileURLToPath(new URL('../workers/executor-thread.js', import.meta.url))
+
+/**
+ * The executor's threads, which piscina starts, feeds and ends, and the queue before them. The queue is ours, so that callers
+ * take turns: one shard's thousand tasks do not keep another's single one waiting. piscina is given a task when a thread is
+ * free for it, or may be started. A thread that was terminated counts until it is gone, which takes as long as native code
+ * holds it; so however often tasks are aborted, there are never more than `maxThreads` threads.
+ */
+export class ExecutorPool {
+  readonly plan: ExecutorPlan
+  readonly #counters: ExecutorCounters
+  readonly #onIdle: () => void
+  readonly #tsxApi: string | null = tsxApi()
+  /** What waits, by whose it is; who is first in the map is next. */
+  readonly #queues = new Map<object, Set<PooledTask>>()
+  #queued = 0
+  #told = { threads: 0, running: 0, queued: 0 }
+  /** In the order in which piscina got them. */
+  readonly #runs = new Map<PooledTask, Run>()
+  /** Those that have not ended. */
+  readonly #threads = new Set<Worker>()
+  #piscina: Piscina | null = null
+  #isOver = false
+  #gone: () => void = () => {}
+  /** What the latest thread died of that had no task. */
+  #lastDeath: unknown
+
+  /** @param onIdle called when no task is left */
+  constructor(plan: ExecutorPlan, counters: ExecutorCounters, onIdle: () => void) {
+    this.plan = plan
+    this.#counters = counters
+    this.#onIdle = onIdle
+    this.#load().catch((error: unknown) => this.#refuseAll(error))
+  }
+
+  get isIdle(): boolean {
+    return this.#queued === 0 && this.#runs.size === 0
+  }
+
+  submit(task: PooledTask): void {
+    const { maxThreads, maxQueue } = this.plan
+    if (this.#queued + this.#runs.size >= maxThreads + maxQueue) {
+      count(this.#counters, EXECUTOR_REFUSED)
+      task.port.close()
+      task.ended(executorFull(`${this.#queued + this.#runs.size} tasks run or wait`))
+      return
+    }
+    let queue = this.#queues.get(task.owner)
+    if (queue === undefined) {
+      queue = new Set()
+      this.#queues.set(task.owner, queue)
+    }
+    queue.add(task)
+    this.#queued += 1
+    this.#dispatch()
+  }
+
+  /** Takes a task out of the queue, or ends the thread that runs it. */
+  cancel(task: PooledTask): void {
+    const run = this.#runs.get(task)
+    if (run !== undefined) {
+      run.isCancelled = true
+      this.#runs.delete(task)
+      run.controller.abort()
+    } else if (!this.#unqueue(task)) return
+    task.port.close()
+    count(this.#counters, EXECUTOR_CANCELLED)
+    this.#dispatch()
+    this.#tellIdle()
+  }
+
+  /** Ends all threads of a pool that is idle. Resolves when they are gone, or past a grace. */
+  async destroy(): Promise<void> {
+    this.#isOver = true
+    for (const task of [...this.#runs.keys(), ...[...this.#queues.values()].flatMap((queue) => [...queue])])
+      this.cancel(task)
+    this.#piscina?.destroy().catch(() => {}) // it waits for as long as a thread may take
+    if (this.#threads.size === 0) return
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, EXECUTOR_STOP_GRACE_MS)
+    })
+    await Promise.race([late, new Promise<void>((resolve) => (this.#gone = resolve))])
+    clearTimeout(timer)
+    if (this.#threads.size > 0)
+      threadLog().write('warn', 'threads of the executor do not end: native code of their tasks holds them', {
+        threads: this.#threads.size,
+      })
+  }
+
+  /** piscina is loaded by the first task, so that programs without tasks do without. */
+  async #load(): Promise<void> {
+    const { Piscina } = (await import(PISCINA)) as PiscinaModule
+    if (this.#isOver) return
+    const { maxThreads, idleTimeoutMs, resourceLimits } = this.plan
+    const execArgv = shardExecArgv()
+    const piscina = new Piscina({
+      filename: THREAD_FILE,
+      minThreads: 0,
+      maxThreads,
+      idleTimeout: idleTimeoutMs,
+      concurrentTasksPerWorker: 1,
+      stricterFIFO: true,
+      // Between tasks a thread's own timers and sockets go on, as anywhere; else it would wait in Atomics.wait.
+      atomics: 'disabled',
+      recordTiming: false,
+      argv: process.argv.slice(programEntry() === null ? 1 : 2),
+      resourceLimits,
+      ...(execArgv && { execArgv }),
+    })
+    // Without a listener it would end the process.
+    piscina.on('error', (error: unknown) => {
+      this.#lastDeath = error
+      threadLog().write('error', 'a thread of the executor died between tasks', { err: error })
+    })
+    piscina.on('workerCreate', () => this.#dispatch())
+    this.#piscina = piscina
+    this.#dispatch()
+  }
+
+  #refuseAll(error: unknown): void {
+    for (const queue of [...this.#queues.values()])
+      for (const task of [...queue]) {
+        this.#unqueue(task)
+        this.#fail(task, error)
+      }
+  }
+
+  #dispatch(): void {
+    const piscina = this.#piscina
+    while (piscina !== null && this.#queued > 0 && this.#hasThread(piscina))
+      this.#start(piscina, this.#next())
+    this.#tell()
+  }
+
+  /** Whether a task would be run at once, by a thread that is free or one that may be started for it. */
+  #hasThread(piscina: Piscina): boolean {
+    if (piscina.idleThreads > 0) return true
+    // One that starts without a task, as the task was cancelled meanwhile, will be free.
+    if (piscina.threads.length > this.#runs.size) return false
+    return this.#threads.size < this.plan.maxThreads
+  }
+
+  #next(): PooledTask {
+    const [[owner, queue]] = this.#queues as unknown as Iterable<[object, Set<PooledTask>]> as [
+      [object, Set<PooledTask>],
+    ]
+    const [task] = queue as unknown as [PooledTask]
+    this.#unqueue(task)
+    // Behind the others.
+    if (this.#queues.delete(owner)) this.#queues.set(owner, queue)
+    return task
+  }
+
+  #unqueue(task: PooledTask): boolean {
+    const queue = this.#queues.get(task.owner)
+    if (!queue?.delete(task)) return false
+    if (queue.size === 0) this.#queues.delete(task.owner)
+    this.#queued -= 1
+    return true
+  }
+
+  #start(piscina: Piscina, task: PooledTask): void {
+    const { port, module, exported } = task
+    const run: Run = { controller: new AbortController(), isCancelled: false }
+    this.#runs.set(task, run)
+    const order: TaskOrder = { port, module, exported, tsxApi: this.#tsxApi }
+    const { signal } = run.controller
+    piscina.run(order, { transferList: [port], signal }).then(
+      (report: TaskReport) => this.#reported(task, run, report),
+      (error: unknown) => this.#died(task, run, error),
+    )
+    for (const thread of piscina.threads) this.#watch(thread)
+  }
+
+  #reported(task: PooledTask, run: Run, { startedMs, endedMs, hasFailed }: TaskReport): void {
+    if (run.isCancelled) return
+    this.#runs.delete(task)
+    recordTime(this.#counters, EXECUTOR_QUEUE_TIME, startedMs - task.calledMs)
+    recordTime(this.#counters, EXECUTOR_RUN_TIME, endedMs - startedMs)
+    count(this.#counters, hasFailed ? EXECUTOR_FAILED : EXECUTOR_COMPLETED)
+    task.ended(null)
+    this.#dispatch()
+    this.#tellIdle()
+  }
+
+  #died(task: PooledTask, run: Run, cause: unknown): void {
+    if (run.isCancelled) return
+    this.#runs.delete(task)
+    task.port.close()
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    const message = `the executor's thread ended before ${task.module} had a result: ${reason}`
+    this.#fail(task, new ShardloopError('ERR_SHARDLOOP_EXECUTOR_DIED', message, { cause }))
+  }
+
+  #fail(task: PooledTask, error: unknown): void {
+    count(this.#counters, EXECUTOR_FAILED)
+    task.ended(error)
+    this.#dispatch()
+    this.#tellIdle()
+  }
+
+  #watch(thread: Worker): void {
+    if (this.#threads.has(thread)) return
+    this.#threads.add(thread)
+    thread.once('exit', () => {
+      this.#threads.delete(thread)
+      this.#tell()
+      if (this.#threads.size === 0) this.#gone()
+      // Behind what piscina makes of it for the task of that thread.
+      setImmediate(() => {
+        this.#refuseThreadless()
+        this.#dispatch()
+      })
+    })
+  }
+
+  /** A thread that dies before it is ready leaves its task with piscina, which starts no other for it. */
+  #refuseThreadless(): void {
+    const piscina = this.#piscina
+    if (piscina === null || this.#isOver) return
+    const missing = this.#runs.size - piscina.threads.length
+    if (missing <= 0) return
+    // piscina serves them in order, so it is the last ones that wait.
+    for (const [task, run] of [...this.#runs].slice(-missing)) {
+      this.#died(task, run, this.#lastDeath ?? new Error('it could not start'))
+      run.isCancelled = true
+      run.controller.abort()
+    }
+  }
+
+  /** Adds what has changed, for threads of a pool that ends may be there beside those of the next one. */
+  #tell(): void {
+    this.#told = {
+      threads: this.#add(EXECUTOR_THREADS, this.#threads.size, this.#told.threads),
+      running: this.#add(EXECUTOR_RUNNING, this.#runs.size, this.#told.running),
+      queued: this.#add(EXECUTOR_QUEUED, this.#queued, this.#told.queued),
+    }
+  }
+
+  #add(counter: number, now: number, told: number): number {
+    if (now !== told) count(this.#counters, counter, now - told)
+    return now
+  }
+
+  #tellIdle(): void {
+    this.#tell()
+    if (this.isIdle) this.#onIdle()
+  }
+}
