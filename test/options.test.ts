@@ -24,6 +24,7 @@ options('have the documented defaults', () => {
     killAfterMs: 0,
     restartWindowMs: null,
     resourceLimits: null,
+    executor: null,
     engine: null,
     balance: 'reuseport',
     name: undefined,
@@ -81,7 +82,14 @@ options('are frozen, and are what was given', () => {
   } as const
   const { host, ...rest } = given
   const settings = parse(given)
-  assert.deepEqual(settings, { ...rest, hosts: host, path: null, signal: undefined, socketMode: null })
+  assert.deepEqual(settings, {
+    ...rest,
+    hosts: host,
+    path: null,
+    signal: undefined,
+    socketMode: null,
+    executor: null,
+  })
   assert.ok(Object.isFrozen(settings))
   assert.ok(Object.isFrozen(settings.hosts))
   assert.ok(Object.isFrozen(settings.resourceLimits))

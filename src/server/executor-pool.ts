@@ -1,5 +1,6 @@
 import { fileURLToPath } from 'node:url'
 import type { MessagePort, Worker } from 'node:worker_threads'
+import { Deferred } from '../deferred.js'
 import { ShardloopError } from '../errors.js'
 import { EXECUTOR_STOP_GRACE_MS } from '../limits.js'
 import { executorFull } from '../workers/executor-client.js'
@@ -60,6 +61,8 @@ const PISCINA: string = 'piscina'
 interface Run {
   readonly controller: AbortController
   isCancelled: boolean
+  /** Its caller has the result, and it will be over in a moment. */
+  hasReplied: boolean
 }
 
 const THREAD_FILE = fileURLToPath(new URL('../workers/executor-thread.js', import.meta.url))
@@ -73,7 +76,6 @@ const THREAD_FILE = fileURLToPath(new URL('../workers/executor-thread.js', impor
 export class ExecutorPool {
   readonly plan: ExecutorPlan
   readonly #counters: ExecutorCounters
-  readonly #onIdle: () => void
   readonly #tsxApi: string | null = tsxApi()
   /** What waits, by whose it is; who is first in the map is next. */
   readonly #queues = new Map<object, Set<PooledTask>>()
@@ -84,21 +86,16 @@ export class ExecutorPool {
   /** Those that have not ended. */
   readonly #threads = new Set<Worker>()
   #piscina: Piscina | null = null
-  #isOver = false
-  #gone: () => void = () => {}
+  #isRetired = false
+  /** Resolves when it is retired and the last thread is gone. */
+  readonly #ended = new Deferred<void>()
   /** What the latest thread died of that had no task. */
   #lastDeath: unknown
 
-  /** @param onIdle called when no task is left */
-  constructor(plan: ExecutorPlan, counters: ExecutorCounters, onIdle: () => void) {
+  constructor(plan: ExecutorPlan, counters: ExecutorCounters) {
     this.plan = plan
     this.#counters = counters
-    this.#onIdle = onIdle
     this.#load().catch((error: unknown) => this.#refuseAll(error))
-  }
-
-  get isIdle(): boolean {
-    return this.#queued === 0 && this.#runs.size === 0
   }
 
   submit(task: PooledTask): void {
@@ -130,21 +127,29 @@ export class ExecutorPool {
     task.port.close()
     count(this.#counters, EXECUTOR_CANCELLED)
     this.#dispatch()
-    this.#tellIdle()
+    this.#endIfOver()
   }
 
-  /** Ends all threads of a pool that is idle. Resolves when they are gone, or past a grace. */
-  async destroy(): Promise<void> {
-    this.#isOver = true
-    for (const task of [...this.#runs.keys(), ...[...this.#queues.values()].flatMap((queue) => [...queue])])
-      this.cancel(task)
-    this.#piscina?.destroy().catch(() => {}) // it waits for as long as a thread may take
-    if (this.#threads.size === 0) return
+  /** The caller says that it has the result. */
+  replied(task: PooledTask): void {
+    const run = this.#runs.get(task)
+    if (run !== undefined) run.hasReplied = true
+  }
+
+  /**
+   * It gets no more tasks, and its threads end when those that it has are over. Resolves when the threads are gone or past a
+   * grace; at once where somebody still waits for a task.
+   */
+  async retire(): Promise<void> {
+    this.#isRetired = true
+    const isWaitedFor = this.#queued > 0 || [...this.#runs.values()].some(({ hasReplied }) => !hasReplied)
+    this.#endIfOver()
+    if (isWaitedFor) return
     let timer: NodeJS.Timeout | undefined
     const late = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, EXECUTOR_STOP_GRACE_MS)
     })
-    await Promise.race([late, new Promise<void>((resolve) => (this.#gone = resolve))])
+    await Promise.race([late, this.#ended.promise])
     clearTimeout(timer)
     if (this.#threads.size > 0)
       threadLog().write('warn', 'threads of the executor do not end: native code of their tasks holds them', {
@@ -152,10 +157,17 @@ export class ExecutorPool {
       })
   }
 
+  #endIfOver(): void {
+    if (!this.#isRetired || this.#queued > 0 || this.#runs.size > 0) return
+    // What it waits for is not bounded.
+    this.#piscina?.destroy().catch(() => {})
+    if (this.#threads.size === 0) this.#ended.resolve()
+  }
+
   /** piscina is loaded by the first task, so that programs without tasks do without. */
   async #load(): Promise<void> {
     const { Piscina } = (await import(PISCINA)) as PiscinaModule
-    if (this.#isOver) return
+    if (this.#isRetired && this.#queued === 0) return
     const { maxThreads, idleTimeoutMs, resourceLimits } = this.plan
     const execArgv = shardExecArgv()
     const piscina = new Piscina({
@@ -226,7 +238,7 @@ export class ExecutorPool {
 
   #start(piscina: Piscina, task: PooledTask): void {
     const { port, module, exported } = task
-    const run: Run = { controller: new AbortController(), isCancelled: false }
+    const run: Run = { controller: new AbortController(), isCancelled: false, hasReplied: false }
     this.#runs.set(task, run)
     const order: TaskOrder = { port, module, exported, tsxApi: this.#tsxApi }
     const { signal } = run.controller
@@ -245,7 +257,7 @@ export class ExecutorPool {
     count(this.#counters, hasFailed ? EXECUTOR_FAILED : EXECUTOR_COMPLETED)
     task.ended(null)
     this.#dispatch()
-    this.#tellIdle()
+    this.#endIfOver()
   }
 
   #died(task: PooledTask, run: Run, cause: unknown): void {
@@ -261,7 +273,7 @@ export class ExecutorPool {
     count(this.#counters, EXECUTOR_FAILED)
     task.ended(error)
     this.#dispatch()
-    this.#tellIdle()
+    this.#endIfOver()
   }
 
   #watch(thread: Worker): void {
@@ -270,7 +282,7 @@ export class ExecutorPool {
     thread.once('exit', () => {
       this.#threads.delete(thread)
       this.#tell()
-      if (this.#threads.size === 0) this.#gone()
+      this.#endIfOver()
       // Behind what piscina makes of it for the task of that thread.
       setImmediate(() => {
         this.#refuseThreadless()
@@ -282,7 +294,7 @@ export class ExecutorPool {
   /** A thread that dies before it is ready leaves its task with piscina, which starts no other for it. */
   #refuseThreadless(): void {
     const piscina = this.#piscina
-    if (piscina === null || this.#isOver) return
+    if (piscina === null) return
     const missing = this.#runs.size - piscina.threads.length
     if (missing <= 0) return
     // piscina serves them in order, so it is the last ones that wait.
@@ -305,10 +317,5 @@ export class ExecutorPool {
   #add(counter: number, now: number, told: number): number {
     if (now !== told) count(this.#counters, counter, now - told)
     return now
-  }
-
-  #tellIdle(): void {
-    this.#tell()
-    if (this.isIdle) this.#onIdle()
   }
 }

@@ -32,7 +32,7 @@ export interface ExecutorHold {
 
 /**
  * The executor of the process: it belongs to the main thread and serves all shards. What it is is decided by the first server,
- * or else by the first task; it is there until the last server and the last task are over.
+ * or else by the first task; it is there until the last server and its tasks are over.
  */
 export class Executor {
   readonly #counters: ExecutorCounters = executorCounters()
@@ -40,16 +40,13 @@ export class Executor {
   #plan: ExecutorPlan | null = null
   #pool: ExecutorPool | null = null
   #holds = 0
-  /** Whether it is to end when it is idle: servers have used it, or a loop that was closed. */
-  #isReleased = false
 
   /** @throws ShardloopError ERR_SHARDLOOP_OPTION when what runs is not what is wanted */
   hold(wanted: ExecutorSettings | null): ExecutorHold {
-    // Made for tasks before there was a server, and idle: another takes its place.
-    if (this.#holds === 0 && (this.#pool?.isIdle ?? true)) void this.#end()
+    // Made for tasks before there was a server: another takes its place, and it ends when they do.
+    if (this.#holds === 0) void this.#end()
     this.#share(wanted)
     this.#holds += 1
-    this.#isReleased = false
     let isHeld = true
     return {
       share: (another) => this.#share(another),
@@ -61,10 +58,9 @@ export class Executor {
     }
   }
 
-  /** Ends it as soon as nobody needs it; resolves when its threads are gone, if that is now. */
+  /** Ends it, unless a server holds it; threads with tasks end behind them. Resolves when the others are gone. */
   async release(): Promise<void> {
-    this.#isReleased = true
-    await this.#endIfUnused()
+    if (this.#holds === 0) await this.#end()
   }
 
   /** A thread that has tasks. @param refuse tells it what will not reply */
@@ -78,7 +74,7 @@ export class Executor {
     make: (module: string) => PooledTask,
   ): { readonly pool: ExecutorPool; readonly task: PooledTask } {
     const pooled = make(resolveTask(this.#names, task))
-    this.#pool ??= new ExecutorPool(this.#decide(null), this.#counters, () => void this.#endIfUnused())
+    this.#pool ??= new ExecutorPool(this.#decide(null), this.#counters)
     this.#pool.submit(pooled)
     return { pool: this.#pool, task: pooled }
   }
@@ -100,17 +96,13 @@ export class Executor {
     return this.#plan
   }
 
-  async #endIfUnused(): Promise<void> {
-    if (this.#holds === 0 && this.#isReleased && (this.#pool?.isIdle ?? true)) await this.#end()
-  }
-
   async #end(): Promise<void> {
     const pool = this.#pool
     this.#pool = null
     this.#plan = null
     this.#names.clear()
     set(this.#counters, EXECUTOR_PENDING_MAX, 0)
-    await pool?.destroy()
+    await pool?.retire()
   }
 }
 
@@ -129,8 +121,10 @@ export class ExecutorConnection {
   receive(request: ExecutorRequest): void {
     if (request.type === 'run') return this.#run(request)
     const known = this.#tasks.get(request.id)
+    if (known === undefined) return
+    if (request.type === 'replied') return known.pool.replied(known.task)
     this.#tasks.delete(request.id)
-    known?.pool.cancel(known.task)
+    known.pool.cancel(known.task)
   }
 
   /** The thread is gone: its tasks are cancelled. */

@@ -54,9 +54,9 @@ export class LocalGroup implements ShardGroup {
   }
 
   async leave(): Promise<ShardDeath | null> {
+    await this.#executor.release()
     this.#lastMetrics = this.metrics()
     await threadLoop().release()
-    await this.#executor.release()
     return null
   }
 

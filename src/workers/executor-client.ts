@@ -90,6 +90,7 @@ export class ExecutorClient {
     const task = new Task(port1, call.signal, (isOver) => {
       this.#pending.delete(id)
       if (!isOver) this.#send({ type: 'cancel', id })
+      else if (this.#release !== null) this.#send({ type: 'replied', id })
       settled(task)
     })
     this.#pending.set(id, task)

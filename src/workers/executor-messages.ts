@@ -22,6 +22,8 @@ export type ExecutorRequest =
     }
   /** Nobody waits for it any more. */
   | { readonly type: 'cancel'; readonly id: number }
+  /** It has replied, which its caller may know before the executor; the main thread's tasks only. */
+  | { readonly type: 'replied'; readonly id: number }
 
 /** From the executor to a caller: the task will not reply. */
 export interface ExecutorRefusal {
