@@ -90,7 +90,7 @@ forEachEngine('the executor of shards', (test) => {
       const spinning = await aborting.run('forever')
       const computing = await other.run('busy', [50, 'computed'])
       await until(server, { running: 2 })
-      const waiting = await aborting.run('forever')
+      const waiting = await aborting.run('asleep')
       await until(server, { queued: 1 })
       for (const id of [waiting, spinning]) {
         await aborting.send({ do: 'abort', id })
@@ -110,10 +110,10 @@ forEachEngine('the executor of shards', (test) => {
     test(`a shard that ${way} has its tasks cancelled, those that run and those that wait, and no other's`, async (t) => {
       const { server, first, second } = await twoShards(t, { maxThreads: 2 }, { killAfterMs: 200 })
       const { cancelled } = server.metrics().executor
-      await first.run('forever')
+      await first.run('asleep')
       const others = await second.run('busy', [300, 'of another'])
       await until(server, { running: 2 })
-      for (let task = 0; task < 3; task++) await first.run('forever')
+      for (let task = 0; task < 3; task++) await first.run('asleep')
       const waiting = await second.run('busy', [1, 'waited'])
       await until(server, { running: 2, queued: 4 })
       const died = nextDeath(server)
@@ -128,7 +128,7 @@ forEachEngine('the executor of shards', (test) => {
 
   test('shards take turns: one that has many tasks waiting does not keep another one waiting', async (t) => {
     const { server, first, second } = await twoShards(t, { maxThreads: 1 })
-    const blocker = await first.run('forever')
+    const blocker = await first.run('asleep')
     await until(server, { running: 1 })
     const many = []
     for (let task = 0; task < 20; task++) many.push(await first.run('busy', [10, task]))
@@ -172,7 +172,7 @@ forEachEngine('the executor of shards', (test) => {
     const [threads, descriptors] = [threadCount(), openDescriptors().size]
     for (let round = 0; round < 2; round++) {
       const { server, first } = await twoShards(t, { maxThreads: 2 })
-      for (let task = 0; task < 4; task++) await first.run('forever')
+      for (let task = 0; task < 4; task++) await first.run('asleep')
       await until(server, { running: 2, queued: 2 })
       await server.abort()
       const { running, queued } = server.metrics().executor

@@ -195,6 +195,17 @@ forEachEngine('the executor of the main thread', (test) => {
     late.abort()
   })
 
+  test('a thread whose task is aborted while it starts goes to the next task', async (t) => {
+    const server = await executorOf(t, { maxThreads: 1, idleTimeoutMs: 60_000 })
+    const controller = new AbortController()
+    const first = t.loop.runInExecutor(TASKS, [], { signal: controller.signal })
+    await until(server, { running: 1 })
+    const next = t.loop.runInExecutor(TASKS, ['next'])
+    controller.abort()
+    await rejection(first)
+    assert.equal(await next, 'next')
+  })
+
   test('an abort does not start a thread in the place of one that native code holds', async (t) => {
     const server = await executorOf(t, { maxThreads: 1 })
     const shared = gate()

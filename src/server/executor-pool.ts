@@ -189,7 +189,8 @@ export class ExecutorPool {
       this.#lastDeath = error
       threadLog().write('error', 'a thread of the executor died between tasks', { err: error })
     })
-    piscina.on('workerCreate', () => this.#dispatch())
+    // Behind the event, when piscina counts the thread among those that are free.
+    piscina.on('workerCreate', () => queueMicrotask(() => this.#dispatch()))
     this.#piscina = piscina
     this.#dispatch()
   }
