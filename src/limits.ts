@@ -154,6 +154,12 @@ export const EXECUTOR_IDLE_DEFAULT_MS = 10_000
 /** Time that the executor's threads have to end with the last server; past it they are left to end by themselves, as native code holds them. */
 export const EXECUTOR_STOP_GRACE_MS = 4_000
 
+/**
+ * Time that a thread has to be done with the import of a module whose task was cancelled meanwhile; past it the thread is ended,
+ * and Node leaves the file open that it was reading.
+ */
+export const EXECUTOR_IMPORT_GRACE_MS = 1_000
+
 /** Names that `executor.tasks` may have in all. More is refused with ERR_SHARDLOOP_OPTION. */
 export const EXECUTOR_NAMES_MAX = 1_024
 

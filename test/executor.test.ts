@@ -1,13 +1,17 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads'
 import { getLoop, type Server } from '../src/index.js'
 import { fixtureUrl } from './harness/child.js'
 import { eventually } from './harness/deferred.js'
 import { gate, open, TASKS, until, untilBegun } from './harness/executor.js'
-import { threadCount } from './harness/leaks.js'
+import { openDescriptors, threadCount } from './harness/leaks.js'
 import { assertCode, assertRejects, forEachEngine, type TestContext } from './harness/suite.js'
+
+/** A module that imports the whole package; as a task it rejects. */
+const MANY_FILES = fixtureUrl('executor-in-worker')
 
 /** What a promise is rejected with. */
 async function rejection(promise: Promise<unknown>): Promise<Error & { code?: string }> {
@@ -203,6 +207,35 @@ forEachEngine('the executor of the main thread', (test) => {
     const next = t.loop.runInExecutor(TASKS, ['next'])
     controller.abort()
     await rejection(first)
+    assert.equal(await next, 'next')
+  })
+
+  test('an abort while a module is imported leaves no file of it open', async (t) => {
+    const server = await executorOf(t, { maxThreads: 1, idleTimeoutMs: 0 })
+    const descriptors = openDescriptors().size
+    for (let round = 0; round < 10; round++) {
+      // Threads end when they are idle, so each imports anew, and is broken off a bit later.
+      const controller = new AbortController()
+      const task = t.loop.runInExecutor(MANY_FILES, [], { signal: controller.signal })
+      setTimeout(() => controller.abort(), 40 + 5 * round)
+      await rejection(task)
+      await until(server, { threads: 0 })
+    }
+    await eventually(() => openDescriptors().size <= descriptors)
+  })
+
+  test('an import that does not end is broken off after an abort, and the next task runs', async (t) => {
+    await executorOf(t, { maxThreads: 1 })
+    // It makes a file when it is evaluated.
+    const path = t.path('evaluated')
+    const source = `import { writeFileSync } from 'node:fs'; writeFileSync(${JSON.stringify(path)}, ''); for (;;);`
+    const controller = new AbortController()
+    const { signal } = controller
+    const stuck = t.loop.runInExecutor(`data:text/javascript,${encodeURIComponent(source)}`, [], { signal })
+    await eventually(() => existsSync(path))
+    const next = t.loop.runInExecutor(TASKS, ['next'])
+    controller.abort()
+    await rejection(stuck)
     assert.equal(await next, 'next')
   })
 

@@ -2,7 +2,7 @@ import { fileURLToPath } from 'node:url'
 import type { MessagePort, Worker } from 'node:worker_threads'
 import { Deferred } from '../deferred.js'
 import { ShardloopError } from '../errors.js'
-import { EXECUTOR_STOP_GRACE_MS } from '../limits.js'
+import { EXECUTOR_IMPORT_GRACE_MS, EXECUTOR_STOP_GRACE_MS } from '../limits.js'
 import { executorFull } from '../workers/executor-client.js'
 import {
   count,
@@ -18,7 +18,12 @@ import {
   type ExecutorCounters,
   recordTime,
 } from '../workers/executor-counters.js'
-import type { TaskOrder, TaskReport } from '../workers/executor-messages.js'
+import {
+  TASK_CANCELLED,
+  TASK_IMPORTING,
+  type TaskOrder,
+  type TaskReport,
+} from '../workers/executor-messages.js'
 import { threadLog } from '../workers/thread-log.js'
 import type { ExecutorPlan } from './executor-options.js'
 import { programEntry, shardExecArgv, tsxApi } from './program-entry.js'
@@ -59,8 +64,13 @@ const PISCINA: string = 'piscina'
 
 /** A task that a thread runs, or is about to. */
 interface Run {
+  /** See {@link TaskOrder}. */
+  readonly state: Int32Array
+  /** Ends its thread. */
   readonly controller: AbortController
   isCancelled: boolean
+  /** Runs while a cancelled one imports. */
+  timer: NodeJS.Timeout | undefined
   /** Its caller has the result, and it will be over in a moment. */
   hasReplied: boolean
 }
@@ -70,7 +80,8 @@ const THREAD_FILE = fileURLToPath(new URL('../workers/executor-thread.js', impor
 /**
  * The executor's threads, which piscina starts, feeds and ends, and the queue before them. The queue is ours, so that callers
  * take turns: one shard's thousand tasks do not keep another's single one waiting. piscina is given a task when a thread is
- * free for it, or may be started. A thread that was terminated counts until it is gone, which takes as long as native code
+ * free for it, or may be started. A task that is cancelled while its module is imported leaves its thread alone, which goes on
+ * to the next one, unless the import takes long. A thread that was terminated counts until it is gone, which takes as long as native code
  * holds it; so however often tasks are aborted, there are never more than `maxThreads` threads.
  */
 export class ExecutorPool {
@@ -120,12 +131,23 @@ export class ExecutorPool {
   cancel(task: PooledTask): void {
     const run = this.#runs.get(task)
     if (run !== undefined) {
+      if (run.isCancelled) return
       run.isCancelled = true
-      this.#runs.delete(task)
-      run.controller.abort()
-    } else if (!this.#unqueue(task)) return
-    task.port.close()
+      const state = Atomics.compareExchange(run.state, 0, TASK_IMPORTING, TASK_CANCELLED)
+      if (state !== TASK_IMPORTING) this.#break(task, run)
+      else run.timer = setTimeout(() => this.#break(task, run), EXECUTOR_IMPORT_GRACE_MS).unref()
+    } else if (this.#unqueue(task)) task.port.close()
+    else return
     count(this.#counters, EXECUTOR_CANCELLED)
+    this.#dispatch()
+    this.#endIfOver()
+  }
+
+  /** Ends the thread of a task. */
+  #break(task: PooledTask, run: Run): void {
+    this.#over(task, run)
+    run.controller.abort()
+    task.port.close()
     this.#dispatch()
     this.#endIfOver()
   }
@@ -142,7 +164,8 @@ export class ExecutorPool {
    */
   async retire(): Promise<void> {
     this.#isRetired = true
-    const isWaitedFor = this.#queued > 0 || [...this.#runs.values()].some(({ hasReplied }) => !hasReplied)
+    const isWaitedFor =
+      this.#queued > 0 || [...this.#runs.values()].some((run) => !run.hasReplied && !run.isCancelled)
     this.#endIfOver()
     if (isWaitedFor) return
     let timer: NodeJS.Timeout | undefined
@@ -159,9 +182,11 @@ export class ExecutorPool {
 
   #endIfOver(): void {
     if (!this.#isRetired || this.#queued > 0 || this.#runs.size > 0) return
-    // What it waits for is not bounded.
-    this.#piscina?.destroy().catch(() => {})
+    const piscina = this.#piscina
     if (this.#threads.size === 0) this.#ended.resolve()
+    // Threads that start import, too: they are waited for. What `destroy` waits for is not bounded.
+    else if (piscina !== null && piscina.idleThreads === piscina.threads.length)
+      piscina.destroy().catch(() => {})
   }
 
   /** piscina is loaded by the first task, so that programs without tasks do without. */
@@ -190,7 +215,12 @@ export class ExecutorPool {
       threadLog().write('error', 'a thread of the executor died between tasks', { err: error })
     })
     // Behind the event, when piscina counts the thread among those that are free.
-    piscina.on('workerCreate', () => queueMicrotask(() => this.#dispatch()))
+    piscina.on('workerCreate', () =>
+      queueMicrotask(() => {
+        this.#dispatch()
+        this.#endIfOver()
+      }),
+    )
     this.#piscina = piscina
     this.#dispatch()
   }
@@ -239,11 +269,12 @@ export class ExecutorPool {
 
   #start(piscina: Piscina, task: PooledTask): void {
     const { port, module, exported } = task
-    const run: Run = { controller: new AbortController(), isCancelled: false, hasReplied: false }
+    const state = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT))
+    const controller = new AbortController()
+    const run: Run = { state, controller, isCancelled: false, timer: undefined, hasReplied: false }
     this.#runs.set(task, run)
-    const order: TaskOrder = { port, module, exported, tsxApi: this.#tsxApi }
-    const { signal } = run.controller
-    piscina.run(order, { transferList: [port], signal }).then(
+    const order: TaskOrder = { port, module, exported, state, tsxApi: this.#tsxApi }
+    piscina.run(order, { transferList: [port], signal: controller.signal }).then(
       (report: TaskReport) => this.#reported(task, run, report),
       (error: unknown) => this.#died(task, run, error),
     )
@@ -251,20 +282,31 @@ export class ExecutorPool {
   }
 
   #reported(task: PooledTask, run: Run, { startedMs, endedMs, hasFailed }: TaskReport): void {
-    if (run.isCancelled) return
-    this.#runs.delete(task)
-    recordTime(this.#counters, EXECUTOR_QUEUE_TIME, startedMs - task.calledMs)
-    recordTime(this.#counters, EXECUTOR_RUN_TIME, endedMs - startedMs)
-    count(this.#counters, hasFailed ? EXECUTOR_FAILED : EXECUTOR_COMPLETED)
-    task.ended(null)
+    this.#over(task, run)
+    if (!run.isCancelled) {
+      recordTime(this.#counters, EXECUTOR_QUEUE_TIME, startedMs - task.calledMs)
+      recordTime(this.#counters, EXECUTOR_RUN_TIME, endedMs - startedMs)
+      count(this.#counters, hasFailed ? EXECUTOR_FAILED : EXECUTOR_COMPLETED)
+      task.ended(null)
+    }
     this.#dispatch()
     this.#endIfOver()
   }
 
-  #died(task: PooledTask, run: Run, cause: unknown): void {
-    if (run.isCancelled) return
+  /** Nothing of it is with piscina any more. */
+  #over(task: PooledTask, run: Run): void {
+    clearTimeout(run.timer)
     this.#runs.delete(task)
+  }
+
+  #died(task: PooledTask, run: Run, cause: unknown): void {
+    this.#over(task, run)
     task.port.close()
+    if (run.isCancelled) {
+      this.#dispatch()
+      this.#endIfOver()
+      return
+    }
     const reason = cause instanceof Error ? cause.message : String(cause)
     const message = `the executor's thread ended before ${task.module} had a result: ${reason}`
     this.#fail(task, new ShardloopError('ERR_SHARDLOOP_EXECUTOR_DIED', message, { cause }))
@@ -301,7 +343,7 @@ export class ExecutorPool {
     // piscina serves them in order, so it is the last ones that wait.
     for (const [task, run] of [...this.#runs].slice(-missing)) {
       this.#died(task, run, this.#lastDeath ?? new Error('it could not start'))
-      run.isCancelled = true
+      run.isCancelled = true // what piscina says of it is nobody's
       run.controller.abort()
     }
   }

@@ -36,11 +36,20 @@ export type TaskReply =
   | { readonly isResult: true; readonly value: unknown }
   | { readonly isResult: false; readonly error: TransferredError }
 
+/** No function of the program runs yet: what it is in is being imported. */
+export const TASK_IMPORTING = 0
+/** Only the end of the thread stops it now. */
+export const TASK_RUNNING = 1
+/** It was cancelled before it ran, and shall not. */
+export const TASK_CANCELLED = 2
+
 /** What the executor hands to one of its threads. */
 export interface TaskOrder {
   readonly module: string
   readonly exported: string | null
   readonly port: MessagePort
+  /** One word: TASK_IMPORTING, then whatever its thread or the executor makes it first. */
+  readonly state: Int32Array
   /** As in a shard's identity. */
   readonly tsxApi: string | null
 }

@@ -4,7 +4,14 @@ import { ShardloopError } from '../errors.js'
 import { monotonicTime } from './clock.js'
 import { packError } from './error-transfer.js'
 import { packResult } from './executor-memory.js'
-import type { TaskOrder, TaskReply, TaskReport } from './executor-messages.js'
+import {
+  TASK_CANCELLED,
+  TASK_IMPORTING,
+  TASK_RUNNING,
+  type TaskOrder,
+  type TaskReply,
+  type TaskReport,
+} from './executor-messages.js'
 import { registerTsx } from './program.js'
 
 type TaskFunction = (...args: unknown[]) => unknown
@@ -13,17 +20,18 @@ let tsx: Promise<void> | undefined
 
 /** Runs one task and replies to its caller. Never rejects. */
 export default async function runTask(order: TaskOrder): Promise<TaskReport> {
-  const { port, module, exported, tsxApi } = order
+  const { port, module, exported, state, tsxApi } = order
   const startedMs = monotonicTime() * 1000
   let hasFailed = false
   try {
-    const args = receiveMessageOnPort(port)?.message as unknown[] | undefined
-    // Without arguments the caller has gone, and nobody waits.
-    if (args !== undefined) {
+    if (Atomics.load(state, 0) !== TASK_CANCELLED) {
+      const args = receiveMessageOnPort(port)?.message as unknown[]
       tsx ??= registerTsx(tsxApi)
       await tsx
       const task = await importTask(module, exported)
-      replyWith(port, module, await task(...args))
+      // From here on a cancel ends this thread. An import is not broken off: Node would leave its files open.
+      const before = Atomics.compareExchange(state, 0, TASK_IMPORTING, TASK_RUNNING)
+      if (before === TASK_IMPORTING) replyWith(port, module, await task(...args))
     }
   } catch (error) {
     hasFailed = true
