@@ -28,7 +28,7 @@ export const ERROR_CODES = {
   ERR_SHARDLOOP_DATAGRAM_DROPPED: 'peer',
   /** The memory given to `writeOwned` was detached before it was flushed; the connection was aborted. */
   ERR_SHARDLOOP_DETACHED: 'configuration',
-  /** The connection ended before what was handed to `writeOwned` or `sendFile` was sent, or its loop was closed. */
+  /** The connection ended before what was handed to `writeOwned` or `sendFile` was sent, or the loop was closed meanwhile. */
   ERR_SHARDLOOP_CLOSED: 'peer',
   /** A thread has not read what it was sent, up to the bound of its mailbox; the message was not sent. */
   ERR_SHARDLOOP_MAILBOX_FULL: 'configuration',
@@ -38,6 +38,10 @@ export const ERROR_CODES = {
   ERR_SHARDLOOP_NOT_EXPOSED: 'configuration',
   /** The connection was aborted because its server was stopped by force, or past its drain deadline. */
   ERR_SHARDLOOP_SERVER_ABORTED: 'shardloop',
+  /** As many tasks as may wait (`executor.maxQueue`) wait already, all threads of the executor being busy. */
+  ERR_SHARDLOOP_EXECUTOR_FULL: 'configuration',
+  /** The thread that ran a task ended without a result: by `process.exit`, its heap limit, or an uncaught error. */
+  ERR_SHARDLOOP_EXECUTOR_DIED: 'configuration',
 } as const
 
 /** A stable error code of shardloop. */

@@ -21,14 +21,17 @@ export { getLoop } from './loop/get-loop.js'
 export type { Loop } from './loop/loop.js'
 export type { LoopServerOptions } from './loop/loop-network.js'
 export type { AddressLookupOptions, NameInfo, NameLookupOptions } from './loop/name-lookup.js'
+export type { ExecutorTaskOptions } from './loop/run-in-executor.js'
 export type { CallContext, CallOptions, CallTarget, ExposedFunction } from './messages/calls.js'
 export type { BroadcastOptions } from './messages/topics.js'
 export { createDatagramServer, createServer } from './server/create-server.js'
 export type { DatagramServerOptions } from './server/datagram-options.js'
+export type { ExecutorOptions } from './server/executor-options.js'
 export type { ShardChange, ShardState } from './server/messages.js'
 export type {
   AcceptErrorCounts,
   DatagramCounts,
+  ExecutorMetrics,
   LoopLag,
   LoopLagBucket,
   ResetCounts,
@@ -64,6 +67,7 @@ export {
   DIAGNOSTICS_CHANNELS,
 } from './workers/diagnostics.js'
 export type { EngineName } from './workers/engine.js'
+export type { ExecutorTimes } from './workers/executor-counters.js'
 export type { Handle, TimerHandle } from './workers/handles.js'
 export { isSupervisor, shardId } from './workers/identity.js'
 export type { Logger, LogLevel, LogMethod } from './workers/logger.js'

@@ -147,3 +147,36 @@ export const DATAGRAM_REOPEN_MS = 100
 
 /** Largest buffer of a socket that can be asked for. More is refused with ERR_SHARDLOOP_OPTION. */
 export const SOCKET_BUFFER_MAX_BYTES: number = 2 ** 30
+
+/** Threads of the executor by default at most; also no more than the processors that the process may use. */
+export const EXECUTOR_THREADS_DEFAULT_MAX = 64
+
+/** Largest `executor.maxThreads`. More is refused with ERR_SHARDLOOP_OPTION. */
+export const EXECUTOR_THREADS_MAX = 256
+
+/**
+ * Tasks that may wait while every thread of the executor is busy; past it `runInExecutor` rejects with
+ * ERR_SHARDLOOP_EXECUTOR_FULL.
+ */
+export const EXECUTOR_QUEUE_DEFAULT = 1_024
+
+/** Largest `executor.maxQueue`. More is refused with ERR_SHARDLOOP_OPTION. */
+export const EXECUTOR_QUEUE_MAX = 65_536
+
+/** Time for which a thread of the executor waits for its next task; past it the thread ends. */
+export const EXECUTOR_IDLE_DEFAULT_MS = 10_000
+
+/** Time that the executor's threads have to end with the last server; past it they are left to end by themselves, as native code holds them. */
+export const EXECUTOR_STOP_GRACE_MS = 4_000
+
+/**
+ * Time that a thread has to be done with the import of a module whose task was cancelled meanwhile; past it the thread is ended,
+ * and Node leaves the file open that it was reading.
+ */
+export const EXECUTOR_IMPORT_GRACE_MS = 1_000
+
+/** Names that `executor.tasks` may have in all. More is refused with ERR_SHARDLOOP_OPTION. */
+export const EXECUTOR_NAMES_MAX = 1_024
+
+/** Levels of arrays and plain objects in which views of larger memory are sent as copies of their exact size; deeper ones take all of that memory along. */
+export const EXECUTOR_COPY_DEPTH_MAX = 8

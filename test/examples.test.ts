@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { fileURLToPath } from 'node:url'
+import slowHash from '../examples/lib/slow-hash.js'
 import { endsBySigterm } from './harness/answers.js'
 import type { Child } from './harness/child.js'
 import { assertBytes, type Client } from './harness/client.js'
@@ -209,7 +210,7 @@ async function assertRefused(t: TestContext, name: string, flags: string[], mess
 }
 
 forEachEngine('every example', (test) => {
-  for (const name of ['echo', 'chat', 'crash-test']) {
+  for (const name of ['echo', 'chat', 'crash-test', 'hash']) {
     test(`${name}: refuses a flag that is no number, by name and as it was given`, async (t) => {
       const expected = "'auto' or an integer from 0 to 256"
       await assertRefused(
@@ -230,6 +231,42 @@ forEachEngine('every example', (test) => {
       )
     })
   }
+})
+
+forEachEngine('hash', (test) => {
+  for (const runner of ['compiled', 'tsx'] as const) {
+    test(`a hash is computed while lines of others, and of the same client, are echoed at once (${runner})`, async (t) => {
+      const { child, port } = await example(t, 'hash', [], runner)
+      const [ada, bob] = [await t.connect(port), await t.connect(port)]
+      await ada.write('hash secret\n')
+      // The hash takes longer than all of these together, and does not keep them waiting.
+      for (let round = 0; round < 20; round++) assert.equal(await ask(bob, `line ${round}`), `line ${round}`)
+      assert.equal(await ask(ada, 'echo'), 'echo')
+      const hash = await ada.readLine()
+      assert.equal(hash, `${slowHash('secret')} secret`)
+      await endsBySigterm(child)
+    })
+  }
+
+  test('a server that drains answers with the hashes that it owes, and drops those of who has gone', async (t) => {
+    const { child, port } = await example(t, 'hash', ['--threads', '1'])
+    const [gone, ada] = [await t.connect(port), await t.connect(port)]
+    // Answers behind them show that they were received.
+    await gone.write(`${'hash never\n'.repeat(65)}`)
+    assert.equal(await ask(gone, 'here'), 'at most 64 hashes at once')
+    await gone.destroy()
+    await ada.write('hash last\n')
+    assert.equal(await ask(ada, 'here'), 'here')
+    child.kill('SIGTERM')
+    assert.equal((await ada.readToEnd()).toString(), `${slowHash('last')} last\n`)
+    ada.end()
+    assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
+  })
+
+  test('a threads flag that cannot be is refused by name', async (t) => {
+    const expected = 'expected an integer from 1 to 256, given 0'
+    await assertRefused(t, 'hash', ['--threads', '0'], `option executor.maxThreads: ${expected}`)
+  })
 })
 
 forEachEngine('echo', (test) => {

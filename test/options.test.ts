@@ -24,6 +24,7 @@ options('have the documented defaults', () => {
     killAfterMs: 0,
     restartWindowMs: null,
     resourceLimits: null,
+    executor: null,
     engine: null,
     balance: 'reuseport',
     name: undefined,
@@ -81,7 +82,14 @@ options('are frozen, and are what was given', () => {
   } as const
   const { host, ...rest } = given
   const settings = parse(given)
-  assert.deepEqual(settings, { ...rest, hosts: host, path: null, signal: undefined, socketMode: null })
+  assert.deepEqual(settings, {
+    ...rest,
+    hosts: host,
+    path: null,
+    signal: undefined,
+    socketMode: null,
+    executor: null,
+  })
   assert.ok(Object.isFrozen(settings))
   assert.ok(Object.isFrozen(settings.hosts))
   assert.ok(Object.isFrozen(settings.resourceLimits))
@@ -103,6 +111,44 @@ options('follow each other where one is left out', () => {
   assert.equal(parse({ engine: 'auto' }).engine, null, 'as if it were not given')
   assert.equal(parse({ engine: 'tokio' }).engine, 'tokio')
   assert.deepEqual(parse({ host: 'localhost' }).hosts, ['localhost'])
+})
+
+options('of the executor are refused by names of their own', () => {
+  const cases: [executor: unknown, message: RegExp][] = [
+    [1, /: option executor: expected an object with some of maxThreads, .*, given 1$/],
+    [{ threads: 1 }, /none but maxThreads, .* \(there is 'threads'\)/],
+    [{ maxThreads: 0 }, /: option executor.maxThreads: expected an integer from 1 to 256, given 0$/],
+    [{ maxThreads: 257 }, /given 257$/],
+    [{ maxQueue: -1 }, /: option executor.maxQueue: expected an integer from 0 to 65536, given -1$/],
+    [{ maxQueue: 65_537 }, /given 65537$/],
+    [{ idleTimeoutMs: '1' }, /: option executor.idleTimeoutMs: .*given '1'$/],
+    [{ resourceLimits: { stackSizeMb: 0 } }, /: option executor.resourceLimits.stackSizeMb: /],
+    [{ tasks: [] }, /: option executor.tasks: expected an object with URLs/],
+    [{ tasks: { 'a/b': 'file:///a.js' } }, /: option executor.tasks: expected names .*given 'a\/b'$/],
+    [{ tasks: { ['x'.repeat(129)]: 'file:///a.js' } }, /: option executor.tasks: expected names of 1 to 128/],
+    [
+      { tasks: { a: './a.js' } },
+      /: option executor.tasks.a: expected a file: or data: URL, given '.\/a.js'$/,
+    ],
+  ]
+  for (const [executor, message] of cases) {
+    assertThrows(() => parse({ executor }), 'ERR_SHARDLOOP_OPTION')
+    assert.throws(() => parse({ executor }), message)
+  }
+  const tasks = { hash: new URL('file:///hash.js'), __proto__: null }
+  const settings = parse({ executor: { maxThreads: 2, maxQueue: 0, idleTimeoutMs: undefined, tasks } })
+  const { executor } = settings
+  assert.ok(Object.isFrozen(executor) && Object.isFrozen(executor?.tasks))
+  assert.deepEqual(
+    { ...executor, tasks: { ...executor?.tasks } },
+    {
+      maxThreads: 2,
+      maxQueue: 0,
+      idleTimeoutMs: null,
+      resourceLimits: null,
+      tasks: { hash: 'file:///hash.js' },
+    },
+  )
 })
 
 /** Each is refused by its name, with what was given and what was expected. */

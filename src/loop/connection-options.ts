@@ -1,4 +1,5 @@
 import { isIP, type Socket } from 'node:net'
+import type { TransferListItem } from 'node:worker_threads'
 import { ShardloopError } from '../errors.js'
 import { CONNECTION_ATTEMPT_DELAY_MS, TIME_MAX_MS } from '../limits.js'
 import { GivenOptions, show, wrong } from '../server/given-options.js'
@@ -189,6 +190,13 @@ export class ConnectionGiven extends GivenOptions {
     if (value === undefined) return ''
     if (typeof value === 'string' && isIP(value) !== 0) return value
     throw wrong(name, value, 'an IP address')
+  }
+
+  transferList(): readonly TransferListItem[] {
+    const value = this.take('transferList')
+    if (value === undefined) return []
+    if (Array.isArray(value)) return [...value]
+    throw wrong('transferList', value, 'an array of what moves to the other thread, as for postMessage')
   }
 
   timeoutMs(): number {

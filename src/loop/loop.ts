@@ -34,6 +34,7 @@ import {
   type NameInfo,
   type NameLookupOptions,
 } from './name-lookup.js'
+import { type ExecutorTaskOptions, LoopTasks } from './run-in-executor.js'
 
 /**
  * A thread's loop, as asyncio has it: {@link getLoop} gives it in every thread, whether or not it serves anything.
@@ -185,6 +186,28 @@ export interface Loop extends AsyncDisposable {
     options?: SendFileOptions,
   ): Promise<number>
   /**
+   * Runs a function of a module on a thread of the executor, which the supervisor owns and all shards share; resolves with what
+   * it returns, or what the promise that it returns resolves with. On the main thread and in shards.
+   *
+   * Arguments and result are structured clones (a Buffer arrives as a Uint8Array), but what `transferList` names moves. Of
+   * a result moves what it has for itself: an ArrayBuffer, memory of a typed array that spans all of it, a MessagePort, within
+   * arrays and plain objects, too. So a task that keeps such memory returns a copy, or marks it by `markAsUntransferable`. Of
+   * views of larger memory a copy of their exact size is sent, either way.
+   *
+   * Rejects with what the task threw or its import failed with, as it was there: class, message, stack, code, cause; with the
+   * signal's reason at once, then the thread that runs the task is ended; with ERR_SHARDLOOP_EXECUTOR_FULL when as many wait as
+   * may, ERR_SHARDLOOP_EXECUTOR_DIED when the thread ends by itself, ERR_SHARDLOOP_CLOSED when the loop is closed or the shard ends
+   * with its last server, and ERR_SHARDLOOP_STATE in a worker thread of the program's own.
+   *
+   * @param task the file: URL of a module, or a name of the option `executor.tasks` of createServer
+   * @param args what the function is called with
+   */
+  runInExecutor<Result = unknown>(
+    task: URL | string,
+    args?: readonly unknown[],
+    options?: ExecutorTaskOptions,
+  ): Promise<Result>
+  /**
    * Calls back for each such signal that the process gets; in a shard the supervisor hands it on. There is one handler for
    * each signal, as in asyncio: another takes its place. (`onSignal` is for several.) Signals that cannot be handled are
    * refused by name (ERR_SHARDLOOP_ARGUMENT), SIGCHLD among them; a worker thread of the program's own has none
@@ -220,8 +243,9 @@ export interface Loop extends AsyncDisposable {
   slowCallbackDuration: number
   /**
    * Cancels all callbacks that wait, those of the round that runs included, aborts the servers that the loop made and the
-   * connections that this thread made (ERR_SHARDLOOP_CLOSED), also those that it was about to make, rejects calls of other threads'
-   * functions that wait (ERR_SHARDLOOP_CLOSED), takes back what it exposed, removes its signal handlers and the thread's exception handler.
+   * connections that this thread made (ERR_SHARDLOOP_CLOSED), also those that it was about to make, and its tasks in the executor,
+   * rejects calls of other threads' functions that wait (ERR_SHARDLOOP_CLOSED), takes back what it exposed, removes its signal
+   * handlers and the thread's exception handler.
    * Resolves when nothing native is left. Look-ups that run end as they would have. Idempotent; `getLoop` gives another loop from now on.
    */
   close(): Promise<void>
@@ -235,6 +259,7 @@ export class EventLoop implements Loop {
   protected readonly isOfOneThread = (): true => true
   readonly #scheduler: Scheduler = new Scheduler(reportException)
   readonly #network = new LoopNetwork()
+  readonly #tasks = new LoopTasks()
   readonly #signals = new SignalHandlers()
   readonly #whenClosing: () => void
   #closed: Promise<void> | null = null
@@ -391,6 +416,14 @@ export class EventLoop implements Loop {
     return sendFile(transport, file, offset, count, options)
   }
 
+  async runInExecutor<Result = unknown>(
+    task: URL | string,
+    args: readonly unknown[] = [],
+    options: ExecutorTaskOptions = {},
+  ): Promise<Result> {
+    return (await this.#open('runInExecutor').#tasks.run(task, args, options)) as Result
+  }
+
   addSignalHandler<Args extends unknown[]>(
     signal: SignalName,
     callback: (...args: Args) => unknown,
@@ -452,6 +485,7 @@ export class EventLoop implements Loop {
       this.#closed = Promise.all([
         this.#scheduler.close(),
         this.#network.close(),
+        this.#tasks.close(),
         threadCalls().close(),
       ]).then(() => {})
       this.#whenClosing()

@@ -151,21 +151,15 @@ export class GivenOptions {
     return choice === 'auto' ? null : choice
   }
 
+  /** One that is read elsewhere. */
+  parsed<Value>(name: string, parse: (value: unknown) => Value): Value {
+    return parse(this.take(name))
+  }
+
   resourceLimits(): ShardResourceLimits | null {
     const value = this.take('resourceLimits')
     if (value === undefined) return null
-    if (typeof value !== 'object' || value === null || Array.isArray(value))
-      throw wrong('resourceLimits', value, `an object with some of ${RESOURCE_LIMITS.join(', ')}`)
-    const limits: Record<string, number> = {}
-    for (const [key, limit] of Object.entries(value)) {
-      if (!RESOURCE_LIMITS.some((known) => known === key))
-        throw wrong('resourceLimits', value, `none but ${RESOURCE_LIMITS.join(', ')}`)
-      if (limit === undefined) continue
-      if (typeof limit !== 'number' || !(limit > 0 && limit <= RESOURCE_LIMIT_MAX_MB))
-        throw wrong(`resourceLimits.${key}`, limit, `MiB, above 0 and at most ${RESOURCE_LIMIT_MAX_MB}`)
-      limits[key] = limit
-    }
-    return Object.freeze(limits)
+    return parseResourceLimits('resourceLimits', value)
   }
 
   refuseUnknown(): void {
@@ -182,6 +176,22 @@ export class GivenOptions {
     this.#known.push(name)
     return this.#given[name]
   }
+}
+
+/** Bounds of a thread's memory. @throws ShardloopError ERR_SHARDLOOP_OPTION */
+export function parseResourceLimits(name: string, value: unknown): ShardResourceLimits {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw wrong(name, value, `an object with some of ${RESOURCE_LIMITS.join(', ')}`)
+  const limits: Record<string, number> = {}
+  for (const [key, limit] of Object.entries(value)) {
+    if (!RESOURCE_LIMITS.some((known) => known === key))
+      throw wrong(name, value, `none but ${RESOURCE_LIMITS.join(', ')}`)
+    if (limit === undefined) continue
+    if (typeof limit !== 'number' || !(limit > 0 && limit <= RESOURCE_LIMIT_MAX_MB))
+      throw wrong(`${name}.${key}`, limit, `MiB, above 0 and at most ${RESOURCE_LIMIT_MAX_MB}`)
+    limits[key] = limit
+  }
+  return Object.freeze(limits)
 }
 
 /** The error for an option that cannot be. */

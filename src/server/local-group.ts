@@ -4,6 +4,7 @@ import type { ProtocolFactory } from '../workers/protocol.js'
 import type { ServedServer } from '../workers/shard-loop.js'
 import { adoptLogger } from '../workers/thread-log.js'
 import { type HeldLoop, threadLoop } from '../workers/thread-loop.js'
+import { type ExecutorHold, holdExecutor } from './executor.js'
 import { readServerMetrics, type ServerMetrics } from './metrics.js'
 import type { ServerSettings } from './options.js'
 import type { DrainSteps, ShardControl, ShardDeath, ShardGroup, ShardUser } from './shard-control.js'
@@ -12,12 +13,22 @@ import type { DrainSteps, ShardControl, ShardDeath, ShardGroup, ShardUser } from
 export class LocalGroup implements ShardGroup {
   readonly engine: EngineName
   readonly #held: HeldLoop
+  readonly #executor: ExecutorHold
   readonly #shard: LocalShard
   #lastMetrics: ServerMetrics | null = null
 
-  /** Takes the loop; throws what `ThreadLoop.acquire` does. */
-  constructor(source: ProtocolFactory | URL, settings: Pick<ServerSettings, 'engine' | 'exceptionHandler'>) {
-    this.#held = threadLoop().acquire(settings.engine)
+  /** Takes the loop and the executor; throws what `ThreadLoop.acquire` and `holdExecutor` do. */
+  constructor(
+    source: ProtocolFactory | URL,
+    settings: Pick<ServerSettings, 'engine' | 'executor' | 'exceptionHandler'>,
+  ) {
+    this.#executor = holdExecutor(settings.executor)
+    try {
+      this.#held = threadLoop().acquire(settings.engine)
+    } catch (error) {
+      void this.#executor.release()
+      throw error
+    }
     this.engine = this.#held.engine
     this.#shard = new LocalShard(this.#held, source, settings.exceptionHandler)
   }
@@ -43,6 +54,7 @@ export class LocalGroup implements ShardGroup {
   }
 
   async leave(): Promise<ShardDeath | null> {
+    await this.#executor.release()
     this.#lastMetrics = this.metrics()
     await threadLoop().release()
     return null

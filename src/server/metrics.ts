@@ -42,6 +42,20 @@ import {
   METRIC_WRITES,
 } from '../native/abi.js'
 import { native } from '../native/index.js'
+import {
+  EXECUTOR_CANCELLED,
+  EXECUTOR_COMPLETED,
+  EXECUTOR_FAILED,
+  EXECUTOR_QUEUE_TIME,
+  EXECUTOR_QUEUED,
+  EXECUTOR_REFUSED,
+  EXECUTOR_RUN_TIME,
+  EXECUTOR_RUNNING,
+  EXECUTOR_THREADS,
+  type ExecutorTimes,
+  executorCounters,
+  readTimes,
+} from '../workers/executor-counters.js'
 
 /** How long a loop was away from its poll, in milliseconds: what an event that came just then had to wait. */
 export interface LoopLag {
@@ -151,11 +165,33 @@ export interface ShardMetrics {
   readonly restarts: number
 }
 
+/** What the executor does, of the whole process and since its start, whoever called. */
+export interface ExecutorMetrics {
+  /** Threads that there are, those that are ending included. */
+  readonly threads: number
+  /** Tasks that have a thread. */
+  readonly running: number
+  /** Tasks that wait for one. */
+  readonly queued: number
+  readonly completed: number
+  /** Tasks that threw, could not be imported or sent, or whose thread died. */
+  readonly failed: number
+  /** Tasks that were aborted, or whose shard or loop has ended. */
+  readonly cancelled: number
+  /** Calls that were refused, as too many waited (ERR_SHARDLOOP_EXECUTOR_FULL). */
+  readonly refused: number
+  /** From the call until a thread takes the task, of tasks that completed or failed. */
+  readonly queueMs: ExecutorTimes
+  /** From then until there is a result, the import of the module included. */
+  readonly runMs: ExecutorTimes
+}
+
 /** A snapshot. It is read from memory that the shards write to, so it answers while they are blocked. */
 export interface ServerMetrics {
   readonly total: ShardMetrics
   /** By shard id. */
   readonly shards: readonly ShardMetrics[]
+  readonly executor: ExecutorMetrics
 }
 
 const NS_PER_MS = 1e6
@@ -182,6 +218,23 @@ export function readServerMetrics(tokens: readonly number[], restarts: readonly 
   return {
     total: shape(total(counters), restartsTotal),
     shards: counters.map((shard, id) => shape(shard, restarts[id] ?? 0)),
+    executor: readExecutorMetrics(),
+  }
+}
+
+function readExecutorMetrics(): ExecutorMetrics {
+  const counters = executorCounters()
+  const read = (counter: number): number => Number(Atomics.load(counters, counter))
+  return {
+    threads: read(EXECUTOR_THREADS),
+    running: read(EXECUTOR_RUNNING),
+    queued: read(EXECUTOR_QUEUED),
+    completed: read(EXECUTOR_COMPLETED),
+    failed: read(EXECUTOR_FAILED),
+    cancelled: read(EXECUTOR_CANCELLED),
+    refused: read(EXECUTOR_REFUSED),
+    queueMs: readTimes(counters, EXECUTOR_QUEUE_TIME),
+    runMs: readTimes(counters, EXECUTOR_RUN_TIME),
   }
 }
 

@@ -17,6 +17,7 @@ import type { EngineName } from '../workers/engine.js'
 import type { Logger, LogLevel } from '../workers/logger.js'
 import type { ProtocolFactory } from '../workers/protocol.js'
 import type { ExceptionContext } from '../workers/shard-loop.js'
+import { type ExecutorOptions, type ExecutorSettings, parseExecutor } from './executor-options.js'
 import { GivenOptions, show, wrong } from './given-options.js'
 import type { ShardResourceLimits } from './worker-shard.js'
 
@@ -86,6 +87,11 @@ export interface ServerOptions {
    */
   readonly resourceLimits?: ShardResourceLimits
   /**
+   * The executor, which runs the tasks of `runInExecutor`: threads beside those of the shards, which the supervisor owns and
+   * all threads share. Its own options have their defaults in {@link ExecutorOptions}.
+   */
+  readonly executor?: ExecutorOptions
+  /**
    * Milliseconds for which a shard may be stuck (running without a look at its poll) until `'stalled'` is emitted, at
    * least 50. Default 1,000; 0: never. Whatever this is, connections that come to a shard which is stuck for more than
    * 10 ms are served by others.
@@ -153,6 +159,8 @@ export interface ServerSettings {
   readonly killAfterMs: number
   readonly restartWindowMs: number | null
   readonly resourceLimits: ShardResourceLimits | null
+  /** null: not given; what runs, else the defaults. */
+  readonly executor: ExecutorSettings | null
   /** null: 'auto'; what runs, else the automatic one. */
   readonly engine: EngineName | null
   readonly balance: 'reuseport' | 'shared'
@@ -216,6 +224,7 @@ export function parseOptions(
     maxRestarts: given.integer('maxRestarts', 0, MAX_RESTARTS_MAX, null),
     restartWindowMs: given.integer('restartWindowMs', 1, TIME_MAX_MS, null),
     resourceLimits: given.resourceLimits(),
+    executor: given.parsed('executor', parseExecutor),
     engine: given.engine(),
     balance: given.oneOf('balance', ['reuseport', 'shared'], reusePort ? 'reuseport' : 'shared'),
     name: given.name(),

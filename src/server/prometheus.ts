@@ -1,7 +1,9 @@
 import type { Registry } from 'prom-client'
+import type { ExecutorTimes } from '../workers/executor-counters.js'
 import type {
   AcceptErrorCounts,
   DatagramCounts,
+  ExecutorMetrics,
   ResetCounts,
   ServerMetrics,
   ShardMetrics,
@@ -140,12 +142,21 @@ const FAMILIES: readonly Family[] = [
   ),
 ]
 
+const EXECUTOR_LEVELS: readonly [name: 'threads' | 'running' | 'queued', help: string][] = [
+  ['threads', 'Threads of the executor.'],
+  ['running', 'Tasks that have a thread of the executor.'],
+  ['queued', 'Tasks that wait for a thread of the executor.'],
+]
+
+const EXECUTOR_ENDS = ['completed', 'failed', 'cancelled', 'refused'] as const
+
 /**
  * The metrics of a server in Prometheus's text format, in base units, by shard: a sum over shards is the reader's to
  * take. prom-client is loaded by the first call, so that threads which never render do without.
  */
 export async function renderPrometheus(server: string, metrics: ServerMetrics): Promise<string> {
-  const { Counter, Gauge, Registry } = await import('prom-client')
+  const client = await import('prom-client')
+  const { Counter, Gauge, Registry } = client
   // Of its own: the global one is the program's. New for each call, as the figures are counted elsewhere.
   const registry = new Registry()
   const shards = metrics.shards.map((shard, id) => ({ shard, labels: { server, shard: String(id) } }))
@@ -157,20 +168,58 @@ export async function renderPrometheus(server: string, metrics: ServerMetrics): 
       for (const sample of samples(shard)) metric.inc({ ...labels, ...sample.labels }, sample.value)
     }
   }
-  registry.registerMetric(loopLagHistogram(shards) as unknown as Parameters<Registry['registerMetric']>[0])
+  const lags = shards.map(({ shard: { loopLagMs }, labels }) => ({ ...loopLagMs, labels }))
+  register(
+    registry,
+    histogramOf('shardloop_loop_lag_seconds', 'Time that a turn of the loop was away from its poll.', lags),
+  )
+  registerExecutor(registry, client, server, metrics.executor)
   return await registry.metrics()
+}
+
+/** The executor is the process's: its figures have no shard. */
+function registerExecutor(
+  registry: Registry,
+  { Counter, Gauge }: typeof import('prom-client'),
+  server: string,
+  executor: ExecutorMetrics,
+): void {
+  const registers = [registry]
+  for (const [level, help] of EXECUTOR_LEVELS) {
+    const name = `shardloop_executor_${level}`
+    new Gauge({ name, help, labelNames: ['server'], registers }).set({ server }, executor[level])
+  }
+  const tasks = new Counter({
+    name: 'shardloop_executor_tasks_total',
+    help: 'Tasks of the executor by how they ended.',
+    labelNames: ['server', 'end'],
+    registers,
+  })
+  for (const end of EXECUTOR_ENDS) tasks.inc({ server, end }, executor[end])
+  const times = ({ histogram, sum }: ExecutorTimes): Timed[] => [{ histogram, sum, labels: { server } }]
+  const [queue, run] = ['shardloop_executor_queue_seconds', 'shardloop_executor_run_seconds'] as const
+  register(registry, histogramOf(queue, 'Time that a task waited for a thread.', times(executor.queueMs)))
+  register(registry, histogramOf(run, 'Time that a task took on its thread.', times(executor.runMs)))
+}
+
+function register(registry: Registry, metric: object): void {
+  registry.registerMetric(metric as Parameters<Registry['registerMetric']>[0])
+}
+
+/** Times that were counted by length. */
+interface Timed {
+  readonly labels: Readonly<Record<string, string>>
+  readonly histogram: readonly LoopLagBucket[]
+  /** Milliseconds. */
+  readonly sum: number
 }
 
 /**
  * prom-client's own Histogram takes single observations only, and these are counted by bucket already. A registry asks
  * a metric for no more than this.
  */
-function loopLagHistogram(
-  shards: readonly { readonly shard: ShardMetrics; readonly labels: Readonly<Record<string, string>> }[],
-): object {
-  const name = 'shardloop_loop_lag_seconds'
-  const values = shards.flatMap(({ shard, labels }) => {
-    const { histogram, sum } = shard.loopLagMs
+function histogramOf(name: string, help: string, series: readonly Timed[]): object {
+  const values = series.flatMap(({ labels, histogram, sum }) => {
     const buckets = histogram.map(({ leMs, count }) => ({
       metricName: `${name}_bucket`,
       labels: {
@@ -185,6 +234,5 @@ function loopLagHistogram(
       { metricName: `${name}_count`, labels, value: histogram.at(-1)?.count ?? 0 },
     ]
   })
-  const help = 'Time that a turn of the loop was away from its poll.'
   return { name, get: async () => ({ name, help, type: 'histogram', aggregator: 'sum', values }) }
 }

@@ -1,12 +1,11 @@
 import { Deferred } from '../deferred.js'
 import type { PastCalls } from '../workers/call-history.js'
-import type { ShardIdentity } from '../workers/identity.js'
 import { lateStart } from './late-start.js'
 import type { ShardRequest, SupervisorMessage } from './messages.js'
 import { type RestartLimits, RestartPolicy } from './restart-policy.js'
 import type { AfterDeath, DrainSteps, ShardControl, ShardDeath, ShardUser } from './shard-control.js'
 import { processSignals } from './signals.js'
-import { type ShardResourceLimits, startFailure, WorkerShard } from './worker-shard.js'
+import { type ShardProgram, type ShardResourceLimits, startFailure, WorkerShard } from './worker-shard.js'
 
 /** Who a shard belongs to. */
 export interface ShardSupervisor {
@@ -19,7 +18,7 @@ export interface ShardSupervisor {
 
 /** How a shard's threads are made. */
 export interface ShardPlan {
-  readonly identity: Omit<ShardIdentity, 'port'>
+  readonly identity: ShardProgram
   readonly resourceLimits: ShardResourceLimits
   readonly restarts: RestartLimits
 }

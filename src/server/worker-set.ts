@@ -8,6 +8,7 @@ import { threadLog } from '../workers/thread-log.js'
 import { threadSingleton } from '../workers/thread-singleton.js'
 import { CallBook } from './call-book.js'
 import { printDeath } from './death-report.js'
+import { type ExecutorHold, holdExecutor } from './executor.js'
 import { show, wrong } from './given-options.js'
 import type { EndedCall, ShardRequest, SupervisorMessage } from './messages.js'
 import { readServerMetrics, type ServerMetrics } from './metrics.js'
@@ -32,6 +33,8 @@ export interface SetPlan {
 /** The process's shards in worker threads, shared by its servers: they start with the first and end with the last. */
 export class WorkerSet implements ShardGroup {
   readonly plan: SetPlan
+  /** What runs the shards' tasks. */
+  readonly executor: ExecutorHold
   readonly #history: CallHistory
   readonly #onEnd: () => void
   readonly #users = new Set<ShardUser>()
@@ -44,8 +47,9 @@ export class WorkerSet implements ShardGroup {
   #lastMetrics: ServerMetrics | null = null
 
   /** @param history calls that are over, for the shards to match the program's calls with; it grows meanwhile */
-  constructor(plan: SetPlan, history: CallHistory, onEnd: () => void) {
+  constructor(plan: SetPlan, executor: ExecutorHold, history: CallHistory, onEnd: () => void) {
     this.plan = plan
+    this.executor = executor
     this.#history = history
     this.#onEnd = onEnd
     threadLog() // the guardian's records come here
@@ -153,6 +157,7 @@ export class WorkerSet implements ShardGroup {
   async #endShards(how: 'stop' | 'cancel'): Promise<ShardDeath | null> {
     // Those that died before were reported then.
     const deaths = await Promise.all(this.#shards.map((shard) => shard.end(how)))
+    await this.executor.release()
     this.#lastMetrics = readServerMetrics(this.#tokens, this.#restarts)
     for (const token of this.#tokens) native.freeMetrics(token)
     this.#stalls.end()
@@ -220,7 +225,7 @@ export function announceEnd(call: EndedCall): void {
 /** What a server wants of the shards that it shares; null: what runs, else the default. */
 export type SharedSettings = Pick<
   ServerSettings,
-  'shards' | 'engine' | 'maxRestarts' | 'restartWindowMs' | 'resourceLimits'
+  'shards' | 'engine' | 'maxRestarts' | 'restartWindowMs' | 'resourceLimits' | 'executor'
 >
 
 /**
@@ -234,6 +239,7 @@ export async function joinWorkerSet(wanted: SharedSettings, automatic: () => num
   const running = current.set?.engine ?? null
   const engine = chooseEngine(wanted.engine, running, 'all servers of a process share its shards')
   if (current.set === null) {
+    const executor = holdExecutor(wanted.executor)
     let onEnd = (): void => {}
     current.ended = new Promise((resolve) => {
       onEnd = () => {
@@ -250,8 +256,16 @@ export async function joinWorkerSet(wanted: SharedSettings, automatic: () => num
       },
       resourceLimits: wanted.resourceLimits ?? {},
     }
-    current.set = new WorkerSet(plan, current.book.history, onEnd)
-  } else refuseOther(current.set.plan, wanted)
+    try {
+      current.set = new WorkerSet(plan, executor, current.book.history, onEnd)
+    } catch (error) {
+      await executor.release()
+      throw error
+    }
+  } else {
+    refuseOther(current.set.plan, wanted)
+    current.set.executor.share(wanted.executor)
+  }
   current.set.reserve()
   return current.set
 }

@@ -4,7 +4,9 @@ import { ShardloopError } from '../errors.js'
 import { SHARD_RELEASE_TIMEOUT_MS, SHARD_STOP_GRACE_MS } from '../limits.js'
 import { METRIC_RESETS_SHARD_DEATH } from '../native/abi.js'
 import { unpackError } from '../workers/error-transfer.js'
+import { executorCounters } from '../workers/executor-counters.js'
 import { IDENTITY_KEY, type ShardIdentity } from '../workers/identity.js'
+import { ShardTasks } from './executor.js'
 import type { ServeOrder, ShardMessage, ShardRequest, SupervisorMessage } from './messages.js'
 import { readCounter } from './metrics.js'
 import { shardExecArgv } from './program-entry.js'
@@ -29,6 +31,9 @@ export interface ShardResourceLimits {
   readonly stackSizeMb?: number
 }
 
+/** What all lives of a shard have in common of its identity. */
+export type ShardProgram = Omit<ShardIdentity, 'port' | 'executorPort' | 'executorCounters'>
+
 /** What one server waits for from one shard. */
 interface Serving {
   readonly listening: Deferred<void>
@@ -47,6 +52,7 @@ export class WorkerShard {
   isGivenUp = false
   readonly #worker: Worker
   readonly #port: MessagePort
+  readonly #tasks: ShardTasks
   readonly #observer: ShardObserver
   readonly #metricsToken: number
   /** Connections that the shard's earlier threads lost. */
@@ -60,25 +66,30 @@ export class WorkerShard {
   #death: ShardDeath | null = null
 
   /** Starts the thread. Throws what `new Worker` throws. */
-  constructor(
-    identity: Omit<ShardIdentity, 'port'>,
-    resourceLimits: ShardResourceLimits,
-    observer: ShardObserver,
-  ) {
+  constructor(identity: ShardProgram, resourceLimits: ShardResourceLimits, observer: ShardObserver) {
     this.id = identity.shardId
     this.#observer = observer
     this.#metricsToken = identity.metricsTokens[identity.shardId] ?? 0
     this.#lostBefore = readCounter(this.#metricsToken, METRIC_RESETS_SHARD_DEATH)
     const { port1, port2 } = new MessageChannel()
+    const tasks = new MessageChannel()
     const execArgv = shardExecArgv()
     this.#worker = new Worker(BOOTSTRAP, {
       name: `shard ${this.id}`,
-      workerData: { [IDENTITY_KEY]: { ...identity, port: port2 } },
-      transferList: [port2],
+      workerData: {
+        [IDENTITY_KEY]: {
+          ...identity,
+          port: port2,
+          executorPort: tasks.port2,
+          executorCounters: executorCounters().buffer,
+        } satisfies ShardIdentity,
+      },
+      transferList: [port2, tasks.port2],
       argv: process.argv.slice(identity.entry === null ? 1 : 2),
       resourceLimits,
       ...(execArgv && { execArgv }),
     })
+    this.#tasks = new ShardTasks(tasks.port1)
     this.#port = port1
     port1.on('message', (message: ShardMessage) => this.#receive(message))
     // The thread itself keeps the process alive, and only as long as it runs.
@@ -192,6 +203,7 @@ export class WorkerShard {
       this.#receive(next.message as ShardMessage)
     }
     this.#port.close()
+    this.#tasks.end()
     clearTimeout(this.#stopTimer)
     const lost = readCounter(this.#metricsToken, METRIC_RESETS_SHARD_DEATH)
     const connectionsLost = lost - this.#lostBefore

@@ -18,6 +18,10 @@ export interface ShardIdentity {
   readonly metricsTokens: readonly number[]
   /** The shard's end of its channel to the supervisor. */
   readonly port: MessagePort
+  /** The same to the executor, see `ExecutorRequest`. */
+  readonly executorPort: MessagePort
+  /** See `ExecutorCounters`. */
+  readonly executorCounters: SharedArrayBuffer
 }
 
 /** The identity of the shard that runs in this thread, or null in any other thread. */

@@ -26,7 +26,7 @@ export class Program {
    * main thread only (always on Node 20), and those do not reach workers.
    */
   registerTsx(): Promise<void> {
-    this.#tsx ??= this.#tsxApi === null ? Promise.resolve() : register(this.#tsxApi)
+    this.#tsx ??= registerTsx(this.#tsxApi)
     return this.#tsx
   }
 
@@ -46,7 +46,9 @@ export class Program {
   }
 }
 
-async function register(tsxApi: string): Promise<void> {
+/** Lets the calling thread import TypeScript; null: the program does not run under tsx. To be called once in a thread. */
+export async function registerTsx(tsxApi: string | null): Promise<void> {
+  if (tsxApi === null) return
   const api = (await import(tsxApi)) as TsxApi
   api.register()
 }

@@ -5,6 +5,7 @@ import type { EndedCall, ServeOrder, ShardMessage, SupervisorMessage } from '../
 import { CallCounter } from './call-counter.js'
 import { CallHistory } from './call-history.js'
 import { packError, unpackError } from './error-transfer.js'
+import { closeExecutorClient } from './executor-client.js'
 import { importFactory, type Registration } from './factory-module.js'
 import type { ShardIdentity } from './identity.js'
 import { Program } from './program.js'
@@ -273,6 +274,7 @@ export class Shard {
     if (this.#stopped) return
     this.#stopped = true
     for (const { timer } of this.#links.values()) clearTimeout(timer)
+    closeExecutorClient()
     if (this.#held) await threadLoop().releaseAtEnd()
     await threadCalls().close()
     this.#post({ type: 'released' })
