@@ -24,9 +24,15 @@ export const ERROR_CODES = {
   ERR_SHARDLOOP_WRITE_OVERFLOW: 'peer',
   /** No byte moved for the time of `setIdleTimeout`; the connection was aborted. */
   ERR_SHARDLOOP_IDLE_TIMEOUT: 'peer',
-  /** The memory given to `writeOwned` was detached before it was flushed; the connection was aborted. */
+  /**
+   * The memory given to `writeOwned` was detached before it was flushed, and the connection was aborted; or that given to
+   * `sockSendall`, `sockRecvInto` and their like, while they waited.
+   */
   ERR_SHARDLOOP_DETACHED: 'configuration',
-  /** The connection ended before what was handed to `writeOwned` or `sendFile` was sent, or its loop was closed. */
+  /**
+   * The connection ended before what was handed to `writeOwned` or `sendFile` was sent, or its loop was closed; or the RawSocket that
+   * an operation waited for was closed or detached.
+   */
   ERR_SHARDLOOP_CLOSED: 'peer',
   /** The connection was aborted because its server was stopped by force, or past its drain deadline. */
   ERR_SHARDLOOP_SERVER_ABORTED: 'shardloop',

@@ -15,6 +15,15 @@ export { getLoop } from './loop/get-loop.js'
 export type { Loop } from './loop/loop.js'
 export type { LoopServerOptions } from './loop/loop-network.js'
 export type { AddressLookupOptions, NameInfo, NameLookupOptions } from './loop/name-lookup.js'
+export {
+  openSocket,
+  type RawSocket,
+  type RawSocketOptions,
+  type RawSocketSettings,
+  type SocketTarget,
+  socketPair,
+} from './loop/raw-socket.js'
+export type { SocketOperationOptions } from './loop/socket-operations.js'
 export { createServer } from './server/create-server.js'
 export type { ShardChange, ShardState } from './server/messages.js'
 export type {

@@ -27,7 +27,7 @@ macro_rules! abi {
 
 abi! {
     /// Layout version; JavaScript refuses an addon of another.
-    ABI_VERSION = 5;
+    ABI_VERSION = 6;
 
     /// Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`.
     RECORD_WORDS = 4;
@@ -156,6 +156,17 @@ abi! {
     ALARM_REFERENCED = 1;
     /// Words of an alarm.
     ALARM_WORDS = 2;
+
+    /// Of a watched descriptor: it can be read from...
+    WATCH_READABLE = 1;
+    /// ... or written to...
+    WATCH_WRITABLE = 2;
+    /// ... or it was closed, and what it referred to is watched no more.
+    WATCH_GONE = 4;
+    /// Words (int32) of a record of a watcher: descriptor, name of the watch, WATCH_ bits.
+    WATCH_RECORD_WORDS = 3;
+    /// Words of a watcher: how many records there are, then the records.
+    WATCH_WORDS = 1 + WATCH_RECORD_WORDS * limits::WATCH_RECORDS as i32;
 
     /// Connections accepted.
     METRIC_CONNECTIONS_ACCEPTED = 0;

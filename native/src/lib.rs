@@ -31,4 +31,5 @@ pub mod sync;
 pub mod system;
 pub mod timer;
 pub mod uv;
+pub mod watcher;
 pub mod write_queue;

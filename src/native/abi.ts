@@ -1,6 +1,6 @@
 // Generated from native/src/abi.rs by `npm run build`. Do not edit: a test fails when it drifts.
 /** Layout version; JavaScript refuses an addon of another. */
-export const ABI_VERSION = 5 as const
+export const ABI_VERSION = 6 as const
 /** Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`. */
 export const RECORD_WORDS = 4 as const
 /** Records of the events ring. */
@@ -119,6 +119,16 @@ export const ALARM_DEADLINE = 0 as const
 export const ALARM_REFERENCED = 1 as const
 /** Words of an alarm. */
 export const ALARM_WORDS = 2 as const
+/** Of a watched descriptor: it can be read from... */
+export const WATCH_READABLE = 1 as const
+/** ... or written to... */
+export const WATCH_WRITABLE = 2 as const
+/** ... or it was closed, and what it referred to is watched no more. */
+export const WATCH_GONE = 4 as const
+/** Words (int32) of a record of a watcher: descriptor, name of the watch, WATCH_ bits. */
+export const WATCH_RECORD_WORDS = 3 as const
+/** Words of a watcher: how many records there are, then the records. */
+export const WATCH_WORDS = 6145 as const
 /** Connections accepted. */
 export const METRIC_CONNECTIONS_ACCEPTED = 0 as const
 /** Connections closed. */

@@ -8,7 +8,9 @@ mod javascript;
 pub mod listener;
 pub mod log;
 pub mod metrics;
+pub mod raw_socket;
 pub mod shard;
+pub mod watcher;
 
 use crate::net::addresses::{self, Address};
 use napi::bindgen_prelude::*;

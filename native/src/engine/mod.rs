@@ -39,7 +39,7 @@ use crate::shard::{Commands, ServerLimits, Shard, Sink};
 use crate::system::System;
 use crate::write_queue::{FileRange, Pin, PinnedMemory};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -111,6 +111,8 @@ pub trait SocketEngine: Engine<Listener = Arc<Listener>, Free = OwnedFd> {
     fn pollable(&self) -> RawFd;
     /// Inspects or tunes a connection's socket, on the thread that owns it, before this returns. False once it is closed.
     fn with_socket(&mut self, handle: Handle, look: Look) -> bool;
+    /// Whether a descriptor is that of one of its connections or listeners.
+    fn uses(&mut self, fd: RawFd) -> bool;
     /// Begins a connection on behalf of a server of this thread's own, as [`Shard::connect`] has it: one event with the
     /// request's number follows. `request` is above 0, and of no request whose event is still to come.
     fn connect(&mut self, now: Instant, request: u32, server: u16, start: Start);
@@ -118,6 +120,11 @@ pub trait SocketEngine: Engine<Listener = Arc<Listener>, Free = OwnedFd> {
     fn send_file(&mut self, now: Instant, handle: Handle, file: FileRange, memory: &dyn PinnedMemory);
     /// Calls that off; its event says ECANCELED, unless it is on its way already.
     fn cancel_connect(&mut self, request: u32);
+}
+
+/// Whether it is that descriptor.
+fn is(fd: RawFd) -> impl Fn(BorrowedFd<'_>) -> bool {
+    move |other| other.as_raw_fd() == fd
 }
 
 /// How a connection begins.
