@@ -31,6 +31,8 @@ class Watch {
   readonly serial: number
   reader: Waiter | null = null
   writer: Waiter | null = null
+  /** That RawSocket, while somebody waits: were it collected, it would close. */
+  held: RawSocket | null = null
   /** What native code watches it for. */
   interest = 0
 
@@ -53,11 +55,14 @@ class Watch {
 export class DescriptorCall extends ScheduledCall implements Waiter {
   declare private readonly scheduler: Scheduler
   declare private readonly adder: string
+  /** It mostly removes itself, and is called slow only then. */
+  declare private readonly callbackName: string
 
   constructor(scheduler: Scheduler, direction: Direction, callback: Callback, args: readonly unknown[]) {
     super('SHARDLOOP_DESCRIPTOR_HANDLE', callback, args.length === 0 ? undefined : args)
     this.scheduler = scheduler
     this.adder = adderOf(direction)
+    this.callbackName = callback.name || '(anonymous)'
   }
 
   run(): void {
@@ -70,6 +75,10 @@ export class DescriptorCall extends ScheduledCall implements Waiter {
 
   override get method(): string {
     return this.adder
+  }
+
+  override describe(): string {
+    return `the callback ${this.callbackName} of ${this.adder}`
   }
 
   /** It will be called again. */
@@ -161,6 +170,7 @@ export class Descriptors {
     }
     if (watch.wanted === 0) this.#count(1)
     watch[direction] = waiter
+    if (isRawSocket(target)) watch.held = target
     const isWatched =
       watch.serial === serial && watch.owned && (watch.interest & watch.wanted) === watch.wanted
     if (!isWatched) this.#register(watch, direction)
@@ -267,6 +277,7 @@ export class Descriptors {
     this.#lose(watch, closedWhileWatched(fd))
     const fresh = this.#insert(fd, serial)
     fresh[added] = waiter
+    fresh.held = watch.held
     this.#count(1)
     this.#register(fresh, added)
   }
@@ -274,7 +285,9 @@ export class Descriptors {
   /** Takes out who waits in a direction. */
   #release(watch: Watch, direction: Direction): void {
     watch[direction] = null
-    if (watch.wanted === 0) this.#count(-1)
+    if (watch.wanted !== 0) return
+    watch.held = null
+    this.#count(-1)
   }
 
   /** Has native code watch for what is wanted, and no more. */
