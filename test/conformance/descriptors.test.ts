@@ -9,7 +9,7 @@ import { getLogger, getLoop, type RawSocket, setLogger } from '../../src/index.j
 import { Descriptors } from '../../src/loop/descriptors.js'
 import { Scheduler } from '../../src/workers/scheduler.js'
 import { Deferred } from '../harness/deferred.js'
-import { closing, pair, turn } from '../harness/raw-sockets.js'
+import { closing, pair, turn, turnsIn } from '../harness/raw-sockets.js'
 import { Recorder } from '../harness/recorder.js'
 import { RecordingLogger } from '../harness/recording-logger.js'
 import { assertThrows, forEachEngine } from '../harness/suite.js'
@@ -377,56 +377,56 @@ forEachEngine('descriptors that are closed while they are watched', (test) => {
   })
 
   // epoll(7), "Will closing a file descriptor cause it to be removed from all epoll interest lists?": not while a duplicate lives.
-  for (const [what, removes, reuses] of [
-    ['closed', false, false],
-    ['closed, then removed', true, false],
-    ['closed, and its number reused', false, true],
-    ['closed, removed, and its number reused', true, true],
-  ] as const) {
-    test(`a number that is ${what} while a child process has its file: nobody is called, nothing spins`, async (t) => {
-      const [one, other] = pair(t)
-      const fd = one.detach()
-      const [bystander] = pair(t)
-      // The child does nothing with it, and holds it open.
-      const child = spawn('cat', [], { stdio: ['pipe', 'ignore', 'ignore', fd] })
-      t.defer(() => child.kill())
-      await once(child, 'spawn')
-      let [calls, others] = [0, 0]
-      t.loop.addReader(fd, () => void calls++)
-      t.loop.addReader(bystander, () => void others++)
-      await turn(t)
-      closeSync(fd)
-      if (removes) assert.equal(t.loop.removeReader(fd), true)
-      let reused = 0
-      let peer: RawSocket | undefined
-      let next: RawSocket | undefined
-      if (reuses) {
-        ;[next, peer] = pair(t)
-        assert.equal(next.fd, fd)
-        t.loop.addReader(next, () => {
-          reused += 1
-          t.loop.removeReader(next as RawSocket)
-        })
-      }
-      // What the watch was of is readable now, and stays so.
-      await t.loop.sockSendall(other, Buffer.from('for the child'))
-      await turn(t)
-      await turn(t)
-      assert.deepEqual([calls, others, reused], [0, 0, 0])
-      const spent = await turnsIn(50)
-      assert.ok(spent < 25, `${spent} turns of the loop in 50 ms in which nothing was to be done`)
-      if (peer !== undefined) {
-        await t.loop.sockSendall(peer, Buffer.from('for the new one'))
-        await turn(t)
-        assert.deepEqual([calls, others, reused], [0, 0, 1])
-      }
-      // Who watched beside it is told as before.
-      t.loop.addWriter(bystander, () => void others++)
-      await turn(t)
-      assert.equal(others, 1)
-      child.stdin?.end()
-      await once(child, 'exit')
-    })
+  for (const removes of [false, true]) {
+    for (const reused of ['not', 'by a file', 'by a socket that is watched'] as const) {
+      const what = `${removes ? 'removed behind its close' : 'closed'}, its number ${reused} reused`
+      test(`a number that is ${what}, while a child has its file: nobody is called, nothing spins`, async (t) => {
+        const [one, other] = pair(t)
+        const fd = one.detach()
+        const [probe, bystander] = pair(t)
+        // The child does nothing with it, and holds it open.
+        const child = spawn('cat', [], { stdio: ['pipe', 'ignore', 'ignore', fd] })
+        t.defer(() => child.kill())
+        await once(child, 'spawn')
+        let [calls, others, news] = [0, 0, 0]
+        t.loop.addReader(fd, () => void calls++)
+        t.loop.addReader(bystander, () => void others++)
+        await turn(t, probe)
+        closeSync(fd)
+        if (removes) assert.equal(t.loop.removeReader(fd), true)
+        let peer: RawSocket | undefined
+        if (reused === 'by a file') {
+          assert.equal(openSync('/dev/zero', 'r'), fd)
+          t.defer(() => closeSync(fd))
+        } else if (reused === 'by a socket that is watched') {
+          const [next, its] = pair(t)
+          peer = its
+          assert.equal(next.fd, fd)
+          t.loop.addReader(next, () => {
+            news += 1
+            t.loop.removeReader(next)
+          })
+        }
+        // What the watch was of is readable now, and stays so.
+        await t.loop.sockSendall(other, Buffer.from('for the child'))
+        await turn(t, probe)
+        await turn(t, probe)
+        assert.deepEqual([calls, others, news], [0, 0, 0])
+        const spent = await turnsIn(50)
+        assert.ok(spent < 25, `${spent} turns of the loop in 50 ms in which nothing was to be done`)
+        if (peer !== undefined) {
+          await t.loop.sockSendall(peer, Buffer.from('for the new one'))
+          await turn(t, probe)
+          assert.deepEqual([calls, others, news], [0, 0, 1])
+        }
+        // Who watched beside it is told as before.
+        t.loop.addWriter(bystander, () => void others++)
+        await turn(t, probe)
+        assert.equal(others, 1)
+        child.stdin?.end()
+        await once(child, 'exit')
+      })
+    }
   }
 
   test('a pipe whose other end is closed is told to its reader and to its writer', async (t) => {
@@ -459,13 +459,3 @@ forEachEngine('descriptors that are closed while they are watched', (test) => {
     closing(t, one).close()
   })
 })
-
-/** How often the thread's loop turns by itself in that time. */
-async function turnsIn(ms: number): Promise<number> {
-  const loopCount = (): number =>
-    (performance.nodeTiming as unknown as { uvMetricsInfo?: { loopCount: number } }).uvMetricsInfo
-      ?.loopCount ?? 0
-  const before = loopCount()
-  await new Promise((resolve) => setTimeout(resolve, ms))
-  return loopCount() - before
-}

@@ -22,6 +22,7 @@ import {
   pair,
   receiveAll,
   turn,
+  turnsIn,
   whereOf,
 } from '../harness/raw-sockets.js'
 import { Recorder } from '../harness/recorder.js'
@@ -355,6 +356,19 @@ forEachEngine('operations on sockets that wait', (test) => {
     const child = t.start('watching', ['operation'])
     await child.line(/^received: x$/)
     assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
+  })
+
+  test('what comes for a socket that nobody waits for any more makes the loop turn once, not for ever', async (t) => {
+    const [one, other] = pair(t)
+    const received = t.loop.sockRecv(one, 1)
+    await t.loop.sockSendall(other, Buffer.from('abc'))
+    assert.equal((await received).toString(), 'a')
+    const spent = await turnsIn(50)
+    assert.ok(spent < 25, `${spent} turns in 50 ms in which nothing was to be done`)
+    assert.equal((await t.loop.sockRecv(one, 2)).toString(), 'bc')
+    const again = t.loop.sockRecv(one, 1)
+    await t.loop.sockSendall(other, Buffer.from('d'))
+    assert.equal((await again).toString(), 'd')
   })
 
   test('what is received is of its exact size, and at most 1 MiB at once', async (t) => {

@@ -92,14 +92,25 @@ export function whereOf(address: SocketAddress): number | string {
 /**
  * Resolves behind the next batch of descriptors that are ready, all of which were told in it: a descriptor that is always ready is
  * among them.
+ * @param given that one; else one that is opened for it, and has the lowest number that is free
  */
-export function turn(t: TestContext): Promise<void> {
-  const [probe] = pair(t)
+export function turn(t: TestContext, given?: RawSocket): Promise<void> {
+  const probe = given ?? pair(t)[0]
   return new Promise((resolve) => {
     t.loop.addWriter(probe, () => {
       t.loop.removeWriter(probe)
-      probe.close()
+      if (given === undefined) probe.close()
       resolve()
     })
   })
+}
+
+/** How often the thread's loop turns by itself in that time. */
+export async function turnsIn(ms: number): Promise<number> {
+  const loopCount = (): number =>
+    (performance.nodeTiming as unknown as { uvMetricsInfo?: { loopCount: number } }).uvMetricsInfo
+      ?.loopCount ?? 0
+  const before = loopCount()
+  await new Promise((resolve) => setTimeout(resolve, ms))
+  return loopCount() - before
 }
