@@ -378,9 +378,9 @@ forEachEngine('descriptors that are closed while they are watched', (test) => {
 
   // epoll(7), "Will closing a file descriptor cause it to be removed from all epoll interest lists?": not while a duplicate lives.
   for (const removes of [false, true]) {
-    for (const reused of ['not', 'by a file', 'by a socket that is watched'] as const) {
-      const what = `${removes ? 'removed behind its close' : 'closed'}, its number ${reused} reused`
-      test(`a number that is ${what}, while a child has its file: nobody is called, nothing spins`, async (t) => {
+    for (const number of ['free', "a file's", 'that of a socket that is watched'] as const) {
+      const what = `${removes ? 'closed and then removed' : 'closed'} while a child has its file`
+      test(`what is ${what}, its number now being ${number}: nobody is called, nothing spins`, async (t) => {
         const [one, other] = pair(t)
         const fd = one.detach()
         const [probe, bystander] = pair(t)
@@ -395,10 +395,10 @@ forEachEngine('descriptors that are closed while they are watched', (test) => {
         closeSync(fd)
         if (removes) assert.equal(t.loop.removeReader(fd), true)
         let peer: RawSocket | undefined
-        if (reused === 'by a file') {
+        if (number === "a file's") {
           assert.equal(openSync('/dev/zero', 'r'), fd)
           t.defer(() => closeSync(fd))
-        } else if (reused === 'by a socket that is watched') {
+        } else if (number === 'that of a socket that is watched') {
           const [next, its] = pair(t)
           peer = its
           assert.equal(next.fd, fd)
