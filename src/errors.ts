@@ -26,9 +26,15 @@ export const ERROR_CODES = {
   ERR_SHARDLOOP_IDLE_TIMEOUT: 'peer',
   /** More than `writeMaxBytes` waited to be sent by an endpoint; the datagrams on top of that were dropped. It goes on. */
   ERR_SHARDLOOP_DATAGRAM_DROPPED: 'peer',
-  /** The memory given to `writeOwned` was detached before it was flushed; the connection was aborted. */
+  /**
+   * The memory given to `writeOwned` was detached before it was flushed, and the connection was aborted; or that given to
+   * `sockSendall`, `sockRecvInto` and their like, while they waited.
+   */
   ERR_SHARDLOOP_DETACHED: 'configuration',
-  /** The connection ended before what was handed to `writeOwned` or `sendFile` was sent, or the loop was closed meanwhile. */
+  /**
+   * The connection ended before what was handed to `writeOwned` or `sendFile` was sent, or the loop was closed meanwhile; or the
+   * RawSocket that an operation waited for was closed or detached.
+   */
   ERR_SHARDLOOP_CLOSED: 'peer',
   /** A thread has not read what it was sent, up to the bound of its mailbox; the message was not sent. */
   ERR_SHARDLOOP_MAILBOX_FULL: 'configuration',

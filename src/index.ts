@@ -21,10 +21,19 @@ export { getLoop } from './loop/get-loop.js'
 export type { Loop } from './loop/loop.js'
 export type { LoopServerOptions } from './loop/loop-network.js'
 export type { AddressLookupOptions, NameInfo, NameLookupOptions } from './loop/name-lookup.js'
+export {
+  openSocket,
+  type RawSocket,
+  type RawSocketOptions,
+  type RawSocketSettings,
+  type SocketTarget,
+  socketPair,
+} from './loop/raw-socket.js'
 export type { ExecutorTaskOptions } from './loop/run-in-executor.js'
+export type { SocketOperationOptions } from './loop/socket-operations.js'
 export type { CallContext, CallOptions, CallTarget, ExposedFunction } from './messages/calls.js'
 export type { BroadcastOptions } from './messages/topics.js'
-export { createDatagramServer, createServer } from './server/create-server.js'
+export { createDatagramServer, createServer, createServer } from './server/create-server.js'
 export type { DatagramServerOptions } from './server/datagram-options.js'
 export type { ExecutorOptions } from './server/executor-options.js'
 export type { ShardChange, ShardState } from './server/messages.js'

@@ -124,6 +124,21 @@ export const UNIX_RETRY_FIRST_MS = 1
 /** ... up to this. */
 export const UNIX_RETRY_MAX_MS = 64
 
+/** Descriptors that one thread may watch (`addReader`, `sockRecv`). More is refused with ERR_SHARDLOOP_STATE. */
+export const WATCHED_DESCRIPTORS_MAX = 65_536
+
+/** Operations that may wait for one direction of one descriptor. More is refused with ERR_SHARDLOOP_STATE. */
+export const SOCKET_OPERATIONS_MAX = 1_024
+
+/** Operations on sockets that complete at once before others have their turn. The next waits until its descriptor is told ready. */
+export const OPERATIONS_AT_ONCE_MAX = 64
+
+/** Bytes up to which `sockRecv` receives into memory of its own, and copies. Asked for more it allocates what it was asked for... */
+export const SOCKET_SCRATCH_BYTES: number = 64 * 1024
+
+/** ... up to this. What is more comes with the next call. */
+export const SOCKET_RECEIVE_MAX_BYTES: number = 1024 * 1024
+
 /** Bytes of a file that are read at once where the kernel cannot send it by itself; the next are read when these are sent. */
 export const FILE_READ_BYTES: number = 256 * 1024
 

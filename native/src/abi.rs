@@ -293,6 +293,17 @@ abi! {
     /// Topics of one connection.
     TOPICS_PER_CONNECTION_MAX = limits::TOPICS_PER_CONNECTION_MAX as i32;
 
+    /// Of a watched descriptor: it can be read from...
+    WATCH_READABLE = 1;
+    /// ... or written to...
+    WATCH_WRITABLE = 2;
+    /// ... or it was closed, and what it referred to is watched no more.
+    WATCH_GONE = 4;
+    /// Words (int32) of a record of a watcher: descriptor, name of the watch, WATCH_ bits.
+    WATCH_RECORD_WORDS = 3;
+    /// Words of a watcher: how many records there are, then the records.
+    WATCH_WORDS = 1 + WATCH_RECORD_WORDS * limits::WATCH_RECORDS as i32;
+
     /// Connections accepted.
     METRIC_CONNECTIONS_ACCEPTED = 0;
     /// Connections closed.

@@ -37,4 +37,5 @@ pub mod system;
 pub mod timer;
 pub mod topics;
 pub mod uv;
+pub mod watcher;
 pub mod write_queue;

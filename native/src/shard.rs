@@ -288,6 +288,14 @@ impl<S: System> Shard<S> {
         self.connections.get(handle)?.socket.as_ref()
     }
 
+    /// Whether one of its sockets, those that linger included, or one of its listeners is so.
+    pub fn any(&self, socket: impl Fn(&S::Socket) -> bool, listener: impl Fn(&S::Listener) -> bool) -> bool {
+        let mut open = self.connections.iter().filter_map(|(_, connection)| connection.socket.as_ref());
+        open.any(&socket)
+            || self.lingering.values().any(&socket)
+            || self.listeners.iter().flatten().any(|listening| listener(&listening.listener))
+    }
+
     /// The system.
     pub fn system(&self) -> &S {
         &self.system

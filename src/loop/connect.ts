@@ -9,7 +9,9 @@ import type { Protocol, SocketAddress, Transport } from '../workers/protocol.js'
 import { type HeldLoop, threadLoop } from '../workers/thread-loop.js'
 import { connectionResource, type TcpTransport } from '../workers/transport.js'
 import type { ConnectionSettings } from './connection-options.js'
+import { descriptorOf as numberOf } from './descriptors.js'
 import { lookUp } from './name-lookup.js'
+import { isRawSocket, type RawSocket } from './raw-socket.js'
 
 /** A connection and its protocol, as asyncio returns them. */
 export type Connected<Made extends Protocol> = [transport: Transport, protocol: Made]
@@ -85,14 +87,16 @@ class Connecting {
     if (timeoutMs > 0) this.#timeout = later(() => this.#end(this.#timedOut(), null), timeoutMs)
   }
 
-  adopt(socket: number | Socket): void {
+  adopt(socket: number | RawSocket | Socket): void {
     try {
-      const descriptor = typeof socket === 'number' ? socket : descriptorOf(socket)
+      const isOfNode = typeof socket !== 'number' && !isRawSocket(socket)
+      const descriptor = isOfNode ? descriptorOf(socket) : numberOf(socket)
       threadLoop().acquire(this.#held.engine)
       const attempt = new Attempt(this, undefined, (error) => this.#end(error, null))
-      this.#held.loop.outgoing.adopt(descriptor, typeof socket !== 'number', attempt)
+      this.#held.loop.outgoing.adopt(descriptor, isOfNode, attempt)
       this.#attempts.push(attempt)
-      if (typeof socket !== 'number') socket.destroy()
+      if (isOfNode) socket.destroy()
+      else if (isRawSocket(socket)) socket.detach()
     } catch (error) {
       // Of a descriptor that cannot be had the attempt has not begun, and of one that was refused it is over already.
       this.#end(error, null)

@@ -5,6 +5,7 @@ import { CONNECTION_ATTEMPT_DELAY_MS, TIME_MAX_MS } from '../limits.js'
 import { GivenOptions, show, wrong } from '../server/given-options.js'
 import type { EngineName } from '../workers/engine.js'
 import { UNIX_PATH_EXPECTED } from '../workers/unix-path.js'
+import { isRawSocket, type RawSocket } from './raw-socket.js'
 
 /** What every connection of a loop's own takes. */
 export interface CommonConnectionOptions {
@@ -47,7 +48,7 @@ export interface ConnectionOptions extends CommonConnectionOptions {
    */
   readonly happyEyeballsDelayMs?: number
   /** See {@link AcceptedSocketOptions}; in place of where to connect to. */
-  readonly socket?: number | Socket
+  readonly socket?: number | RawSocket | Socket
 }
 
 /** Options of `createUnixConnection`. */
@@ -57,7 +58,7 @@ export interface UnixConnectionOptions extends CommonConnectionOptions {
   /** As in {@link ConnectionOptions}. */
   readonly timeoutMs?: number
   /** See {@link AcceptedSocketOptions}; in place of `path`. */
-  readonly socket?: number | Socket
+  readonly socket?: number | RawSocket | Socket
 }
 
 /** Options of `connectAcceptedSocket`. */
@@ -65,9 +66,9 @@ export interface AcceptedSocketOptions extends Pick<CommonConnectionOptions, 'en
   /**
    * A stream socket that is connected. A descriptor: it is the transport's from now on. A socket of node:net from which
    * nothing was read that is not consumed, and to which nothing is still to be written: it is destroyed, and its connection
-   * goes on as the transport's.
+   * goes on as the transport's. A RawSocket: it is detached.
    */
-  readonly socket: number | Socket
+  readonly socket: number | RawSocket | Socket
 }
 
 /** Whereto, as it was checked. */
@@ -76,7 +77,7 @@ export interface ConnectionSettings {
   readonly signal: AbortSignal | undefined
   readonly timeoutMs: number
   readonly to:
-    | { readonly kind: 'socket'; readonly socket: number | Socket }
+    | { readonly kind: 'socket'; readonly socket: number | RawSocket | Socket }
     | { readonly kind: 'unix'; readonly path: string }
     | {
         readonly kind: 'tcp'
@@ -160,7 +161,7 @@ export function parseSocketOptions(options: unknown): ConnectionSettings {
   return { engine, signal: undefined, timeoutMs: 0, to: { kind: 'socket', socket } }
 }
 
-const SOCKET_EXPECTED = "a descriptor's number, or a socket of node:net, that is connected"
+const SOCKET_EXPECTED = "a descriptor's number, a RawSocket, or a socket of node:net, that is connected"
 
 /** @throws ShardloopError ERR_SHARDLOOP_OPTION when they are no object */
 export function takeOptions(method: string, options: unknown): ConnectionGiven {
@@ -210,11 +211,12 @@ export class ConnectionGiven extends GivenOptions {
     throw wrong('family', value, '4 or 6')
   }
 
-  socket(): number | Socket | undefined {
+  socket(): number | RawSocket | Socket | undefined {
     const value = this.take('socket')
     if (value === undefined) return undefined
     if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= 0x7fffffff)
       return value
+    if (isRawSocket(value)) return value
     const isSocket = typeof value === 'object' && value !== null && '_handle' in value && 'destroy' in value
     if (isSocket) return value as unknown as Socket
     throw wrong('socket', value, SOCKET_EXPECTED)

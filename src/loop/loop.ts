@@ -17,7 +17,14 @@ import {
 import { printException } from '../workers/exception-report.js'
 import { type Handle, TimerCall, type TimerHandle } from '../workers/handles.js'
 import { invalid } from '../workers/invalid.js'
-import type { IpSocketAddress, Protocol, ProtocolFactory, Transport, WriteData } from '../workers/protocol.js'
+import type {
+  IpSocketAddress,
+  Protocol,
+  ProtocolFactory,
+  SocketAddress,
+  Transport,
+  WriteData,
+} from '../workers/protocol.js'
 import { Scheduler } from '../workers/scheduler.js'
 import { type SendFileOptions, sendFile } from '../workers/send-file.js'
 import { SignalHandlers, type SignalName } from '../workers/signal-handlers.js'
@@ -26,6 +33,7 @@ import type { Connected } from './connect.js'
 import type { AcceptedSocketOptions, ConnectionOptions, UnixConnectionOptions } from './connection-options.js'
 import type { DatagramEndpoint } from './datagram-endpoint.js'
 import type { DatagramEndpointOptions } from './datagram-options.js'
+import { DescriptorCall, Descriptors } from './descriptors.js'
 import { LoopNetwork, type LoopServerOptions } from './loop-network.js'
 import {
   type AddressLookupOptions,
@@ -34,7 +42,9 @@ import {
   type NameInfo,
   type NameLookupOptions,
 } from './name-lookup.js'
+import type { RawSocket, SocketTarget } from './raw-socket.js'
 import { type ExecutorTaskOptions, LoopTasks } from './run-in-executor.js'
+import { NO_OPTIONS, type SocketOperationOptions, SocketOperations } from './socket-operations.js'
 
 /**
  * A thread's loop, as asyncio has it: {@link getLoop} gives it in every thread, whether or not it serves anything.
@@ -208,6 +218,81 @@ export interface Loop extends AsyncDisposable {
     options?: ExecutorTaskOptions,
   ): Promise<Result>
   /**
+   * Calls back whenever a descriptor can be read from, or has ended or failed, for as long as that is so (level-triggered): a
+   * callback that leaves it so is called again in the next turn. There is one reader for each descriptor: another takes its
+   * place, and its writer stays. Callbacks run like those of `callSoon`. It keeps the thread alive.
+   *
+   * Remove it before the descriptor is closed. One that was closed all the same is told nothing of, and neither is what has its
+   * number by then; a RawSocket takes its own out when it is closed.
+   *
+   * Throws ERR_SHARDLOOP_ARGUMENT for a descriptor that a transport or server of this thread uses, ERR_SHARDLOOP_STATE for one
+   * that an operation (`sockRecv` …) waits for or when 65,536 are watched, and the system's error for what cannot be watched: EBADF,
+   * or on Linux EPERM for a regular file or a directory.
+   */
+  addReader<Args extends unknown[]>(
+    fd: number | RawSocket,
+    callback: (...args: Args) => unknown,
+    ...args: Args
+  ): void
+  /** Whether there was a reader. It is not called any more, not even when it was found ready by then. */
+  removeReader(fd: number | RawSocket): boolean
+  /** As `addReader`, for when it can be written to: there is room, a connection was made, or it has failed. */
+  addWriter<Args extends unknown[]>(
+    fd: number | RawSocket,
+    callback: (...args: Args) => unknown,
+    ...args: Args
+  ): void
+  /** As `removeReader`. */
+  removeWriter(fd: number | RawSocket): boolean
+  /**
+   * Receives what there is, up to `maxBytes` (1 to 2^31 - 1) and at most 1 MiB at once; an empty Buffer at the peer's end.
+   *
+   * This and the ones below make their system call at once and wait where it would. Several that wait for one direction of one
+   * descriptor do so in the order of their calls, up to 1,024 of them. They take a RawSocket, or the number of a descriptor that
+   * is non-blocking (ERR_SHARDLOOP_ARGUMENT else; `openSocket({ fd })` makes a RawSocket of one), which is slower, as it is
+   * checked each time. They reject with the system's error in Node's shape, with ERR_SHARDLOOP_CLOSED when the RawSocket or
+   * the loop is closed meanwhile, with ERR_SHARDLOOP_STATE when there is a reader (or writer) by `addReader`, with
+   * ERR_SHARDLOOP_DETACHED when the memory that they were given was detached, and with the signal's reason.
+   */
+  sockRecv(sock: number | RawSocket, maxBytes: number, options?: SocketOperationOptions): Promise<Buffer>
+  /** As `sockRecv`, into memory of at least a byte; how many bytes came, 0 at the peer's end. */
+  sockRecvInto(sock: number | RawSocket, data: Uint8Array, options?: SocketOperationOptions): Promise<number>
+  /** As `sockRecv`, with the sender's address: null on a stream over IP, '' of a Unix socket without a name. */
+  sockRecvfrom(
+    sock: number | RawSocket,
+    maxBytes: number,
+    options?: SocketOperationOptions,
+  ): Promise<[Buffer, SocketAddress | null]>
+  /** As `sockRecvInto`, with the sender's address. */
+  sockRecvfromInto(
+    sock: number | RawSocket,
+    data: Uint8Array,
+    options?: SocketOperationOptions,
+  ): Promise<[number, SocketAddress | null]>
+  /**
+   * Sends all of it. The caller must not change it until the promise resolves: it is not copied, as in asyncio. After a
+   * rejection nobody knows how much of it was sent.
+   */
+  sockSendall(sock: number | RawSocket, data: Uint8Array, options?: SocketOperationOptions): Promise<void>
+  /** Sends one datagram to an address, not a name; how many bytes that were. */
+  sockSendto(
+    sock: number | RawSocket,
+    data: Uint8Array,
+    address: SocketTarget,
+    options?: SocketOperationOptions,
+  ): Promise<number>
+  /**
+   * Connects. Of a name the first address of the socket's family is taken (`createConnection` tries them all). A Unix
+   * socket whose queue is full is tried until there is room. When it is called off the socket may still connect: close it.
+   */
+  sockConnect(
+    sock: number | RawSocket,
+    address: SocketTarget,
+    options?: SocketOperationOptions,
+  ): Promise<void>
+  /** Accepts a connection: its RawSocket, and the peer's address. */
+  sockAccept(sock: number | RawSocket, options?: SocketOperationOptions): Promise<[RawSocket, SocketAddress]>
+  /**
    * Calls back for each such signal that the process gets; in a shard the supervisor hands it on. There is one handler for
    * each signal, as in asyncio: another takes its place. (`onSignal` is for several.) Signals that cannot be handled are
    * refused by name (ERR_SHARDLOOP_ARGUMENT), SIGCHLD among them; a worker thread of the program's own has none
@@ -244,8 +329,9 @@ export interface Loop extends AsyncDisposable {
   /**
    * Cancels all callbacks that wait, those of the round that runs included, aborts the servers that the loop made and the
    * connections that this thread made (ERR_SHARDLOOP_CLOSED), also those that it was about to make, and its tasks in the executor,
-   * rejects calls of other threads' functions that wait (ERR_SHARDLOOP_CLOSED), takes back what it exposed, removes its signal
-   * handlers and the thread's exception handler.
+   * rejects calls of other threads' functions that wait (ERR_SHARDLOOP_CLOSED), takes back what it exposed, watches no descriptor
+   * any more (operations that wait reject with ERR_SHARDLOOP_CLOSED), and removes its signal handlers and the thread's exception
+   * handler.
    * Resolves when nothing native is left. Look-ups that run end as they would have. Idempotent; `getLoop` gives another loop from now on.
    */
   close(): Promise<void>
@@ -261,6 +347,8 @@ export class EventLoop implements Loop {
   readonly #network = new LoopNetwork()
   readonly #tasks = new LoopTasks()
   readonly #signals = new SignalHandlers()
+  readonly #descriptors = new Descriptors(this.#scheduler)
+  readonly #sockets = new SocketOperations(this.#descriptors)
   readonly #whenClosing: () => void
   #closed: Promise<void> | null = null
 
@@ -424,6 +512,94 @@ export class EventLoop implements Loop {
     return (await this.#open('runInExecutor').#tasks.run(task, args, options)) as Result
   }
 
+  addReader<Args extends unknown[]>(
+    fd: number | RawSocket,
+    callback: (...args: Args) => unknown,
+    ...args: Args
+  ): void {
+    this.#open('addReader').#descriptors.add('reader', fd, callback, args)
+  }
+
+  removeReader(fd: number | RawSocket): boolean {
+    return this.#open('removeReader').#descriptors.remove('reader', fd)
+  }
+
+  addWriter<Args extends unknown[]>(
+    fd: number | RawSocket,
+    callback: (...args: Args) => unknown,
+    ...args: Args
+  ): void {
+    this.#open('addWriter').#descriptors.add('writer', fd, callback, args)
+  }
+
+  removeWriter(fd: number | RawSocket): boolean {
+    return this.#open('removeWriter').#descriptors.remove('writer', fd)
+  }
+
+  async sockRecv(
+    sock: number | RawSocket,
+    maxBytes: number,
+    options: SocketOperationOptions = NO_OPTIONS,
+  ): Promise<Buffer> {
+    return this.#open('sockRecv').#sockets.receive(sock, maxBytes, options)
+  }
+
+  async sockRecvInto(
+    sock: number | RawSocket,
+    data: Uint8Array,
+    options: SocketOperationOptions = NO_OPTIONS,
+  ): Promise<number> {
+    return this.#open('sockRecvInto').#sockets.receiveInto(sock, data, options)
+  }
+
+  async sockRecvfrom(
+    sock: number | RawSocket,
+    maxBytes: number,
+    options: SocketOperationOptions = NO_OPTIONS,
+  ): Promise<[Buffer, SocketAddress | null]> {
+    return this.#open('sockRecvfrom').#sockets.receiveFrom(sock, maxBytes, options)
+  }
+
+  async sockRecvfromInto(
+    sock: number | RawSocket,
+    data: Uint8Array,
+    options: SocketOperationOptions = NO_OPTIONS,
+  ): Promise<[number, SocketAddress | null]> {
+    return this.#open('sockRecvfromInto').#sockets.receiveFromInto(sock, data, options)
+  }
+
+  async sockSendall(
+    sock: number | RawSocket,
+    data: Uint8Array,
+    options: SocketOperationOptions = NO_OPTIONS,
+  ): Promise<void> {
+    return this.#open('sockSendall').#sockets.sendAll(sock, data, options)
+  }
+
+  async sockSendto(
+    sock: number | RawSocket,
+    data: Uint8Array,
+    address: SocketTarget,
+    options: SocketOperationOptions = NO_OPTIONS,
+  ): Promise<number> {
+    return this.#open('sockSendto').#sockets.sendTo(sock, data, address, options)
+  }
+
+  async sockConnect(
+    sock: number | RawSocket,
+    address: SocketTarget,
+    options: SocketOperationOptions = NO_OPTIONS,
+  ): Promise<void> {
+    return this.#open('sockConnect').#sockets.connect(sock, address, options)
+  }
+
+  async sockAccept(
+    sock: number | RawSocket,
+    options: SocketOperationOptions = NO_OPTIONS,
+  ): Promise<[RawSocket, SocketAddress]> {
+    return this.#open('sockAccept').#sockets.accept(sock, options)
+  }
+
   addSignalHandler<Args extends unknown[]>(
     signal: SignalName,
     callback: (...args: Args) => unknown,
@@ -486,6 +662,9 @@ export class EventLoop implements Loop {
         this.#scheduler.close(),
         this.#network.close(),
         this.#tasks.close(),
+        this.#descriptors.close(
+          new ShardloopError('ERR_SHARDLOOP_CLOSED', 'the loop was closed while the operation waited'),
+        ),
         threadCalls().close(),
       ]).then(() => {})
       this.#whenClosing()
@@ -526,7 +705,8 @@ function isFiniteNumber(value: unknown): boolean {
 }
 
 function reportException(error: unknown, handle: Handle): void {
-  const method = handle instanceof TimerCall ? 'callLater' : 'callSoon'
+  const isTimer = handle instanceof TimerCall
+  const method = handle instanceof DescriptorCall ? handle.method : isTimer ? 'callLater' : 'callSoon'
   callExceptionHandler(exceptionContext(`a callback of ${method} threw`, error, { handle }))
 }
 

@@ -243,6 +243,16 @@ export const AUDIENCE_MAX_BYTES = 16777216 as const
 export const TOPIC_MAX_BYTES = 256 as const
 /** Topics of one connection. */
 export const TOPICS_PER_CONNECTION_MAX = 1024 as const
+/** Of a watched descriptor: it can be read from... */
+export const WATCH_READABLE = 1 as const
+/** ... or written to... */
+export const WATCH_WRITABLE = 2 as const
+/** ... or it was closed, and what it referred to is watched no more. */
+export const WATCH_GONE = 4 as const
+/** Words (int32) of a record of a watcher: descriptor, name of the watch, WATCH_ bits. */
+export const WATCH_RECORD_WORDS = 3 as const
+/** Words of a watcher: how many records there are, then the records. */
+export const WATCH_WORDS = 6145 as const
 /** Connections accepted. */
 export const METRIC_CONNECTIONS_ACCEPTED = 0 as const
 /** Connections closed. */

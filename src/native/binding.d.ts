@@ -144,6 +144,8 @@ export declare class NativeShard {
   cancelConnect(request: number): void
   /** The descriptor's number; -1 once closed. */
   descriptor(handle: number): number
+  /** Whether a descriptor is that of one of its connections or listeners. */
+  uses(fd: number): boolean
   /** A socket option, as a number. */
   getOption(handle: number, name: string): number | SystemFailure
   /** Sets a socket option; null when it is set. */
@@ -159,6 +161,48 @@ export declare class NativeShard {
   panic(): void
 }
 
+/** A socket that JavaScript owns. Its descriptor closes with `close`, when it is collected, or with its thread. */
+export declare class NativeSocket {
+  /** The descriptor's number; -1 when it is closed or given away. */
+  get fd(): number
+  /** Where an accepted one's peer was. */
+  get acceptedFrom(): NativeAddress | string | null
+  /** To an IP address and port, or, with port -1, to the name of a Unix socket; null when it is bound. */
+  bind(address: string, port: number): SystemFailure | null
+  /** Null when it listens. */
+  listen(backlog: number): SystemFailure | null
+  /** Ends the half that sends, or that receives, or both; null when that is so. */
+  shutdown(read: boolean, write: boolean): SystemFailure | null
+  /** Our end. */
+  localAddress(): NativeAddress | string | SystemFailure
+  /** The peer's. */
+  peerAddress(): NativeAddress | string | SystemFailure
+  /** A socket option, as a number. */
+  getOption(name: string): number | SystemFailure
+  /** Sets a socket option; null when it is set. */
+  setOption(name: string, value: number): SystemFailure | null
+  /** Gives the descriptor away: its number, or -1 when there is none any more. */
+  detach(): number
+  /** Closes the descriptor. Idempotent. */
+  close(): void
+}
+
+/** One watcher, nested in this thread's libuv loop. */
+export declare class NativeWatcher {
+  /**
+   * Begins to watch a descriptor, or changes what for (WATCH_ bits, not 0). `id` names the watch in what is told of it; `owned`:
+   * `unwatch` is called before it is closed. False when the number had been watched and was closed since: what was
+   * watched under it is no more.
+   */
+  watch(fd: number, id: number, interest: number, owned: boolean): boolean | SystemFailure
+  /** Ends the watch of a descriptor. */
+  unwatch(fd: number): void
+  /** Whether it keeps the loop alive; from the start it does not. */
+  keepAlive(alive: boolean): void
+  /** Closes everything; `closed` is called when it is done. Idempotent. */
+  close(): void
+}
+
 /** Held by a process while it binds a port. */
 export declare class StartLock {
   /** Lets the next process bind. Idempotent. */
@@ -170,6 +214,12 @@ export declare function abiVersion(): number
 
 /** Takes a socket that was opened elsewhere: its descriptor is this object's from now on, unless it is refused. */
 export declare function adoptDatagramSocket(fd: number, offload: boolean): NativeDatagramSocket | SystemFailure
+
+/**
+ * Takes a socket's descriptor over: it is the result's from now on, and does not wait any more. When it fails it stays the
+ * caller's.
+ */
+export declare function adoptSocket(fd: number): NativeSocket | SystemFailure
 
 /** Makes the counters of a new shard; the token names them in every thread. */
 export declare function allocateMetrics(): number
@@ -255,6 +305,9 @@ export declare function freeMetrics(token: number): void
  */
 export declare function guardServer(server: number, listeners: Array<number>): void
 
+/** Whether calls on a descriptor return at once: 1 or 0, or the negative errno. */
+export declare function isNonblocking(fd: number): number
+
 /** The address of who is at a place: a shard's number, or PLACE_SUPERVISOR; 0 when nobody is. */
 export declare function mailboxAt(place: number): number
 
@@ -328,17 +381,37 @@ export interface NativeServerLimits {
  */
 export declare function openAlarm(options: { control: Float64Array, wake: () => void, closed: () => void, coarse: boolean }): NativeAlarm | SystemFailure
 
+/** Opens, binds and connects a socket, as far as is asked for. */
+export declare function openDatagramSocket(options: DatagramOpenOptions): NativeDatagramSocket | SystemFailure
+
 /**
  * Opens a mailbox for this thread at a place (PLACE_NONE for none). `control` (MAIL_CONTROL_WORDS) and `inbox`
  * (MAIL_INBOX_BYTES) are where messages come, of which `read` is called; `closed` when nothing native is left after `close`.
  */
 export declare function openMailbox(options: { place: number, control: Int32Array, inbox: Uint8Array, read: () => void, closed: () => void }): NativeMailbox | SystemFailure
 
-/** Opens, binds and connects a socket, as far as is asked for. */
-export declare function openDatagramSocket(options: DatagramOpenOptions): NativeDatagramSocket | SystemFailure
+/** Opens a socket: `IPv4`, `IPv6` or `unix`, for datagrams or else a stream. */
+export declare function openSocket(family: string, datagram: boolean): NativeSocket | SystemFailure
+
+/** Two Unix sockets that are connected to each other. */
+export declare function openSocketPair(datagram: boolean): NativeSocket[] | SystemFailure
+
+/**
+ * Makes a watcher. Before `ready` is called `records` is filled: how many there are, then of each the descriptor, the name of the
+ * watch, and WATCH_ bits. `closed` is called when nothing native is left after `close`.
+ */
+export declare function openWatcher(options: { records: Int32Array, ready: () => void, closed: () => void }): NativeWatcher | SystemFailure
 
 /** Copies a shard's counters into `out`, by the METRIC_ indexes; false when there is no such token. */
 export declare function readMetrics(token: number, out: BigUint64Array): boolean
+
+/** What was received, and from where. */
+export interface ReceivedFrom {
+  /** How many bytes. */
+  bytes: number
+  /** Null on a stream over IP, of which the kernel tells no address. */
+  address?: NativeAddress | string
+}
 
 /** Milliseconds after which a stuck shard is reported; 0 for never. */
 export declare function reportStallsAfter(ms: number): void
@@ -348,6 +421,30 @@ export declare function shardLives(token: number, life: number): boolean
 
 /** The numbers of all shards, in their order, each with its address behind it. */
 export declare function shardMailboxes(): Array<number>
+
+/** Accepts a connection, or the negative errno. */
+export declare function socketAccept(fd: number): NativeSocket | number
+
+/** Begins to connect: 0 when it is connected, or the negative errno. Port -1: to the name of a Unix socket. */
+export declare function socketConnect(fd: number, address: string, port: number): number
+
+/** The error that a socket has run into, which is cleared by asking: 0, or its negative number. */
+export declare function socketError(fd: number): number
+
+/** `IPv4`, `IPv6` or `unix`, or the negative errno. */
+export declare function socketFamily(fd: number): string | number
+
+/** Receives into memory: bytes, 0 at the end, or the negative errno. */
+export declare function socketReceive(fd: number, data: Uint8Array): number
+
+/** As `socketReceive`, with the sender's address. */
+export declare function socketReceiveFrom(fd: number, data: Uint8Array): ReceivedFrom | number
+
+/** Sends the bytes from `start` on: how many the kernel took, or the negative errno. */
+export declare function socketSend(fd: number, data: Uint8Array, start: number): number
+
+/** Sends one datagram; as `socketSend`. Port -1: to the name of a Unix socket. */
+export declare function socketSendTo(fd: number, data: Uint8Array, address: string, port: number): number
 
 /**
  * Milliseconds for which a shard, by its metrics token, has been stuck: running without a look at its poll. 0 while it

@@ -4,6 +4,7 @@ import type {
   AcceptErrorCounts,
   DatagramCounts,
   ExecutorMetrics,
+  LoopLagBucket,
   ResetCounts,
   ServerMetrics,
   ShardMetrics,

@@ -82,8 +82,8 @@ export class Scheduler implements TimerQueue {
     await alarm?.close()
   }
 
-  /** Every callback is run by this one. */
-  private run(call: ScheduledCall): void {
+  /** Every callback is run by this one. Never throws. */
+  run(call: ScheduledCall): void {
     try {
       if (this.debug.enabled)
         watchDuration(

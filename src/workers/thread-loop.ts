@@ -50,6 +50,11 @@ export class ThreadLoop {
     return this.#held
   }
 
+  /** Whether a descriptor is that of a connection or a listener of this thread. It looks through all of them. */
+  uses(fd: number): boolean {
+    return this.#held?.loop.native.uses(fd) ?? false
+  }
+
   /** As `release`, but a loop without users is kept for a moment: who has made one connection soon makes the next. */
   releaseLater(): void {
     this.#users -= 1

@@ -73,7 +73,7 @@ fn text(env: sys::napi_env, value: sys::napi_value, bytes: &mut Text) -> Result<
 }
 
 /// An IP address, which may have a zone behind a percent sign, and a port.
-pub(super) fn ip(address: &[u8], port: u16) -> Result<Address> {
+pub fn ip(address: &[u8], port: u16) -> Result<Address> {
     let refused = || Error::new(Status::InvalidArg, "expected an IP address");
     let text = std::str::from_utf8(address).map_err(|_| refused())?;
     if let Ok(address) = text.parse::<IpAddr>() {

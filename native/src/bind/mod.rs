@@ -11,8 +11,10 @@ pub mod listener;
 pub mod log;
 pub mod mailbox;
 pub mod metrics;
+pub mod raw_socket;
 pub mod shard;
 pub mod topics;
+pub mod watcher;
 
 use crate::net::addresses::{self, Address};
 use napi::bindgen_prelude::*;

@@ -300,6 +300,12 @@ impl NativeShard {
         self.with_socket(handle, |fd| Ok(fd.as_raw_fd())).unwrap_or(-1)
     }
 
+    /// Whether a descriptor is that of one of its connections or listeners.
+    #[napi(catch_unwind)]
+    pub fn uses(&self, fd: i32) -> bool {
+        self.host.with_engine(|engine| engine.uses(fd)).unwrap_or(false)
+    }
+
     /// A socket option, as a number.
     #[napi(catch_unwind)]
     pub fn get_option(&self, handle: i32, name: String) -> Either<u32, SystemFailure> {

@@ -232,6 +232,11 @@ impl SocketEngine for MioEngine {
         self.shard().socket(handle).map(|socket| look(socket.as_fd())).is_some()
     }
 
+    fn uses(&mut self, fd: RawFd) -> bool {
+        let is = super::is(fd);
+        self.shard().any(|socket| is(socket.as_fd()), |listener| is(listener.as_fd()))
+    }
+
     fn connect(&mut self, now: Instant, request: u32, server: u16, start: Start) {
         start.run(self.shard_mut(), now, request, server);
     }

@@ -40,7 +40,7 @@ use crate::shard::{Commands, EndpointLimits, ServerLimits, Shard, Sink};
 use crate::system::System;
 use crate::write_queue::{FileRange, Pin, PinnedMemory};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -118,6 +118,8 @@ pub trait SocketEngine: Engine<Listener = Arc<Listener>, Free = OwnedFd> {
     fn seat_number(&self) -> u32;
     /// Inspects or tunes a connection's socket, on the thread that owns it, before this returns. False once it is closed.
     fn with_socket(&mut self, handle: Handle, look: Look) -> bool;
+    /// Whether a descriptor is that of one of its connections or listeners.
+    fn uses(&mut self, fd: RawFd) -> bool;
     /// Begins a connection on behalf of a server of this thread's own, as [`Shard::connect`] has it: one event with the
     /// request's number follows. `request` is above 0, and of no request whose event is still to come.
     fn connect(&mut self, now: Instant, request: u32, server: u16, start: Start);
@@ -136,6 +138,11 @@ pub trait SocketEngine: Engine<Listener = Arc<Listener>, Free = OwnedFd> {
     );
     /// Bytes in an endpoint's queue.
     fn endpoint_queued_bytes(&mut self, endpoint: u32) -> usize;
+}
+
+/// Whether it is that descriptor.
+fn is(fd: RawFd) -> impl Fn(BorrowedFd<'_>) -> bool {
+    move |other| other.as_raw_fd() == fd
 }
 
 /// How a connection begins.

@@ -94,6 +94,11 @@ impl SocketEngine for TokioEngine {
         self.call(move |back| back.shard().socket(handle).map(|socket| look(socket.as_fd())).is_some())
     }
 
+    fn uses(&mut self, fd: RawFd) -> bool {
+        let is = super::is(fd);
+        self.call(move |back| back.shard().any(|socket| is(socket.as_fd()), |listener| is(listener.as_fd())))
+    }
+
     fn connect(&mut self, now: Instant, request: u32, server: u16, start: Start) {
         self.request(request, start.peer(), move |back| start.run(back.shard_mut(), now, request, server));
     }

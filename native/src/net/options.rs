@@ -32,6 +32,7 @@ pub fn read(fd: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
         "reuseAddress" => socket.reuse_address()?.into(),
         "reusePort" => socket.reuse_port()?.into(),
         "ipv6Only" => socket.only_v6()?.into(),
+        "broadcast" => socket.broadcast()?.into(),
         _ => return Err(unknown(name)),
     })
 }
@@ -51,6 +52,10 @@ pub fn write(fd: BorrowedFd<'_>, name: &str, value: u32) -> io::Result<()> {
         "linger" => socket.set_linger((value != LINGER_OFF).then_some(seconds)),
         "ttl" if is_ipv6(&socket)? => socket.set_unicast_hops_v6(value),
         "ttl" => socket.set_ttl_v4(value),
+        "reuseAddress" => socket.set_reuse_address(value != 0),
+        "reusePort" => socket.set_reuse_port(value != 0),
+        "ipv6Only" => socket.set_only_v6(value != 0),
+        "broadcast" => socket.set_broadcast(value != 0),
         _ => Err(unknown(name)),
     }
 }

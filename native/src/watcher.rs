@@ -1,0 +1,333 @@
+//! Tells a thread's JavaScript which of the descriptors that it watches are ready: what is behind `addReader`.
+//!
+//! A poll of its own ([`poll`]), nested in the thread's libuv loop by one `uv_poll`. So there is one call into JavaScript for
+//! all that is ready, and libuv knows nothing of the descriptors: one that libuv itself watches can be watched here, too, and
+//! none can trip its assertions.
+//!
+//! A descriptor may be closed while it is watched, and its number given to something else. Before JavaScript is told of a
+//! number, the kernel is asked whether it still is that of what was watched: a system call for each, but for the sockets of
+//! our own, which are taken out before they are closed. What is found to be another's is told as gone. A file that nobody
+//! watches any more and that a duplicate keeps open cannot be taken out of an epoll: then another poll takes the place of that one.
+//!
+//! Everything here runs on the thread of the loop.
+
+mod poll;
+
+use crate::abi;
+use crate::error::{SystemError, panic_text};
+use crate::limits::WATCH_RECORDS;
+use crate::ring::Region;
+use crate::uv::{self, HandleType, RawHandle, Uv};
+use poll::{Poll, Readiness};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+/// What a watcher needs of JavaScript.
+pub trait Watched {
+    /// Descriptors are ready; the region says which.
+    fn ready(&self);
+    /// Ends the thread with this error, as an uncaught exception.
+    fn fatal(&self, message: &str);
+    /// The thread's environment ends: JavaScript must not be called any more.
+    fn environment_ends(&self);
+    /// All handles are closed; nothing native is left of the watcher.
+    fn closed(&self);
+}
+
+/// What JavaScript watches under one number.
+#[derive(Debug, Clone, Copy)]
+struct Watch {
+    /// JavaScript's name for it, so that what is told late is not taken for another.
+    id: i32,
+    interest: Readiness,
+    /// It is taken out before it is closed, so nobody needs to ask whether the number is still its.
+    owned: bool,
+}
+
+impl Watch {
+    fn token(&self, fd: RawFd) -> u64 {
+        u64::from(self.id as u32) << 32 | u64::from(fd as u32)
+    }
+}
+
+/// The watcher.
+pub struct Watcher {
+    uv: &'static Uv,
+    uv_loop: NonNull<uv::Loop>,
+    watched: Rc<dyn Watched>,
+    /// How many records there are, then the records.
+    region: Region<i32>,
+    /// The poll and the handle that nests it; none once it is closed.
+    nested: RefCell<Option<Nested>>,
+    watches: RefCell<HashMap<RawFd, Watch>>,
+    /// Keeps the loop alive.
+    referenced: Cell<bool>,
+    open_handles: Cell<u32>,
+    closing: Cell<bool>,
+}
+
+struct Nested {
+    poll: Poll,
+    handle: NonNull<RawHandle>,
+}
+
+impl Watcher {
+    /// A watcher of nothing, which does not keep the loop alive.
+    ///
+    /// # Safety
+    /// `uv_loop` must be the loop of the calling thread, and outlive the watcher's handles (libuv waits for them). `region` must
+    /// be valid until [`Watched::closed`].
+    pub unsafe fn new(
+        uv: &'static Uv,
+        uv_loop: NonNull<uv::Loop>,
+        region: Region<i32>,
+        watched: Rc<dyn Watched>,
+    ) -> Result<Rc<Self>, SystemError> {
+        assert!(region.length() >= abi::WATCH_WORDS as usize, "the words of a watcher are short");
+        let watcher = Rc::new(Self {
+            uv,
+            uv_loop,
+            watched,
+            region,
+            nested: RefCell::new(None),
+            watches: RefCell::new(HashMap::new()),
+            referenced: Cell::new(false),
+            open_handles: Cell::new(0),
+            closing: Cell::new(false),
+        });
+        watcher.nest(Poll::open()?)?;
+        Ok(watcher)
+    }
+
+    /// Begins to watch, or changes what for. False when the number had been watched and was closed since: it is as if it had
+    /// never been, and this watch is the number's first.
+    ///
+    /// Fails with EBADF, EPERM for a file that is always ready, ENOSPC, ENOMEM; then it is not watched at all.
+    pub fn watch(&self, fd: RawFd, id: i32, interest: i32, owned: bool) -> Result<bool, SystemError> {
+        let nested = self.nested.borrow();
+        let Some(Nested { poll, .. }) = nested.as_ref() else {
+            return Err(failed(io::Error::from_raw_os_error(libc::ESHUTDOWN)));
+        };
+        let watch = Watch { id, interest: readiness(interest), owned };
+        let before = self.watches.borrow_mut().remove(&fd);
+        let mut is_same = true;
+        if let Some(before) = before {
+            match poll.change(fd, before.interest, watch.interest, watch.token(fd)) {
+                Ok(()) => {
+                    self.watches.borrow_mut().insert(fd, watch);
+                    return Ok(true);
+                }
+                Err(_) => is_same = false,
+            }
+        }
+        poll.add(fd, watch.interest, watch.token(fd)).map_err(failed)?;
+        self.watches.borrow_mut().insert(fd, watch);
+        Ok(is_same)
+    }
+
+    /// Ends the watch of a number.
+    pub fn unwatch(&self, fd: RawFd) {
+        let watch = self.watches.borrow_mut().remove(&fd);
+        let nested = self.nested.borrow();
+        if let (Some(watch), Some(Nested { poll, .. })) = (watch, nested.as_ref()) {
+            // It fails when the number was closed, which took it out; if a duplicate keeps it in, `wake` will see that.
+            _ = poll.remove(fd, watch.interest);
+        }
+    }
+
+    /// Whether the watcher keeps the loop alive.
+    pub fn keep_alive(&self, alive: bool) {
+        if self.referenced.replace(alive) == alive {
+            return;
+        }
+        if let Some(Nested { handle, .. }) = self.nested.borrow().as_ref() {
+            // SAFETY: the handle is open (it is nested), on this thread's loop.
+            unsafe {
+                if alive {
+                    (self.uv.reference)(handle.as_ptr())
+                } else {
+                    (self.uv.unreference)(handle.as_ptr())
+                }
+            };
+        }
+    }
+
+    /// Closes the handle and the descriptor of the poll; those that are watched are others' affair. Idempotent.
+    pub fn close(&self) {
+        if !self.closing.replace(true) {
+            self.unnest();
+            self.watches.borrow_mut().clear();
+        }
+    }
+
+    /// The thread ends (`worker.terminate`, `process.exit`): as [`Self::close`], and JavaScript is not called again.
+    pub fn environment_ends(&self) {
+        self.close();
+        self.watched.environment_ends();
+    }
+
+    /// Nests a poll in the loop.
+    fn nest(self: &Rc<Self>, poll: Poll) -> Result<(), SystemError> {
+        let handle = self.uv.allocate(HandleType::Poll);
+        // SAFETY: the loop is this thread's (`new`), the handle is fresh and of the right size. When poll_init fails libuv does not
+        // know it. Its data is a reference to us, which the callback that frees the handle gives back.
+        unsafe {
+            let result = (self.uv.poll_init)(self.uv_loop.as_ptr(), handle.as_ptr(), poll.as_raw_fd());
+            if result < 0 {
+                libc::free(handle.as_ptr());
+                return Err(failed(io::Error::from_raw_os_error(-result)));
+            }
+            let data: *const Self = Rc::into_raw(self.clone());
+            handle.cast::<*mut c_void>().write(data.cast_mut().cast());
+            (self.uv.poll_start)(handle.as_ptr(), uv::READABLE, on_ready);
+            if !self.referenced.get() {
+                (self.uv.unreference)(handle.as_ptr());
+            }
+        }
+        self.open_handles.set(self.open_handles.get() + 1);
+        *self.nested.borrow_mut() = Some(Nested { poll, handle });
+        Ok(())
+    }
+
+    fn unnest(&self) {
+        if let Some(Nested { poll, handle }) = self.nested.borrow_mut().take() {
+            // SAFETY: the handle is open (it was nested), and closed here only. libuv forgets the poll before it is closed.
+            unsafe { (self.uv.close)(handle.as_ptr(), Some(on_closed)) };
+            drop(poll);
+        }
+    }
+
+    /// Something is ready. JavaScript is called once, with no more than it has room for: the rest stays ready.
+    fn wake(self: &Rc<Self>) {
+        if self.closing.get() {
+            return;
+        }
+        let (mut records, mut strangers) = (Vec::new(), false);
+        self.collect(&mut records, &mut strangers);
+        if strangers {
+            self.replace(&mut records);
+        }
+        if records.is_empty() || self.closing.get() {
+            return;
+        }
+        self.region.write(0, records.len() as i32);
+        for (index, record) in records.iter().enumerate() {
+            for (word, value) in record.iter().enumerate() {
+                self.region.write(1 + index * record.len() + word, *value);
+            }
+        }
+        self.watched.ready();
+    }
+
+    /// `strangers`: whether the poll told of what nobody watches, and will again.
+    fn collect(&self, records: &mut Vec<Record>, strangers: &mut bool) {
+        let nested = self.nested.borrow();
+        let Some(Nested { poll, .. }) = nested.as_ref() else { return };
+        let mut watches = self.watches.borrow_mut();
+        // EINTR: it stays readable, and libuv calls again. Nothing else can fail here: the descriptor and the buffer are ours.
+        _ = poll.ready(WATCH_RECORDS / 2, |token, ready| {
+            let (fd, id) = (token as u32 as RawFd, (token >> 32) as u32 as i32);
+            let Some(watch) = watches.get(&fd).filter(|watch| watch.id == id) else {
+                *strangers = true;
+                return;
+            };
+            if !watch.owned && poll.verify(fd, watch.interest, token).is_err() {
+                watches.remove(&fd);
+                records.push([fd, id, abi::WATCH_GONE]);
+                *strangers = true;
+                return;
+            }
+            let readable = if ready.readable && watch.interest.readable { abi::WATCH_READABLE } else { 0 };
+            let writable = if ready.writable && watch.interest.writable { abi::WATCH_WRITABLE } else { 0 };
+            records.push([fd, id, readable | writable]);
+        });
+    }
+
+    /// Puts another poll into the place of this one, with all that is still what was to be watched.
+    fn replace(self: &Rc<Self>, records: &mut Vec<Record>) {
+        let mut watches = self.watches.borrow_mut();
+        if let Some(Nested { poll, .. }) = self.nested.borrow().as_ref() {
+            watches.retain(|&fd, watch| {
+                poll.verify(fd, watch.interest, watch.token(fd)).is_ok() || {
+                    // Whether there is room for that record or not: it is gone by the next try to watch it.
+                    records.push([fd, watch.id, abi::WATCH_GONE]);
+                    false
+                }
+            });
+        }
+        drop(watches);
+        records.truncate(WATCH_RECORDS);
+        // In this order, for the process may be out of descriptors.
+        self.unnest();
+        let replaced = Poll::open().and_then(|poll| {
+            for (&fd, watch) in self.watches.borrow().iter() {
+                poll.add(fd, watch.interest, watch.token(fd)).map_err(failed)?;
+            }
+            self.nest(poll)
+        });
+        if let Err(error) = replaced {
+            self.close();
+            self.watched.fatal(&format!("descriptors cannot be watched any more: {error}"));
+        }
+    }
+
+    /// Runs native work; a panic ends the watcher and the thread, not the process.
+    fn guarded(&self, work: impl FnOnce()) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+            self.close();
+            self.watched.fatal(&format!("the native watcher panicked: {}", panic_text(&*panic)));
+        }
+    }
+}
+
+/// Descriptor, name of the watch, WATCH_ bits.
+type Record = [i32; abi::WATCH_RECORD_WORDS as usize];
+
+fn readiness(interest: i32) -> Readiness {
+    Readiness { readable: interest & abi::WATCH_READABLE != 0, writable: interest & abi::WATCH_WRITABLE != 0 }
+}
+
+fn failed(source: io::Error) -> SystemError {
+    let syscall = if cfg!(any(target_os = "linux", target_os = "android")) { "epoll_ctl" } else { "kevent" };
+    SystemError { syscall, source }
+}
+
+/// The watcher of a handle, held for the length of a callback.
+///
+/// # Safety
+/// `handle` must be one of a watcher's own, not freed.
+unsafe fn watcher_of(handle: *mut RawHandle) -> Rc<Watcher> {
+    // SAFETY: the data pointer is the handle's own reference (`Watcher::nest`); counting another one up keeps it the handle's.
+    unsafe {
+        let watcher: *const Watcher = uv::data(handle).cast_const().cast();
+        Rc::increment_strong_count(watcher);
+        Rc::from_raw(watcher)
+    }
+}
+
+unsafe extern "C" fn on_ready(handle: *mut RawHandle, _status: i32, _events: i32) {
+    // SAFETY: libuv calls with the handle that was started, on its loop's thread.
+    let watcher = unsafe { watcher_of(handle) };
+    watcher.guarded(|| watcher.wake());
+}
+
+unsafe extern "C" fn on_closed(handle: *mut RawHandle) {
+    // SAFETY: as in `on_ready`; libuv does not touch a handle after its close callback, so its memory is ours again, and with it
+    // its reference.
+    unsafe {
+        let watcher: Rc<Watcher> = Rc::from_raw(uv::data(handle).cast_const().cast());
+        libc::free(handle);
+        let left = watcher.open_handles.get() - 1;
+        watcher.open_handles.set(left);
+        if left == 0 && watcher.closing.get() {
+            // Whatever panics here, the rest is done.
+            _ = catch_unwind(AssertUnwindSafe(|| watcher.watched.closed()));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+import type { Loop, RawSocket, SocketAddress } from '../../src/index.js'
+import { openSocket, socketPair } from '../../src/index.js'
+import type { TestContext } from './suite.js'
+
+/** Ways for two sockets to be connected. */
+export const FAMILIES = ['IPv4', 'IPv6', 'unix'] as const
+export type Family = (typeof FAMILIES)[number]
+
+/** A socket that the test closes in the end. */
+export function open(t: TestContext, family: Family, type: 'stream' | 'datagram' = 'stream'): RawSocket {
+  return closing(t, openSocket({ family, type }))
+}
+
+export function closing(t: TestContext, socket: RawSocket): RawSocket {
+  t.defer(() => socket.close())
+  return socket
+}
+
+/** Where a socket of that family can be bound. */
+export function anywhere(t: TestContext, family: Family): Parameters<RawSocket['bind']>[0] {
+  if (family === 'unix') return t.path()
+  return { address: family === 'IPv4' ? '127.0.0.1' : '::1', port: 0 }
+}
+
+/** One that listens. */
+export function listening(t: TestContext, family: Family, backlog?: number): RawSocket {
+  const socket = open(t, family)
+  socket.bind(anywhere(t, family))
+  socket.listen(backlog)
+  return socket
+}
+
+/** Two that are connected by accept and connect: the accepted one first. */
+export async function connected(
+  t: TestContext,
+  family: Family,
+): Promise<[accepted: RawSocket, client: RawSocket]> {
+  const listener = listening(t, family)
+  const client = open(t, family)
+  const [[accepted]] = await Promise.all([
+    t.loop.sockAccept(listener),
+    t.loop.sockConnect(client, listener.getsockname()),
+  ])
+  listener.close()
+  return [closing(t, accepted), client]
+}
+
+/** Two Unix sockets that are connected. */
+export function pair(t: TestContext, type: 'stream' | 'datagram' = 'stream'): [RawSocket, RawSocket] {
+  const [one, other] = socketPair({ type })
+  return [closing(t, one), closing(t, other)]
+}
+
+/** Receives until there are so many bytes, as RLoop's tests do. */
+export async function receiveAll(loop: Loop, socket: RawSocket, length: number): Promise<Buffer> {
+  const chunks: Buffer[] = []
+  for (let left = length; left > 0; ) {
+    const chunk = await loop.sockRecv(socket, left)
+    if (chunk.length === 0) break
+    chunks.push(chunk)
+    left -= chunk.length
+  }
+  return Buffer.concat(chunks)
+}
+
+/** Sends until the kernel takes no more; returns how much it took. */
+export async function fill(loop: Loop, socket: RawSocket): Promise<number> {
+  const piece = Buffer.alloc(4096)
+  for (let sent = 0; ; sent += piece.length) {
+    const controller = new AbortController()
+    const sending = loop.sockSendall(socket, piece, { signal: controller.signal })
+    let done = false
+    sending.then(
+      () => {
+        done = true
+      },
+      () => {},
+    )
+    // An operation that its system call has completed resolves within microtasks.
+    for (let turn = 0; turn < 5 && !done; turn++) await null
+    if (done) continue
+    controller.abort()
+    return sent
+  }
+}
+
+/** The port of an address over IP, or the path. */
+export function whereOf(address: SocketAddress): number | string {
+  return typeof address === 'string' ? address : (address.port as number)
+}
+
+/**
+ * Resolves behind the next batch of descriptors that are ready, all of which were told in it: a descriptor that is always ready is
+ * among them.
+ * @param given that one; else one that is opened for it, and has the lowest number that is free
+ */
+export function turn(t: TestContext, given?: RawSocket): Promise<void> {
+  const probe = given ?? pair(t)[0]
+  return new Promise((resolve) => {
+    t.loop.addWriter(probe, () => {
+      t.loop.removeWriter(probe)
+      if (given === undefined) probe.close()
+      resolve()
+    })
+  })
+}
+
+/** How often the thread's loop turns by itself in that time. */
+export async function turnsIn(ms: number): Promise<number> {
+  const loopCount = (): number =>
+    (performance.nodeTiming as unknown as { uvMetricsInfo?: { loopCount: number } }).uvMetricsInfo
+      ?.loopCount ?? 0
+  const before = loopCount()
+  await new Promise((resolve) => setTimeout(resolve, ms))
+  return loopCount() - before
+}
