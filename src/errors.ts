@@ -28,6 +28,8 @@ export const ERROR_CODES = {
   ERR_SHARDLOOP_DETACHED: 'configuration',
   /** The connection ended before what was handed to `writeOwned` or `sendFile` was sent, or its loop was closed. */
   ERR_SHARDLOOP_CLOSED: 'peer',
+  /** A named bound of the process would be passed: more subprocesses, say, than may run at once. Nothing was begun. */
+  ERR_SHARDLOOP_LIMIT: 'configuration',
   /** The connection was aborted because its server was stopped by force, or past its drain deadline. */
   ERR_SHARDLOOP_SERVER_ABORTED: 'shardloop',
 } as const

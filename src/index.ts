@@ -15,6 +15,9 @@ export { getLoop } from './loop/get-loop.js'
 export type { Loop } from './loop/loop.js'
 export type { LoopServerOptions } from './loop/loop-network.js'
 export type { AddressLookupOptions, NameInfo, NameLookupOptions } from './loop/name-lookup.js'
+export type { ConnectedPipe, PipeOptions, PipeSource } from './loop/pipes.js'
+export type { ConnectedSubprocess, SubprocessProtocol, SubprocessTransport } from './loop/subprocess.js'
+export type { SubprocessOptions, SubprocessStream } from './loop/subprocess-options.js'
 export { createServer } from './server/create-server.js'
 export type { ShardChange, ShardState } from './server/messages.js'
 export type {
@@ -48,6 +51,7 @@ export type { Handle, TimerHandle } from './workers/handles.js'
 export { isSupervisor, shardId } from './workers/identity.js'
 export type { Logger, LogLevel, LogMethod } from './workers/logger.js'
 export { onSignal } from './workers/on-signal.js'
+export type { ReadPipeTransport, WritePipeTransport } from './workers/pipe-transport.js'
 export type {
   ExtraInfo,
   IpSocketAddress,

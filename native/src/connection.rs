@@ -89,6 +89,10 @@ flags! {
     CONNECTING = 19;
     /// On the list of connections with more of a file to send.
     LISTED_SENDING = 20;
+    /// A pipe that is only read; its peer is the writer.
+    READ_PIPE = 21;
+    /// A pipe that is only written; its peer is the reader.
+    WRITE_PIPE = 22;
 }
 
 impl Flags {

@@ -10,6 +10,7 @@ pub mod abi;
 pub mod alarm;
 pub mod bind;
 pub mod busy_poll;
+pub mod children;
 pub mod connection;
 pub mod engine;
 pub mod error;

@@ -127,6 +127,8 @@ pub const LOOP_LAG_FIRST_NS: u64 = 64_000;
 /// Bytes of an address in text, or of a Unix socket's name; no kernel takes more. What is longer is cut, and refused as it
 /// is then.
 pub const ADDRESS_MAX_BYTES: usize = 256;
+/// Child processes of this process, those included that are about to be started. Past it none is started.
+pub const CHILDREN_MAX: usize = 4096;
 /// Log records that wait for one thread's JavaScript. Past it they are dropped, and how many were is logged.
 pub const LOG_RECORDS_MAX: usize = 1024;
 /// Bytes of a log record's message, and of each of its texts. What is longer is cut.

@@ -14,6 +14,7 @@ import {
 import { printException } from '../workers/exception-report.js'
 import { type Handle, TimerCall, type TimerHandle } from '../workers/handles.js'
 import { invalid } from '../workers/invalid.js'
+import type { ReadPipeTransport, WritePipeTransport } from '../workers/pipe-transport.js'
 import type { IpSocketAddress, Protocol, ProtocolFactory, Transport } from '../workers/protocol.js'
 import { Scheduler } from '../workers/scheduler.js'
 import { type SendFileOptions, sendFile } from '../workers/send-file.js'
@@ -29,6 +30,9 @@ import {
   type NameInfo,
   type NameLookupOptions,
 } from './name-lookup.js'
+import type { ConnectedPipe, PipeOptions, PipeSource } from './pipes.js'
+import type { ConnectedSubprocess, SubprocessProtocol } from './subprocess.js'
+import { parseExec, parseShell, type SubprocessOptions } from './subprocess-options.js'
 
 /**
  * A thread's loop, as asyncio has it: {@link getLoop} gives it in every thread, whether or not it serves anything.
@@ -112,6 +116,38 @@ export interface Loop extends AsyncDisposable {
     factory: () => Made,
     options: AcceptedSocketOptions,
   ): Promise<Connected<Made>>
+  /**
+   * Reads from a pipe, a socket or a terminal; see {@link PipeSource}. Resolves when the protocol's `connectionMade` was called.
+   * Rejects with ERR_SHARDLOOP_ARGUMENT for what cannot be waited for (a regular file), with the system's error else.
+   */
+  connectReadPipe<Made extends Protocol>(
+    factory: () => Made,
+    pipe: PipeSource,
+    options?: PipeOptions,
+  ): Promise<ConnectedPipe<ReadPipeTransport, Made>>
+  /** Writes to one; as `connectReadPipe`. */
+  connectWritePipe<Made extends Protocol>(
+    factory: () => Made,
+    pipe: PipeSource,
+    options?: PipeOptions,
+  ): Promise<ConnectedPipe<WritePipeTransport, Made>>
+  /**
+   * Starts a program, which is looked up in PATH unless its name has a slash, with these arguments. Resolves when it runs and
+   * the protocol's `connectionMade` was called. Rejects with the system's error (`spawn ENOENT` …), with what the factory threw,
+   * or with the signal's reason; with ERR_SHARDLOOP_LIMIT when 4,096 run in the process. It ends with its thread: what runs when the
+   * loop is closed, or its thread ends in whatever way, is killed (SIGKILL) and reaped; only its own children are not.
+   */
+  subprocessExec<Made extends SubprocessProtocol>(
+    factory: () => Made,
+    command: readonly [program: string, ...args: string[]],
+    options?: SubprocessOptions,
+  ): Promise<ConnectedSubprocess<Made>>
+  /** The same with a command for `/bin/sh -c`. Whatever in it comes from others has to be quoted for the shell. */
+  subprocessShell<Made extends SubprocessProtocol>(
+    factory: () => Made,
+    command: string,
+    options?: SubprocessOptions,
+  ): Promise<ConnectedSubprocess<Made>>
   /** See {@link sendFile}. */
   sendFile(
     transport: Transport,
@@ -266,6 +302,38 @@ export class EventLoop implements Loop {
     options: AcceptedSocketOptions,
   ): Promise<Connected<Made>> {
     return this.#open('connectAcceptedSocket').#network.connectAcceptedSocket(factory, options)
+  }
+
+  async connectReadPipe<Made extends Protocol>(
+    factory: () => Made,
+    pipe: PipeSource,
+    options?: PipeOptions,
+  ): Promise<ConnectedPipe<ReadPipeTransport, Made>> {
+    return this.#open('connectReadPipe').#network.connectReadPipe(factory, pipe, options)
+  }
+
+  async connectWritePipe<Made extends Protocol>(
+    factory: () => Made,
+    pipe: PipeSource,
+    options?: PipeOptions,
+  ): Promise<ConnectedPipe<WritePipeTransport, Made>> {
+    return this.#open('connectWritePipe').#network.connectWritePipe(factory, pipe, options)
+  }
+
+  async subprocessExec<Made extends SubprocessProtocol>(
+    factory: () => Made,
+    command: readonly [program: string, ...args: string[]],
+    options: SubprocessOptions = {},
+  ): Promise<ConnectedSubprocess<Made>> {
+    return this.#open('subprocessExec').#network.subprocess(factory, parseExec(command, options))
+  }
+
+  async subprocessShell<Made extends SubprocessProtocol>(
+    factory: () => Made,
+    command: string,
+    options: SubprocessOptions = {},
+  ): Promise<ConnectedSubprocess<Made>> {
+    return this.#open('subprocessShell').#network.subprocess(factory, parseShell(command, options))
   }
 
   async sendFile(

@@ -39,8 +39,23 @@ export declare class NativeLog {
   take(): NativeLogRecords
 }
 
+/**
+ * A new pipe. Either end closes once: by `closeEnd`, with the connection that it becomes, or when this is collected or its
+ * environment ends.
+ */
+export declare class NativePipe {
+  /** The number of an end's descriptor; -1 once it is closed or given away. */
+  descriptor(writes: boolean): number
+  /** Closes an end, if it is here still. */
+  closeEnd(writes: boolean): void
+}
+
 /** One engine, nested in this thread's libuv loop. */
 export declare class NativeShard {
+  /** Begins with whatever can be read or written as a pipe, on behalf of a server of this thread's own; as `adopt`. */
+  adoptPipe(request: number, server: number, fd: number, writes: boolean, duplicate: boolean): SystemFailure | null
+  /** The same with an end of a new pipe. */
+  adoptPipeEnd(request: number, server: number, pipe: NativePipe, writes: boolean): SystemFailure | null
   /** Takes the shared memory and the function that handles a batch; see `src/workers/shard-loop.ts`. */
   constructor(options: { engine: string, metrics: number, supervised: boolean, control: Int32Array, events: Int32Array, commands: Int32Array, writeSlab: Uint8Array, slabs: readonly Uint8Array[], drain: () => void, closed: () => void })
   /** Makes a server known, before `listen`; `number` is its number in the process, 0 for one that only this thread knows. */
@@ -144,6 +159,18 @@ export declare function bindTcp(options: BindOptions): Listener | SystemFailure
 /** Binds to a Unix socket and listens. A file that nobody listens on any more is replaced. */
 export declare function bindUnix(options: UnixBindOptions): Listener | SystemFailure
 
+/** It could not be started. */
+export declare function childNotStarted(): void
+
+/** It has ended, and was reaped. */
+export declare function childReaped(pid: number): void
+
+/** It runs, under this number. */
+export declare function childStarted(pid: number): void
+
+/** Kills this thread's child processes, and has them reaped: nothing else of the thread will see to them any more. How many. */
+export declare function endChildren(): number
+
 /** Forgets a token. */
 export declare function freeMetrics(token: number): void
 
@@ -152,6 +179,9 @@ export declare function freeMetrics(token: number): void
  * down. `listeners`: tokens of those that one shard at a time accepts from; none when all shards share one.
  */
 export declare function guardServer(server: number, listeners: Array<number>): void
+
+/** How many child processes there may be. Only tests call it. Returns what it was. */
+export declare function limitChildren(limit: number): number
 
 /** An end of a connection, in the shape of Node's `net.AddressInfo`. */
 export interface NativeAddress {
@@ -207,11 +237,20 @@ export interface NativeServerLimits {
  */
 export declare function openAlarm(options: { control: Float64Array, wake: () => void, closed: () => void, coarse: boolean }): NativeAlarm | SystemFailure
 
+/** Opens a pipe, close-on-exec; both ends wait. */
+export declare function openPipe(): NativePipe | SystemFailure
+
 /** Copies a shard's counters into `out`, by the METRIC_ indexes; false when there is no such token. */
 export declare function readMetrics(token: number, out: BigUint64Array): boolean
 
 /** Milliseconds after which a stuck shard is reported; 0 for never. */
 export declare function reportStallsAfter(ms: number): void
+
+/**
+ * Makes room for a child process that this thread is about to start; `childStarted` or `childNotStarted` follows. False when
+ * there are too many in the process. What the thread leaves at its end is killed and reaped.
+ */
+export declare function reserveChild(): boolean
 
 /** Whether a shard, by its metrics token, is still in this life, of which a report told. */
 export declare function shardLives(token: number, life: number): boolean

@@ -2,12 +2,14 @@
 
 pub mod alarm;
 mod caller;
+pub mod children;
 pub mod guardian;
 mod hot_calls;
 mod javascript;
 pub mod listener;
 pub mod log;
 pub mod metrics;
+pub mod pipes;
 pub mod shard;
 
 use crate::net::addresses::{self, Address};

@@ -4,5 +4,6 @@ pub mod addresses;
 pub mod connect;
 pub mod listen;
 pub mod options;
+pub mod pipes;
 pub mod stream;
 pub mod unix;
