@@ -171,15 +171,13 @@ class Subprocess implements SubprocessTransport, RunningChild {
 
   /** Connects the pipes, then tells the protocol. */
   async connect(connects: Connects): Promise<void> {
+    const connecting = [...this.#pipes].map(([fd, pipe]) => this.#connectPipe(fd, pipe, connects))
+    const outcomes = await Promise.allSettled(connecting)
     try {
-      await Promise.all([...this.#pipes].map(([fd, pipe]) => this.#connectPipe(fd, pipe, connects)))
+      for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason
       this.#settings.signal?.throwIfAborted()
     } catch (error) {
-      // As if it had never run: the protocol was not told of it.
-      this.#early = []
-      this.close()
-      for (const [fd, pipe] of this.#pipes) if (pipe.transport === undefined) this.#dropPipe(fd, pipe)
-      await this.untilLost()
+      await this.#undo()
       throw error
     }
     this.#run('connectionMade', () => this.protocol.connectionMade?.(this))
@@ -189,6 +187,17 @@ class Subprocess implements SubprocessTransport, RunningChild {
     for (const { transport, writes } of this.#pipes.values())
       if (!writes) (transport as ReadPipeTransport).resumeReading()
     this.#endIfOver()
+  }
+
+  /** Ends it as if it had never run: the protocol was not told of it, and is told nothing. */
+  async #undo(): Promise<void> {
+    this.close()
+    for (const [fd, pipe] of this.#pipes) {
+      // One that was connected while it closed already is open still.
+      if (pipe.transport !== undefined) pipe.transport.abort()
+      else this.#dropPipe(fd, pipe)
+    }
+    await this.untilLost()
   }
 
   async #connectPipe(fd: number, pipe: ChildPipe, connects: Connects): Promise<void> {
