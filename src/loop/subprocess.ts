@@ -85,6 +85,8 @@ export async function startSubprocess<Made extends SubprocessProtocol>(
   connects: Connects,
 ): Promise<ConnectedSubprocess<Made>> {
   settings.signal?.throwIfAborted()
+  await threadChildren().turn()
+  settings.signal?.throwIfAborted()
   const protocol = factory()
   if (protocol === null || typeof protocol !== 'object' || 'then' in protocol) {
     throw new ShardloopError(

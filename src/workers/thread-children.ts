@@ -1,6 +1,10 @@
 import { isMainThread } from 'node:worker_threads'
+import { ShardloopError } from '../errors.js'
 import { native } from '../native/index.js'
 import { threadSingletonGetter } from './thread-singleton.js'
+
+/** As it was before the program may have replaced it (a test runner's timers). */
+const later = setImmediate
 
 /** A child process that has not been told to be over. */
 export interface RunningChild {
@@ -16,6 +20,22 @@ export interface RunningChild {
  */
 export class ThreadChildren {
   readonly #running = new Set<RunningChild>()
+  /** Resolves when the last of those that wait for it has had its turn. */
+  #turns: Promise<void> = Promise.resolve()
+  #closings = 0
+
+  /**
+   * A start takes the thread some milliseconds (fork(2), and the wait for exec). So many at once take turns, between which
+   * the loop has its own.
+   * @throws ShardloopError ERR_SHARDLOOP_CLOSED when they were closed meanwhile
+   */
+  async turn(): Promise<void> {
+    const [turn, closings] = [this.#turns, this.#closings]
+    this.#turns = turn.then(() => new Promise((resolve) => later(resolve)))
+    await turn
+    if (closings !== this.#closings)
+      throw new ShardloopError('ERR_SHARDLOOP_CLOSED', 'the loop was closed before the process was started')
+  }
 
   add(child: RunningChild): void {
     this.#running.add(child)
@@ -29,6 +49,7 @@ export class ThreadChildren {
 
   /** Kills them all; resolves when they are over. */
   async close(): Promise<void> {
+    this.#closings += 1
     const running = [...this.#running]
     for (const child of running) child.close()
     for (const child of running) await child.untilLost()

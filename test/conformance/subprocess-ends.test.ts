@@ -68,6 +68,18 @@ forEachEngine('ends of subprocesses', (test) => {
     })
   }
 
+  test('a worker thread is terminated in the midst of starting children: none is left', async (t) => {
+    for (let round = 0; round < 8; round++) {
+      const worker = new Worker(fixtureUrl('children-in-worker'), {
+        argv: ['--engine', t.engine, 'endlessly'],
+      })
+      t.defer(() => worker.terminate())
+      await once(worker, 'message')
+      await worker.terminate()
+      await eventually(() => childrenOfThis().length === 0)
+    }
+  })
+
   for (const way of ['exit', 'throw'] as const) {
     test(`the main thread ends by ${way} with 10 children: none runs on`, async (t) => {
       const child = t.start('subprocess-ends', [way])

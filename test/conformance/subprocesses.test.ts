@@ -286,10 +286,14 @@ forEachEngine('subprocesses', (test) => {
     )
     await assert.rejects(starting, reason)
     assert.equal(made, 0)
-    const inTheMiddle = new AbortController()
-    const started = exec(t, ['cat'], { signal: inTheMiddle.signal })
-    inTheMiddle.abort(reason)
-    await assert.rejects(started, reason)
+    // Before its turn, and once it runs and its pipes are being connected.
+    for (const turns of [0, 1, 2, 3]) {
+      const inTheMiddle = new AbortController()
+      const started = exec(t, ['cat'], { signal: inTheMiddle.signal })
+      for (let turn = 0; turn < turns; turn++) await Promise.resolve()
+      inTheMiddle.abort(reason)
+      await assert.rejects(started, reason)
+    }
     const later = new AbortController()
     const [, protocol] = await exec(t, ['cat'], { signal: later.signal })
     later.abort(reason)
@@ -404,6 +408,15 @@ forEachEngine('subprocesses', (test) => {
       'ERR_SHARDLOOP_STATE',
     )
     await assertRejects(() => loop.subprocessShell(() => new ProcessRecorder(), 'cat'), 'ERR_SHARDLOOP_STATE')
+  })
+
+  test('closing the loop calls off those that wait for their turn to start', async (t) => {
+    const { loop } = t
+    const starting = [...Array(10)].map(() => exec(t, ['cat']))
+    const closed = loop.close()
+    for (const start of starting) await assertRejects(() => start, 'ERR_SHARDLOOP_CLOSED')
+    await closed
+    assert.deepEqual(zombies(), [])
   })
 
   test('a pipe’s watermarks are its own', async (t) => {
