@@ -192,7 +192,7 @@ export interface Loop extends AsyncDisposable {
   slowCallbackDuration: number
   /**
    * Cancels all callbacks that wait, those of the round that runs included, aborts the servers that the loop made and the
-   * connections that this thread made (ERR_SHARDLOOP_CLOSED), also those that it was about to make, removes its signal handlers and the thread's exception handler.
+   * connections and pipes that this thread made (ERR_SHARDLOOP_CLOSED), also those that it was about to make, kills its subprocesses, removes its signal handlers and the thread's exception handler.
    * Resolves when nothing native is left. Look-ups that run end as they would have. Idempotent; `getLoop` gives another loop from now on.
    */
   close(): Promise<void>

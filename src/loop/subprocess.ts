@@ -182,12 +182,13 @@ class Subprocess implements SubprocessTransport, RunningChild {
       await this.#undo()
       throw error
     }
+    // What comes of it comes with a later batch; so connectionMade is before it, and may pause it again.
+    for (const { transport, writes } of this.#pipes.values())
+      if (!writes) (transport as ReadPipeTransport).resumeReading()
     this.#run('connectionMade', () => this.protocol.connectionMade?.(this))
     const early = this.#early ?? []
     this.#early = null
     for (const event of early) event()
-    for (const { transport, writes } of this.#pipes.values())
-      if (!writes) (transport as ReadPipeTransport).resumeReading()
     this.#endIfOver()
   }
 

@@ -99,6 +99,10 @@ export class WritePipe extends TcpTransport implements WritePipeTransport {
     return false
   }
 
+  override get failingCall(): 'write' {
+    return 'write'
+  }
+
   protected override pipe(): number {
     return descriptorOf(this)
   }

@@ -603,7 +603,7 @@ export class ShardLoop {
       )
     }
     if (reason === CLOSE_DETACHED) return this.detachedError(transport)
-    const error = systemError(reason, 'read')
+    const error = systemError(reason, transport.failingCall)
     return error.code === 'EPIPE' ? systemError(reason, 'write') : error
   }
 

@@ -512,6 +512,11 @@ export class TcpTransport implements Transport {
     if (!isFailure(address)) this.rarely().peername = address as SocketAddress
   }
 
+  /** @internal The call that fails when its peer does, but for EPIPE. */
+  get failingCall(): 'read' | 'write' {
+    return 'read'
+  }
+
   /** Its descriptor, where it is a pipe. */
   protected pipe(): number | undefined {
     return undefined

@@ -174,7 +174,7 @@ forEachEngine('pipes', (test) => {
   })
 
   // CPython: UnixReadPipeTransportTests, UnixWritePipeTransportTests: ValueError of what is no pipe
-  test('what cannot be waited for, or is open the other way, is refused, and stays the caller’s', async (t) => {
+  test("what cannot be waited for, or is open the other way, is refused, and stays the caller's", async (t) => {
     const path = t.path('file')
     writeFileSync(path, 'content')
     const file = openSync(path, 'r+')
@@ -234,7 +234,7 @@ forEachEngine('pipes', (test) => {
     assert.ok(!isOpen(fifo.reader))
   })
 
-  test('sockets can be read and written as pipes; that of node:net goes on as the transport’s', async (t) => {
+  test("sockets can be read and written as pipes; that of node:net goes on as the transport's", async (t) => {
     const path = t.path()
     const server = createNetServer().listen(path)
     t.defer(() => server.close())

@@ -77,7 +77,7 @@ forEachEngine('subprocesses', (test) => {
   })
 
   // uvloop: test_process_streams_redirect, test_stdin_stdout_file
-  test('descriptors of the caller’s are used, and stay the caller’s', async (t) => {
+  test("descriptors of the caller's are used, and stay the caller's", async (t) => {
     const [input, output] = [t.path('input'), t.path('output')]
     writeFileSync(input, 'from a file')
     const [stdin, stdout] = [openSync(input, 'r'), openSync(output, 'w')]
@@ -116,7 +116,7 @@ forEachEngine('subprocesses', (test) => {
   })
 
   // CPython: test_subprocess.test_popen_error
-  test('what cannot be started rejects with the system’s error in Node’s shape, and nothing is left', async (t) => {
+  test("what cannot be started rejects with the system's error in Node's shape, and nothing is left", async (t) => {
     const before = openDescriptors().size
     const path = t.path('no program')
     writeFileSync(path, '')
@@ -239,6 +239,40 @@ forEachEngine('subprocesses', (test) => {
     await protocol.until(() => (protocol.output[1]?.length ?? 0) > paused)
     transport.close()
     assert.equal(await protocol.over(), -SIGKILL)
+  })
+
+  test('connectionMade may pause its output: nothing comes until it is resumed', async (t) => {
+    class Pausing extends ProcessRecorder {
+      override connectionMade(transport: SubprocessTransport): void {
+        super.connectionMade(transport)
+        transport.getPipeTransport(1)?.pauseReading()
+      }
+    }
+    const [transport, protocol] = await t.loop.subprocessShell(() => new Pausing(), 'echo out', on(t))
+    assert.equal(await transport.wait(), 0)
+    await protocol.noted('pipe 2')
+    assert.deepEqual([protocol.text(1), protocol.lostWith], ['', undefined])
+    transport.getPipeTransport(1)?.resumeReading()
+    await protocol.over()
+    assert.equal(protocol.text(1), 'out\n')
+  })
+
+  // CPython: test_subprocess.test_stdin_not_inheritable; uvloop: test_stdin_not_inheritable, test_subprocess_fd_leak_1
+  test('no child has the pipes of another', async (t) => {
+    const children = await Promise.all([1, 2, 3, 4].map(() => exec(t, ['cat'])))
+    const [transport, protocol] = children[0] as (typeof children)[number]
+    transport.getPipeTransport(0)?.close()
+    assert.equal(await protocol.over(), 0)
+    for (const [other] of children.slice(1)) assert.equal(other.returnCode, null)
+  })
+
+  test('uid and gid, where this process may choose them', async (t) => {
+    const start = (): ReturnType<typeof shell> => shell(t, 'id -u; id -g', { uid: 65_534, gid: 65_534 })
+    if (process.getuid?.() === 0) {
+      const [, protocol] = await start()
+      assert.equal(await protocol.over(), 0)
+      assert.equal(protocol.text(1), '65534\n65534\n')
+    } else await assertRejects(start, 'EPERM')
   })
 
   // CPython: test_subprocess.test_read_stdout_after_process_exit
@@ -419,7 +453,7 @@ forEachEngine('subprocesses', (test) => {
     assert.deepEqual(zombies(), [])
   })
 
-  test('a pipe’s watermarks are its own', async (t) => {
+  test("a pipe's watermarks are its own", async (t) => {
     const [transport, protocol] = await exec(t, ['sleep', '100'])
     const stdin = transport.getPipeTransport(0)
     stdin?.setWriteBufferLimits({ high: 512 * KiB })
