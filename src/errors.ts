@@ -42,6 +42,8 @@ export const ERROR_CODES = {
   ERR_SHARDLOOP_GONE: 'shardloop',
   /** The thread that was called exposes no function of that name. */
   ERR_SHARDLOOP_NOT_EXPOSED: 'configuration',
+  /** A named bound of the process would be passed: more subprocesses, say, than may run at once. Nothing was begun. */
+  ERR_SHARDLOOP_LIMIT: 'configuration',
   /** The connection was aborted because its server was stopped by force, or past its drain deadline. */
   ERR_SHARDLOOP_SERVER_ABORTED: 'shardloop',
   /** As many tasks as may wait (`executor.maxQueue`) wait already, all threads of the executor being busy. */

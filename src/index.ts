@@ -21,6 +21,7 @@ export { getLoop } from './loop/get-loop.js'
 export type { Loop } from './loop/loop.js'
 export type { LoopServerOptions } from './loop/loop-network.js'
 export type { AddressLookupOptions, NameInfo, NameLookupOptions } from './loop/name-lookup.js'
+export type { ConnectedPipe, PipeOptions, PipeSource } from './loop/pipes.js'
 export {
   openSocket,
   type RawSocket,
@@ -31,9 +32,11 @@ export {
 } from './loop/raw-socket.js'
 export type { ExecutorTaskOptions } from './loop/run-in-executor.js'
 export type { SocketOperationOptions } from './loop/socket-operations.js'
+export type { ConnectedSubprocess, SubprocessProtocol, SubprocessTransport } from './loop/subprocess.js'
+export type { SubprocessOptions, SubprocessStream } from './loop/subprocess-options.js'
 export type { CallContext, CallOptions, CallTarget, ExposedFunction } from './messages/calls.js'
 export type { BroadcastOptions } from './messages/topics.js'
-export { createDatagramServer, createServer, createServer } from './server/create-server.js'
+export { createDatagramServer, createServer } from './server/create-server.js'
 export type { DatagramServerOptions } from './server/datagram-options.js'
 export type { ExecutorOptions } from './server/executor-options.js'
 export type { ShardChange, ShardState } from './server/messages.js'
@@ -81,6 +84,7 @@ export type { Handle, TimerHandle } from './workers/handles.js'
 export { isSupervisor, shardId } from './workers/identity.js'
 export type { Logger, LogLevel, LogMethod } from './workers/logger.js'
 export { onSignal } from './workers/on-signal.js'
+export type { ReadPipeTransport, WritePipeTransport } from './workers/pipe-transport.js'
 export type {
   ExtraInfo,
   IpSocketAddress,

@@ -91,6 +91,10 @@ flags! {
     LISTED_SENDING = 20;
     /// Has subscribed to topics, or had.
     SUBSCRIBED = 24;
+    /// A pipe that is only read; its peer is the writer.
+    READ_PIPE = 21;
+    /// A pipe that is only written; its peer is the reader.
+    WRITE_PIPE = 22;
 }
 
 impl Flags {

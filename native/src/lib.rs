@@ -12,6 +12,7 @@ pub mod alarm;
 pub mod audience;
 pub mod bind;
 pub mod busy_poll;
+pub mod children;
 pub mod connection;
 pub mod engine;
 pub mod error;

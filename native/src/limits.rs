@@ -130,6 +130,8 @@ pub const ADDRESS_MAX_BYTES: usize = 256;
 /// Records that JavaScript is told by a watcher of descriptors in one call, at most half of them of descriptors that are ready.
 /// Past it, those stay ready for the next turn.
 pub const WATCH_RECORDS: usize = 2048;
+/// Child processes of this process, those included that are about to be started. Past it none is started.
+pub const CHILDREN_MAX: usize = 4096;
 /// Log records that wait for one thread's JavaScript. Past it they are dropped, and how many were is logged.
 pub const LOG_RECORDS_MAX: usize = 1024;
 /// Bytes of a log record's message, and of each of its texts. What is longer is cut.

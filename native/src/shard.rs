@@ -12,6 +12,7 @@ mod datagrams;
 mod ending;
 mod handover;
 mod idle;
+mod piping;
 mod writing;
 
 pub use datagrams::EndpointLimits;
@@ -546,6 +547,10 @@ impl<S: System> Shard<S> {
                 let Some(connection) = self.connections.get_mut(handle) else { return };
                 let Some(socket) = connection.socket.as_ref() else { return };
                 let readiness = self.system.look(socket, readiness);
+                if connection.flags.has(Flags::WRITE_PIPE) {
+                    self.on_write_pipe(handle, readiness, memory);
+                    return;
+                }
                 if connection.flags.has(Flags::CONNECTING) {
                     self.on_connecting(handle, readiness); // nothing is queued for one of these
                 } else if readiness.writable && connection.queue.is_some() {
@@ -556,6 +561,9 @@ impl<S: System> Shard<S> {
                 }
                 let Some(connection) = self.connections.get_mut(handle) else { return };
                 if readiness.failed && connection.flags.has(Flags::EOF) {
+                    if connection.flags.has(Flags::READ_PIPE) {
+                        return; // nobody resets a pipe, and its writer's end was told
+                    }
                     // Nothing is left to read that would tell of it: the peer's reset came behind its end.
                     let failure = connection.socket.as_ref().and_then(Socket::take_error);
                     if let Some(error) = failure {
@@ -634,7 +642,9 @@ impl<S: System> Shard<S> {
             };
             let room = buffer.len();
             self.metrics.add(abi::METRIC_READS, 1);
-            match socket.receive(buffer) {
+            let received =
+                if flags.has(Flags::READ_PIPE) { socket.read(buffer) } else { socket.receive(buffer) };
+            match received {
                 Ok(0) => {
                     connection.flags.clear(Flags::READABLE);
                     connection.flags.set(Flags::EOF);
@@ -648,8 +658,9 @@ impl<S: System> Shard<S> {
                     self.metrics.add(abi::METRIC_BYTES_READ, length as u64);
                     sink.received(handle.word(), slab, length);
                     // A short read found the end of what there is, and more would be a new edge; but an end of
-                    // stream that came with it has had its edge.
-                    if length < room && !connection.flags.has(Flags::READ_CLOSED) {
+                    // stream that came with it has had its edge. A terminal gives one line at a time.
+                    const READ_ON: Flags = Flags::READ_CLOSED.and(Flags::READ_PIPE);
+                    if length < room && !connection.flags.has(READ_ON) {
                         connection.flags.clear(Flags::READABLE);
                         return true;
                     }

@@ -12,8 +12,8 @@ use crate::audience::Seat;
 use crate::connection::Handle;
 use crate::inbox::{Delivery, Unserved};
 use crate::net::addresses::Peer;
-use crate::net::stream;
 use crate::net::udp::DatagramSocket;
+use crate::net::{pipes, stream};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -60,6 +60,18 @@ pub trait Socket {
     fn send_file(&self, _file: BorrowedFd<'_>, _offset: u64, _length: usize) -> io::Result<usize> {
         Err(io::Error::from_raw_os_error(libc::ENOSYS))
     }
+    /// As [`Socket::receive`], of a pipe that is only read: whatever has a descriptor, a socket or not.
+    fn read(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+        self.receive(buffer)
+    }
+    /// As [`Socket::send`], of a pipe that is only written.
+    fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.send(pieces)
+    }
+    /// Whether nobody can read any more what is written to this pipe.
+    fn is_broken(&self) -> bool {
+        false
+    }
     /// Ends our sending half.
     fn shutdown_write(&self) -> io::Result<()>;
     /// Makes the close a reset.
@@ -85,6 +97,20 @@ impl<T: AsFd> Socket for T {
 
     fn send_file(&self, file: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<usize> {
         stream::send_file(self.as_fd(), file, offset, length)
+    }
+
+    #[inline]
+    fn read(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+        pipes::read(self.as_fd(), buffer)
+    }
+
+    #[inline]
+    fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        pipes::write(self.as_fd(), pieces)
+    }
+
+    fn is_broken(&self) -> bool {
+        pipes::is_broken(self.as_fd())
     }
 
     fn shutdown_write(&self) -> io::Result<()> {

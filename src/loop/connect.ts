@@ -7,7 +7,7 @@ import type { Clients } from '../workers/clients.js'
 import type { ConnectAttempt, ConnectTerms } from '../workers/outgoing.js'
 import type { Protocol, SocketAddress, Transport } from '../workers/protocol.js'
 import { type HeldLoop, threadLoop } from '../workers/thread-loop.js'
-import { connectionResource, type TcpTransport } from '../workers/transport.js'
+import { connectionResource, TcpTransport } from '../workers/transport.js'
 import type { ConnectionSettings } from './connection-options.js'
 import { descriptorOf as numberOf } from './descriptors.js'
 import { lookUp } from './name-lookup.js'
@@ -41,11 +41,13 @@ export function connect<Made extends Protocol>(
     const held = threadLoop().acquire(settings.engine)
     const connecting = new Connecting(held, factory, settings, source, connects, resolve, reject)
     if (to.kind === 'socket') connecting.adopt(to.socket)
+    else if (to.kind === 'pipe') connecting.adoptPipe(to)
     else if (to.kind === 'unix') connecting.toUnix(to.path)
     else connecting.toHost(to)
   }) as Promise<Connected<Made>>
 }
 
+type PipeTarget = Extract<ConnectionSettings['to'], { kind: 'pipe' }>
 type TcpTarget = Extract<ConnectionSettings['to'], { kind: 'tcp' }>
 
 /** One call, which may take several attempts. It holds the thread's loop until it has ended, each attempt for itself beside. */
@@ -100,6 +102,17 @@ class Connecting {
     } catch (error) {
       // Of a descriptor that cannot be had the attempt has not begun, and of one that was refused it is over already.
       this.#end(error, null)
+    }
+  }
+
+  adoptPipe({ begin, transportClass }: PipeTarget): void {
+    try {
+      threadLoop().acquire(this.#held.engine)
+      const attempt = new Attempt(this, undefined, (error) => this.#end(error, null), transportClass)
+      begin(this.#held.loop.outgoing, attempt)
+      this.#attempts.push(attempt)
+    } catch (error) {
+      this.#end(error, null) // as above
     }
   }
 
@@ -216,6 +229,7 @@ class Attempt implements ConnectAttempt {
   readonly factory: () => Protocol
   readonly source: string | undefined
   readonly peername: SocketAddress | undefined
+  readonly transportClass: typeof TcpTransport
   readonly #connecting: Connecting
   readonly #whenFailed: (error: unknown) => void
 
@@ -224,11 +238,13 @@ class Attempt implements ConnectAttempt {
     connecting: Connecting,
     peername: SocketAddress | undefined,
     whenFailed: (error: unknown) => void,
+    transportClass: typeof TcpTransport = TcpTransport,
   ) {
     this.resource = connecting.resource
     this.factory = connecting.factory
     this.source = connecting.source
     this.peername = peername
+    this.transportClass = transportClass
     this.#connecting = connecting
     this.#whenFailed = whenFailed
   }
@@ -286,7 +302,7 @@ function named(error: unknown, address: string, port?: number): unknown {
 }
 
 /** The descriptor of a socket of node:net that can be given away. */
-function descriptorOf(socket: Socket): number {
+export function descriptorOf(socket: Socket): number {
   const refuse = (what: string): ShardloopError =>
     new ShardloopError('ERR_SHARDLOOP_ARGUMENT', `the socket of node:net cannot be taken over: ${what}`)
   if ('encrypted' in socket) throw refuse('it has a TLS session of its own')

@@ -4,6 +4,8 @@ import { ShardloopError } from '../errors.js'
 import { CONNECTION_ATTEMPT_DELAY_MS, TIME_MAX_MS } from '../limits.js'
 import { GivenOptions, show, wrong } from '../server/given-options.js'
 import type { EngineName } from '../workers/engine.js'
+import type { ConnectAttempt, Outgoing } from '../workers/outgoing.js'
+import type { TcpTransport } from '../workers/transport.js'
 import { UNIX_PATH_EXPECTED } from '../workers/unix-path.js'
 import { isRawSocket, type RawSocket } from './raw-socket.js'
 
@@ -78,6 +80,12 @@ export interface ConnectionSettings {
   readonly timeoutMs: number
   readonly to:
     | { readonly kind: 'socket'; readonly socket: number | RawSocket | Socket }
+    | {
+        readonly kind: 'pipe'
+        /** Gives the pipe to native code. @throws what is wrong with it; then it stays the caller's */
+        readonly begin: (outgoing: Outgoing, attempt: ConnectAttempt) => void
+        readonly transportClass: typeof TcpTransport
+      }
     | { readonly kind: 'unix'; readonly path: string }
     | {
         readonly kind: 'tcp'

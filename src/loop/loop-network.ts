@@ -5,7 +5,9 @@ import type { ServerOptions } from '../server/options.js'
 import type { Server } from '../server/server.js'
 import type { DatagramProtocol } from '../workers/datagram-protocol.js'
 import { creationStack } from '../workers/debug-mode.js'
+import type { ReadPipeTransport, WritePipeTransport } from '../workers/pipe-transport.js'
 import type { Protocol, ProtocolFactory } from '../workers/protocol.js'
+import { threadChildren } from '../workers/thread-children.js'
 import { threadLoop } from '../workers/thread-loop.js'
 import { UNIX_PATH_EXPECTED } from '../workers/unix-path.js'
 import { type Connected, type Connects, connect } from './connect.js'
@@ -18,9 +20,18 @@ import {
   parseUnixConnectionOptions,
   type UnixConnectionOptions,
 } from './connection-options.js'
-
 import { type DatagramEndpoint, LoopEndpoints } from './datagram-endpoint.js'
 import { type DatagramEndpointOptions, parseDatagramOptions } from './datagram-options.js'
+import {
+  type ConnectedPipe,
+  checkPipe,
+  connectPipe,
+  type PipeOptions,
+  type PipeSource,
+  parsePipeOptions,
+} from './pipes.js'
+import { type ConnectedSubprocess, type SubprocessProtocol, startSubprocess } from './subprocess.js'
+import type { SubprocessSettings } from './subprocess-options.js'
 
 /** Options of a server in the calling thread. */
 export type LoopServerOptions = Omit<ServerOptions, 'shards'>
@@ -88,6 +99,40 @@ export class LoopNetwork {
     return this.#endpoints.create(factory, parseDatagramOptions(options))
   }
 
+  connectReadPipe<Made extends Protocol>(
+    factory: () => Made,
+    pipe: PipeSource,
+    options: PipeOptions = {},
+  ): Promise<ConnectedPipe<ReadPipeTransport, Made>> {
+    checkFactory('connectReadPipe', factory)
+    const [source, engine] = [
+      checkPipe('connectReadPipe', pipe),
+      parsePipeOptions('connectReadPipe', options),
+    ]
+    return connectPipe(factory, source, false, engine, creationStack(this.connectReadPipe), this.#connects)
+  }
+
+  connectWritePipe<Made extends Protocol>(
+    factory: () => Made,
+    pipe: PipeSource,
+    options: PipeOptions = {},
+  ): Promise<ConnectedPipe<WritePipeTransport, Made>> {
+    checkFactory('connectWritePipe', factory)
+    const [source, engine] = [
+      checkPipe('connectWritePipe', pipe),
+      parsePipeOptions('connectWritePipe', options),
+    ]
+    return connectPipe(factory, source, true, engine, creationStack(this.connectWritePipe), this.#connects)
+  }
+
+  subprocess<Made extends SubprocessProtocol>(
+    factory: () => Made,
+    settings: SubprocessSettings,
+  ): Promise<ConnectedSubprocess<Made>> {
+    checkFactory('subprocessExec', factory)
+    return startSubprocess(factory, settings, this.#connects)
+  }
+
   /** Aborts all of it; resolves when nothing is left. */
   async close(): Promise<void> {
     this.#closed = true
@@ -97,9 +142,11 @@ export class LoopNetwork {
       )
     // Before anything is waited for: what is connected then is another loop's.
     const endpointsGone = this.#endpoints.close()
+    const childrenGone = threadChildren().close()
     const clientsGone = threadLoop().abortClients()
     await Promise.all([...this.#servers].map((starting) => starting.then(abort, () => {})))
     await endpointsGone
+    await childrenGone
     await clientsGone
     await threadLoop().closeUnused()
   }

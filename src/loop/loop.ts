@@ -17,6 +17,7 @@ import {
 import { printException } from '../workers/exception-report.js'
 import { type Handle, TimerCall, type TimerHandle } from '../workers/handles.js'
 import { invalid } from '../workers/invalid.js'
+import type { ReadPipeTransport, WritePipeTransport } from '../workers/pipe-transport.js'
 import type {
   IpSocketAddress,
   Protocol,
@@ -42,9 +43,12 @@ import {
   type NameInfo,
   type NameLookupOptions,
 } from './name-lookup.js'
+import type { ConnectedPipe, PipeOptions, PipeSource } from './pipes.js'
 import type { RawSocket, SocketTarget } from './raw-socket.js'
 import { type ExecutorTaskOptions, LoopTasks } from './run-in-executor.js'
 import { NO_OPTIONS, type SocketOperationOptions, SocketOperations } from './socket-operations.js'
+import type { ConnectedSubprocess, SubprocessProtocol } from './subprocess.js'
+import { parseExec, parseShell, type SubprocessOptions } from './subprocess-options.js'
 
 /**
  * A thread's loop, as asyncio has it: {@link getLoop} gives it in every thread, whether or not it serves anything.
@@ -187,6 +191,38 @@ export interface Loop extends AsyncDisposable {
     factory: () => Made,
     options: DatagramEndpointOptions,
   ): Promise<DatagramEndpoint<Made>>
+  /**
+   * Reads from a pipe, a socket or a terminal; see {@link PipeSource}. Resolves when the protocol's `connectionMade` was called.
+   * Rejects with ERR_SHARDLOOP_ARGUMENT for what cannot be waited for (a regular file), with the system's error else.
+   */
+  connectReadPipe<Made extends Protocol>(
+    factory: () => Made,
+    pipe: PipeSource,
+    options?: PipeOptions,
+  ): Promise<ConnectedPipe<ReadPipeTransport, Made>>
+  /** Writes to one; as `connectReadPipe`. */
+  connectWritePipe<Made extends Protocol>(
+    factory: () => Made,
+    pipe: PipeSource,
+    options?: PipeOptions,
+  ): Promise<ConnectedPipe<WritePipeTransport, Made>>
+  /**
+   * Starts a program, which is looked up in PATH unless its name has a slash, with these arguments. Resolves when it runs and
+   * the protocol's `connectionMade` was called. Rejects with the system's error (`spawn ENOENT` …), with what the factory threw,
+   * or with the signal's reason; with ERR_SHARDLOOP_LIMIT when 4,096 run in the process. It ends with its thread: what runs when the
+   * loop is closed, or its thread ends in whatever way, is killed (SIGKILL) and reaped; only its own children are not.
+   */
+  subprocessExec<Made extends SubprocessProtocol>(
+    factory: () => Made,
+    command: readonly [program: string, ...args: string[]],
+    options?: SubprocessOptions,
+  ): Promise<ConnectedSubprocess<Made>>
+  /** The same with a command for `/bin/sh -c`. Whatever in it comes from others has to be quoted for the shell. */
+  subprocessShell<Made extends SubprocessProtocol>(
+    factory: () => Made,
+    command: string,
+    options?: SubprocessOptions,
+  ): Promise<ConnectedSubprocess<Made>>
   /** See {@link sendFile}. */
   sendFile(
     transport: Transport,
@@ -328,10 +364,10 @@ export interface Loop extends AsyncDisposable {
   slowCallbackDuration: number
   /**
    * Cancels all callbacks that wait, those of the round that runs included, aborts the servers that the loop made and the
-   * connections that this thread made (ERR_SHARDLOOP_CLOSED), also those that it was about to make, and its tasks in the executor,
-   * rejects calls of other threads' functions that wait (ERR_SHARDLOOP_CLOSED), takes back what it exposed, watches no descriptor
-   * any more (operations that wait reject with ERR_SHARDLOOP_CLOSED), and removes its signal handlers and the thread's exception
-   * handler.
+   * connections and pipes that this thread made (ERR_SHARDLOOP_CLOSED), also those that it was about to make, kills its subprocesses
+   * and its tasks in the executor, rejects calls of other threads' functions that wait (ERR_SHARDLOOP_CLOSED), takes back what
+   * it exposed, watches no descriptor any more (operations that wait reject with ERR_SHARDLOOP_CLOSED), and removes its signal
+   * handlers and the thread's exception handler.
    * Resolves when nothing native is left. Look-ups that run end as they would have. Idempotent; `getLoop` gives another loop from now on.
    */
   close(): Promise<void>
@@ -491,6 +527,38 @@ export class EventLoop implements Loop {
     options: DatagramEndpointOptions,
   ): Promise<DatagramEndpoint<Made>> {
     return this.#open('createDatagramEndpoint').#network.createDatagramEndpoint(factory, options)
+  }
+
+  async connectReadPipe<Made extends Protocol>(
+    factory: () => Made,
+    pipe: PipeSource,
+    options?: PipeOptions,
+  ): Promise<ConnectedPipe<ReadPipeTransport, Made>> {
+    return this.#open('connectReadPipe').#network.connectReadPipe(factory, pipe, options)
+  }
+
+  async connectWritePipe<Made extends Protocol>(
+    factory: () => Made,
+    pipe: PipeSource,
+    options?: PipeOptions,
+  ): Promise<ConnectedPipe<WritePipeTransport, Made>> {
+    return this.#open('connectWritePipe').#network.connectWritePipe(factory, pipe, options)
+  }
+
+  async subprocessExec<Made extends SubprocessProtocol>(
+    factory: () => Made,
+    command: readonly [program: string, ...args: string[]],
+    options: SubprocessOptions = {},
+  ): Promise<ConnectedSubprocess<Made>> {
+    return this.#open('subprocessExec').#network.subprocess(factory, parseExec(command, options))
+  }
+
+  async subprocessShell<Made extends SubprocessProtocol>(
+    factory: () => Made,
+    command: string,
+    options: SubprocessOptions = {},
+  ): Promise<ConnectedSubprocess<Made>> {
+    return this.#open('subprocessShell').#network.subprocess(factory, parseShell(command, options))
   }
 
   async sendFile(

@@ -83,12 +83,27 @@ export declare class NativeMailbox {
   hotCalls(): { reserve: (address: number, bytes: number) => number, send: (address: number, messages: Uint8Array, length: number, cost: number) => boolean, sendLarge: (address: number, message: Uint8Array, payload: Uint8Array, cost: number) => boolean, takeLarge: () => Buffer }
 }
 
+/**
+ * A new pipe. Either end closes once: by `closeEnd`, with the connection that it becomes, or when this is collected or its
+ * environment ends.
+ */
+export declare class NativePipe {
+  /** The number of an end's descriptor; -1 once it is closed or given away. */
+  descriptor(writes: boolean): number
+  /** Closes an end, if it is here still. */
+  closeEnd(writes: boolean): void
+}
+
 /** One engine, nested in this thread's libuv loop. */
 export declare class NativeShard {
   /** Sends and receives by a socket, under a number of no endpoint whose end is still to be told. One closed event follows. */
   addEndpoint(endpoint: number, socket: NativeDatagramSocket, limits: NativeEndpointLimits): void
   /** Bytes of an endpoint's datagrams that are not sent yet. */
   endpointBufferedBytes(endpoint: number): number
+  /** Begins with whatever can be read or written as a pipe, on behalf of a server of this thread's own; as `adopt`. */
+  adoptPipe(request: number, server: number, fd: number, writes: boolean, duplicate: boolean): SystemFailure | null
+  /** The same with an end of a new pipe. */
+  adoptPipeEnd(request: number, server: number, pipe: NativePipe, writes: boolean): SystemFailure | null
   /** Takes the shared memory and the function that handles a batch; see `src/workers/shard-loop.ts`. */
   constructor(options: { engine: string, metrics: number, supervised: boolean, control: Int32Array, events: Int32Array, commands: Int32Array, writeSlab: Uint8Array, slabs: readonly Uint8Array[], drain: () => void, closed: () => void })
   /** Makes a server known, before `listen`; `number` is its number in the process, 0 for one that only this thread knows. */
@@ -265,6 +280,15 @@ export interface BroadcastOutcome {
   refused: number
 }
 
+/** It could not be started. */
+export declare function childNotStarted(): void
+
+/** It has ended, and was reaped. */
+export declare function childReaped(pid: number): void
+
+/** It runs, under this number. */
+export declare function childStarted(pid: number): void
+
 /** How to open one. */
 export interface DatagramOpenOptions {
   /** Where to be: an IP address, or the name of a Unix socket (with port -1). Null: nowhere, or where the kernel chooses. */
@@ -293,6 +317,9 @@ export interface DatagramOpenOptions {
   offload: boolean
 }
 
+/** Kills this thread's child processes, and has them reaped: nothing else of the thread will see to them any more. How many. */
+export declare function endChildren(): number
+
 /** The socket that a token names; null when there is none (any more). */
 export declare function findDatagramSocket(token: number): NativeDatagramSocket | null
 
@@ -307,6 +334,9 @@ export declare function guardServer(server: number, listeners: Array<number>): v
 
 /** Whether calls on a descriptor return at once: 1 or 0, or the negative errno. */
 export declare function isNonblocking(fd: number): number
+
+/** How many child processes there may be. Only tests call it. Returns what it was. */
+export declare function limitChildren(limit: number): number
 
 /** The address of who is at a place: a shard's number, or PLACE_SUPERVISOR; 0 when nobody is. */
 export declare function mailboxAt(place: number): number
@@ -390,6 +420,9 @@ export declare function openDatagramSocket(options: DatagramOpenOptions): Native
  */
 export declare function openMailbox(options: { place: number, control: Int32Array, inbox: Uint8Array, read: () => void, closed: () => void }): NativeMailbox | SystemFailure
 
+/** Opens a pipe, close-on-exec; both ends wait. */
+export declare function openPipe(): NativePipe | SystemFailure
+
 /** Opens a socket: `IPv4`, `IPv6` or `unix`, for datagrams or else a stream. */
 export declare function openSocket(family: string, datagram: boolean): NativeSocket | SystemFailure
 
@@ -415,6 +448,12 @@ export interface ReceivedFrom {
 
 /** Milliseconds after which a stuck shard is reported; 0 for never. */
 export declare function reportStallsAfter(ms: number): void
+
+/**
+ * Makes room for a child process that this thread is about to start; `childStarted` or `childNotStarted` follows. False when
+ * there are too many in the process. What the thread leaves at its end is killed and reaped.
+ */
+export declare function reserveChild(): boolean
 
 /** Whether a shard, by its metrics token, is still in this life, of which a report told. */
 export declare function shardLives(token: number, life: number): boolean

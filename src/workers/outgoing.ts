@@ -2,6 +2,7 @@ import type { AsyncResource } from 'node:async_hooks'
 import { constants } from 'node:os'
 import { ShardloopError, type SystemError, systemError } from '../errors.js'
 import { CALL_CONNECT } from '../native/abi.js'
+import type { NativePipe, SystemFailure } from '../native/binding.js'
 import { Clients } from './clients.js'
 import type { ProtocolFactory, SocketAddress } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
@@ -26,6 +27,8 @@ export interface ConnectAttempt {
   /** The async context of the connection's callbacks. */
   readonly resource: AsyncResource
   readonly factory: ProtocolFactory
+  /** What its connection is. */
+  readonly transportClass: typeof TcpTransport
   /** Where it was asked for; in debug mode only. */
   readonly source: string | undefined
   /** Nobody wants it any more: a connection that comes of it is aborted, and its failure is nobody's. */
@@ -84,11 +87,26 @@ export class Outgoing {
    * @throws the system's error when it is no socket that is connected; then it stays the caller's
    */
   adopt(fd: number, duplicate: boolean, attempt: ConnectAttempt): void {
-    const clients = this.request(attempt)
-    const failure = this.loop.native.adopt(attempt.request, clients.id, fd, duplicate)
+    const { id } = this.request(attempt)
+    this.adopted(attempt, this.loop.native.adopt(attempt.request, id, fd, duplicate))
+  }
+
+  /** As `adopt`, with what is read, or written, as a pipe. */
+  adoptPipe(fd: number, writes: boolean, duplicate: boolean, attempt: ConnectAttempt): void {
+    const { id } = this.request(attempt)
+    this.adopted(attempt, this.loop.native.adoptPipe(attempt.request, id, fd, writes, duplicate))
+  }
+
+  /** The same with an end of a new pipe. */
+  adoptPipeEnd(pipe: NativePipe, writes: boolean, attempt: ConnectAttempt): void {
+    const { id } = this.request(attempt)
+    this.adopted(attempt, this.loop.native.adoptPipeEnd(attempt.request, id, pipe, writes))
+  }
+
+  private adopted(attempt: ConnectAttempt, failure: SystemFailure | null): void {
     if (failure === null) return
     this.take(attempt.request)
-    clients.ended()
+    attempt.clients?.ended()
     throw systemError(failure.errno, failure.syscall)
   }
 

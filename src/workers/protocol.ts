@@ -82,6 +82,8 @@ export interface ExtraInfo {
   sockname: SocketAddress
   /** The peer's end. */
   peername: SocketAddress
+  /** Of a pipe: its descriptor, or -1 once it is closed. It stays the transport's. */
+  pipe: number
 }
 
 /** One connection's sending side and switches. Lives on its shard's thread; never crosses threads. */

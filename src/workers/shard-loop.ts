@@ -462,7 +462,7 @@ export class ShardLoop {
   private established(handle: number, request: number, named: boolean): void {
     const attempt = this.outgoing.take(request)
     const clients = attempt.clients as Clients
-    const transport = new TcpTransport(this, clients, handle, ++this.sequence, attempt.resource)
+    const transport = new attempt.transportClass(this, clients, handle, ++this.sequence, attempt.resource)
     this.transports[handle & HANDLE_SLOT_MASK] = transport
     if (attempt.cancelled) {
       transport.abort()
@@ -577,13 +577,14 @@ export class ShardLoop {
       protocol.eofReceived === undefined
         ? undefined
         : transport.resource.runInAsyncScope(protocol.eofReceived, protocol)
-    if (keep === true) return
+    // A pipe has no other half to be kept.
+    if (keep === true && transport.canWriteEof()) return
     if (typeof keep === 'object' && keep !== null) {
       // An async answer: half open until it is there.
       const fulfilled = transport.promised()
       Promise.resolve(keep as PromiseLike<unknown>).then(
         (kept) => {
-          if (kept !== true) transport.close()
+          if (kept !== true || !transport.canWriteEof()) transport.close()
           fulfilled()
         },
         (error: unknown) => this.report(error, transport, 'eofReceived'),
@@ -622,7 +623,7 @@ export class ShardLoop {
       )
     }
     if (reason === CLOSE_DETACHED) return this.detachedError(transport)
-    const error = systemError(reason, 'read')
+    const error = systemError(reason, transport.failingCall)
     return error.code === 'EPIPE' ? systemError(reason, 'write') : error
   }
 

@@ -4,6 +4,7 @@ import { native } from '../native/index.js'
 import { chooseEngine, type EngineName } from './engine.js'
 import { shardIdentity } from './identity.js'
 import { ShardLoop } from './shard-loop.js'
+import { threadChildren } from './thread-children.js'
 import { threadLog } from './thread-log.js'
 import { threadSingletonGetter } from './thread-singleton.js'
 
@@ -78,9 +79,12 @@ export class ThreadLoop {
   }
 
   /** As `release`, when the thread is about to end: what it has made to others ends in good order, so that it can. */
-  releaseAtEnd(): Promise<void> {
+  async releaseAtEnd(): Promise<void> {
+    // What it has started does not outlive it.
+    const childrenGone = threadChildren().close()
     this.#held?.loop.outgoing.close()
     for (const endpoint of this.#held?.loop.datagrams ?? []) endpoint.close()
+    await childrenGone
     return this.release()
   }
 

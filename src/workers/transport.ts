@@ -296,6 +296,8 @@ export class TcpTransport implements Transport {
         return this.peername() ?? fallback
       case 'sockname':
         return this.sockname() ?? fallback
+      case 'pipe':
+        return this.pipe() ?? fallback
       default:
         return fallback
     }
@@ -508,6 +510,16 @@ export class TcpTransport implements Transport {
   learnPeername(): void {
     const address = this.loop.native.peerAddress(this.handle)
     if (!isFailure(address)) this.rarely().peername = address as SocketAddress
+  }
+
+  /** @internal The call that fails when its peer does, but for EPIPE. */
+  get failingCall(): 'read' | 'write' {
+    return 'read'
+  }
+
+  /** Its descriptor, where it is a pipe. */
+  protected pipe(): number | undefined {
+    return undefined
   }
 
   private sockname(): SocketAddress | undefined {

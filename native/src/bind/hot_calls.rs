@@ -143,12 +143,13 @@ unsafe extern "C" fn peer(env: sys::napi_env, info: sys::napi_callback_info) -> 
     let look = || {
         let handle = Handle::from_word(integer(env, handle)?);
         let peer = host.inspect(|engine| engine.peer(handle)).flatten();
-        let text = peer.map(|peer| match peer {
+        let text = peer.and_then(|peer| match peer {
             Peer::Ip(peer) => {
                 let (address, family, port) = addresses::parts(peer);
-                format!("{family} {port} {address}")
+                Some(format!("{family} {port} {address}"))
             }
-            Peer::Unix | Peer::NamedUnix => "Unix".into(),
+            Peer::Unix | Peer::NamedUnix => Some("Unix".into()),
+            Peer::Writer | Peer::Reader => None,
         });
         let mut result = ptr::null_mut();
         // SAFETY: plain calls; the text is copied.

@@ -2,6 +2,7 @@
 
 pub mod alarm;
 mod caller;
+pub mod children;
 pub mod datagrams;
 mod functions;
 pub mod guardian;
@@ -11,6 +12,7 @@ pub mod listener;
 pub mod log;
 pub mod mailbox;
 pub mod metrics;
+pub mod pipes;
 pub mod raw_socket;
 pub mod shard;
 pub mod topics;

@@ -43,7 +43,7 @@ pub struct NativeServerLimits {
 /// One engine, nested in this thread's libuv loop.
 #[napi]
 pub struct NativeShard {
-    host: Rc<Host>,
+    pub(super) host: Rc<Host>,
     bindings: Rc<Bindings>,
     /// How other threads know it, when a supervisor has it.
     link: Option<Arc<ShardLink>>,

@@ -70,6 +70,10 @@ pub enum Peer {
     Unix,
     /// A Unix socket with a name, which the kernel tells.
     NamedUnix,
+    /// Whoever writes to a pipe that we read.
+    Writer,
+    /// Whoever reads from a pipe that we write to.
+    Reader,
 }
 
 impl Peer {
@@ -77,13 +81,13 @@ impl Peer {
     pub fn ip(self) -> Option<SocketAddr> {
         match self {
             Self::Ip(address) => Some(address),
-            Self::Unix | Self::NamedUnix => None,
+            Self::Unix | Self::NamedUnix | Self::Writer | Self::Reader => None,
         }
     }
 
     /// Whether it is on a Unix socket.
     pub fn is_unix(self) -> bool {
-        !matches!(self, Self::Ip(_))
+        matches!(self, Self::Unix | Self::NamedUnix)
     }
 }
 
@@ -92,6 +96,7 @@ impl fmt::Display for Peer {
         match self {
             Self::Ip(address) => address.fmt(formatter),
             Self::Unix | Self::NamedUnix => formatter.write_str("a Unix socket"),
+            Self::Writer | Self::Reader => formatter.write_str("a pipe"),
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod datagram_address;
 pub mod datagrams;
 pub mod listen;
 pub mod options;
+pub mod pipes;
 pub mod raw;
 pub mod stream;
 pub mod udp;

@@ -95,7 +95,7 @@ pub fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Address)> {
     };
     let address = match peer {
         Peer::Ip(address) => Address::Ip(address),
-        Peer::Unix => Address::Unix(Vec::new()),
+        Peer::Unix | Peer::Writer | Peer::Reader => Address::Unix(Vec::new()),
         Peer::NamedUnix => Address::of(&SockRef::from(&accepted).peer_addr()?),
     };
     Ok((accepted, address))

@@ -25,7 +25,11 @@ impl<S: System> Shard<S> {
             debug_assert!(false, "a connection was asked for on behalf of a server that is not known");
             return;
         };
-        let flags = Flags::UNANNOUNCED.and(Flags::CONNECTING);
+        let flags = Flags::UNANNOUNCED.and(Flags::CONNECTING).and(match peer {
+            Peer::Writer => Flags::READ_PIPE,
+            Peer::Reader => Flags::WRITE_PIPE,
+            _ => Flags::default(),
+        });
         let Some(handle) = self.enter(flags, server, limits, request, peer) else {
             self.connect_failed(request, libc::ENFILE, abi::CALL_SOCKET);
             return;
@@ -34,7 +38,8 @@ impl<S: System> Shard<S> {
         let socket = self.system.adopt(socket);
         match self.system.watch(socket, Source::Connection(handle)) {
             Ok(socket) => {
-                if !done {
+                // That the reader of a pipe is gone is told as room is.
+                if !done || peer == Peer::Reader {
                     self.system.await_room(&socket);
                 }
                 if let Some(connection) = self.connections.get_mut(handle) {

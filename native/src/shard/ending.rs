@@ -28,7 +28,9 @@ impl<S: System> Shard<S> {
     /// Ends a connection after its queue is empty, without destroying what the peer has not received yet.
     pub(super) fn close(&mut self, handle: Handle) {
         let Some(connection) = self.connections.get(handle) else { return };
-        let (heard_end, is_unix) = (connection.flags.has(Flags::EOF), connection.peer.is_unix());
+        // Who closes a pipe that is only read wants no more, and sends nothing.
+        let heard_end = connection.flags.has(Flags::EOF.and(Flags::READ_PIPE));
+        let is_unix = connection.peer.is_unix();
         let Some(socket) = self.take_socket(handle, 0) else { return };
         // What is sent over a Unix socket is with the peer; unread input makes its end a reset all the same.
         let may_lose = || if is_unix { socket.has_unread() } else { socket.close_may_lose_bytes() };
@@ -36,6 +38,7 @@ impl<S: System> Shard<S> {
             return;
         }
         let id = self.lingering_next;
+        // A pipe that is no socket cannot be shut down: its bytes are with the kernel, and stay there.
         if socket.shutdown_write().is_ok()
             && let Ok(socket) = self.system.watch(socket, Source::Lingering(id))
         {

@@ -199,7 +199,7 @@ impl<S: System> Shard<S> {
         let mut rest = pieces;
         if connection.queue.is_none() {
             self.metrics.add(abi::METRIC_WRITES, 1);
-            match socket.send(rest) {
+            match send(socket, connection.flags, rest) {
                 Ok(sent) => {
                     connection.active_at = self.tick;
                     self.metrics.add(abi::METRIC_BYTES_WRITTEN, sent as u64);
@@ -282,7 +282,7 @@ impl<S: System> Shard<S> {
                 }
                 continue;
             }
-            let (length, result) = match send_first(socket, queue, memory) {
+            let (length, result) = match send_first(socket, connection.flags, queue, memory) {
                 Ok(outcome) => outcome,
                 Err(Detached) => {
                     self.reset(handle, abi::CLOSE_DETACHED);
@@ -375,11 +375,18 @@ impl<S: System> Shard<S> {
 /// Offers the kernel the first pieces of a queue: how many bytes, and how many of them it took.
 fn send_first<K: Socket>(
     socket: &K,
+    flags: Flags,
     queue: &WriteQueue,
     memory: &dyn PinnedMemory,
 ) -> Result<(usize, io::Result<usize>), Detached> {
     let mut pieces: ArrayVec<IoSlice<'_>, WRITEV_PIECES> = ArrayVec::new();
     queue.slices(memory, &mut pieces)?;
     let length = pieces.iter().map(|piece| piece.len()).sum();
-    Ok((length, if length == 0 { Ok(0) } else { socket.send(&pieces) }))
+    Ok((length, if length == 0 { Ok(0) } else { send(socket, flags, &pieces) }))
+}
+
+/// By the call that fits: what is written to as a pipe need not be a socket.
+#[inline]
+fn send<K: Socket>(socket: &K, flags: Flags, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    if flags.has(Flags::WRITE_PIPE) { socket.write(pieces) } else { socket.send(pieces) }
 }
