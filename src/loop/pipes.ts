@@ -32,20 +32,15 @@ export type PipeOptions = Pick<CommonConnectionOptions, 'engine'>
  */
 export type PipeSource = number | Socket | NodeJS.ReadStream | NodeJS.WriteStream
 
-/** The end of a new pipe, before its loop has it. */
-export interface PipeEnd {
-  readonly pipe: NativePipe
-}
-
 type End<Writes extends boolean> = Writes extends true ? WritePipeTransport : ReadPipeTransport
 
 /**
- * Goes on with a pipe. Rejects with ERR_SHARDLOOP_ARGUMENT for what is none, or with the system's error; then a descriptor
- * stays the caller's.
+ * Goes on with a pipe, or with an end of a new one. Rejects with ERR_SHARDLOOP_ARGUMENT for what is none, or with the system's
+ * error; then a descriptor stays the caller's, unless the engine had it: one that cannot be watched (/dev/null) is closed.
  */
 export async function connectPipe<Made extends Protocol, Writes extends boolean>(
   factory: () => Made,
-  source: PipeSource | PipeEnd,
+  source: PipeSource | NativePipe,
   writes: Writes,
   engine: EngineName | null,
   createdAt: string | undefined,
@@ -94,18 +89,16 @@ export function checkPipe(method: string, pipe: unknown): PipeSource {
 const STDERR = 2
 
 function begin(
-  source: PipeSource | PipeEnd,
+  source: PipeSource | NativePipe,
   writes: boolean,
   outgoing: Outgoing,
   attempt: ConnectAttempt,
 ): void {
   if (typeof source === 'number') outgoing.adoptPipe(source, writes, source <= STDERR, attempt)
-  else if ('pipe' in source && 'descriptor' in (source as PipeEnd).pipe)
-    outgoing.adoptPipeEnd((source as PipeEnd).pipe, writes, attempt)
+  else if ('closeEnd' in source) outgoing.adoptPipeEnd(source, writes, attempt)
   else {
-    const stream = source as Socket
-    outgoing.adoptPipe(descriptorOf(stream), writes, true, attempt)
-    stream.destroy()
+    outgoing.adoptPipe(descriptorOf(source as Socket), writes, true, attempt)
+    source.destroy()
   }
 }
 

@@ -206,7 +206,7 @@ class Subprocess implements SubprocessTransport, RunningChild {
   async #connectPipe(fd: number, pipe: ChildPipe, connects: Connects): Promise<void> {
     const protocol = pipe.writes ? this.#inputProtocol(fd, pipe) : this.#outputProtocol(fd, pipe)
     const { engine } = this.#settings
-    await connectPipe(() => protocol, { pipe: pipe.native }, pipe.writes, engine, undefined, connects)
+    await connectPipe(() => protocol, pipe.native, pipe.writes, engine, undefined, connects)
   }
 
   #inputProtocol(fd: number, pipe: ChildPipe): Protocol {

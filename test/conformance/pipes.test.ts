@@ -5,7 +5,7 @@ import { once } from 'node:events'
 import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { createServer as createNetServer, connect as netConnect, type Socket } from 'node:net'
-import type { Protocol, ReadPipeTransport, Transport } from '../../src/index.js'
+import type { Protocol, ReadPipeTransport, Transport, WritePipeTransport } from '../../src/index.js'
 import { assertBytes } from '../harness/client.js'
 import { type Fifo, isOpen, openFifo, readUpTo, writeUntilFull } from '../harness/fifo.js'
 import { KiB, MiB } from '../harness/memory.js'
@@ -171,6 +171,23 @@ forEachEngine('pipes', (test) => {
     assert.equal(await sender.lost(), null)
     assert.equal(await reader.lost(), null)
     assertBytes(reader.bytes, content)
+  })
+
+  test('a protocol may ask for no more than a pipe has', async (t) => {
+    class Source implements Protocol {
+      transport: WritePipeTransport | undefined
+      connectionMade(transport: WritePipeTransport): void {
+        this.transport = transport
+      }
+    }
+    const fifo = openFifo(t)
+    const [transport, source] = await t.loop.connectWritePipe(
+      () => new Source(),
+      fifo.give(fifo.writer),
+      on(t),
+    )
+    assert.equal(source.transport, transport)
+    await transport[Symbol.asyncDispose]()
   })
 
   // CPython: UnixReadPipeTransportTests, UnixWritePipeTransportTests: ValueError of what is no pipe
@@ -355,7 +372,7 @@ async function writing<Made extends Recorder>(
 ): Promise<{
   fifo: Fifo
   protocol: Made
-  transport: Awaited<ReturnType<typeof t.loop.connectWritePipe>>[0]
+  transport: WritePipeTransport
 }> {
   const fifo = openFifo(t)
   const [transport, protocol] = await t.loop.connectWritePipe(make, fifo.give(fifo.writer), on(t))
