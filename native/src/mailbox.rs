@@ -27,10 +27,11 @@ use std::collections::HashMap as LocalMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 
-/// By address. Addresses begin at 1 and are not used again: a thread that takes the place of another has one of its own.
-static MAILBOXES: LazyLock<HashMap<u32, Arc<Mailbox>>> = LazyLock::new(HashMap::new);
+/// By address. Addresses begin at 1 and are not used again: a thread that takes the place of another has one of its own. Owners and
+/// senders hold a mailbox, and the registry none: it frees what was removed some time later, and a descriptor would stay open.
+static MAILBOXES: LazyLock<HashMap<u32, Weak<Mailbox>>> = LazyLock::new(HashMap::new);
 /// Addresses by place: a shard's number, or that of the supervisor.
 static PLACES: LazyLock<HashMap<i32, u32>> = LazyLock::new(HashMap::new);
 static LAST_ADDRESS: AtomicU32 = AtomicU32::new(0);
@@ -86,7 +87,7 @@ impl Mailbox {
             bell: Bell::new()?,
             reserved: AtomicUsize::new(0),
         });
-        MAILBOXES.pin().insert(mailbox.address, mailbox.clone());
+        MAILBOXES.pin().insert(mailbox.address, Arc::downgrade(&mailbox));
         if place != abi::PLACE_NONE {
             PLACES.pin().insert(place, mailbox.address);
         }
@@ -110,6 +111,10 @@ impl Mailbox {
 
     /// Grants room for `least` bytes, and some more for what comes next. From any thread.
     pub fn reserve(&self, least: usize) -> Grant {
+        // Nobody makes room in it any more: it would be called full, and its successor would not be looked for.
+        if self.parcels.is_closed() {
+            return Grant::Gone;
+        }
         let most = least.max(MAIL_CREDIT_BYTES);
         let granted = |reserved: usize| {
             let free = MAILBOX_MAX_BYTES - reserved;
@@ -157,16 +162,14 @@ impl Mailbox {
     /// The thread ends, or says and hears nothing any more. What was not read is dropped, and everybody is told.
     pub fn close(&self) {
         // First, so that nobody finds it who is not told.
-        let places = PLACES.pin();
-        if places.get(&self.place) == Some(&self.address) {
-            places.remove(&self.place);
-        }
+        // Its successor, if it is there already, stays.
+        _ = PLACES.pin().remove_if(&self.place, |_, address| *address == self.address);
         let mailboxes = MAILBOXES.pin();
         if mailboxes.remove(&self.address).is_none() {
             return;
         }
         drop(self.parcels.close());
-        for other in mailboxes.values() {
+        for other in mailboxes.values().filter_map(Weak::upgrade) {
             // One that is just closing needs to know nothing.
             _ = other.put(self.gone_note());
         }
@@ -181,6 +184,10 @@ impl Mailbox {
         let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         Parcel { bytes, large: None, cost: 0 }
     }
+}
+
+fn with_address(address: u32) -> Option<Arc<Mailbox>> {
+    MAILBOXES.pin().get(&address)?.upgrade()
 }
 
 /// The address of who is at a place.
@@ -228,7 +235,7 @@ impl Correspondence {
         let peer = match self.peers.get_mut(&address) {
             Some(peer) => peer,
             None => {
-                let Some(mailbox) = MAILBOXES.pin().get(&address).cloned() else { return Grant::Gone };
+                let Some(mailbox) = with_address(address) else { return Grant::Gone };
                 self.peers.entry(address).or_insert(Peer { mailbox, credit: 0 })
             }
         };
@@ -243,8 +250,7 @@ impl Correspondence {
     pub fn send(&mut self, address: u32, parcel: Parcel) -> bool {
         if parcel.cost == 0 && !self.peers.contains_key(&address) {
             // An answer, for which no room is needed.
-            let mailbox = MAILBOXES.pin().get(&address).cloned();
-            return mailbox.is_some_and(|mailbox| mailbox.put(parcel).is_ok());
+            return with_address(address).is_some_and(|mailbox| mailbox.put(parcel).is_ok());
         }
         let Some(peer) = self.peers.get_mut(&address) else { return false };
         assert!(parcel.cost <= peer.credit, "more was sent than there is room for");
