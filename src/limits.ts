@@ -135,3 +135,6 @@ export const PENDING_TOLD_MAX = 100
 
 /** Calls of other threads' functions that one thread waits for. Past it `call` rejects with ERR_SHARDLOOP_STATE. */
 export const CALLS_PENDING_MAX = 65_536
+
+/** Characters of an error's message, and of its stack, that a call is answered with when its thread's mailbox is full. */
+export const CALL_ERROR_TEXT_MAX = 2048
