@@ -240,7 +240,8 @@ forEachEngine('calls between threads', (test) => {
     assert.equal(await loop.call(0, 'echo later', 1, { signal: late.signal }), 1)
     late.abort()
     await settle(loop, 0)
-    for (const used of [signal, early.signal, late.signal]) assert.equal(getEventListeners(used, 'abort').length, 0)
+    for (const used of [signal, early.signal, late.signal])
+      assert.equal(getEventListeners(used, 'abort').length, 0)
     assert.equal(threadCalls().pending, 0)
   })
 
