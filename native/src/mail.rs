@@ -43,7 +43,9 @@ pub struct Inbox {
 pub struct Mail {
     uv: &'static Uv,
     addressee: Rc<dyn Addressee>,
-    mailbox: Arc<Mailbox>,
+    /// Until it is closed: JavaScript's functions, which hold this, live on until they are collected, and a descriptor is in it.
+    mailbox: RefCell<Option<Arc<Mailbox>>>,
+    address: u32,
     correspondence: RefCell<Correspondence>,
     inbox: Inbox,
     /// Taken out of the mailbox and not read yet.
@@ -88,7 +90,8 @@ impl Mail {
         let mail = Rc::new(Self {
             uv,
             addressee,
-            mailbox,
+            address: mailbox.address,
+            mailbox: RefCell::new(Some(mailbox.clone())),
             correspondence: RefCell::default(),
             inbox,
             waiting: RefCell::default(),
@@ -106,15 +109,15 @@ impl Mail {
             (uv.unreference)(poll.as_ptr());
         }
         // What came before this sleep finds nobody asleep: the bell makes good for it.
-        if !mail.mailbox.fall_asleep() {
-            mail.mailbox.come_back();
+        if !mailbox.fall_asleep() {
+            mailbox.come_back();
         }
         Ok(mail)
     }
 
     /// The thread's address.
     pub fn address(&self) -> u32 {
-        self.mailbox.address
+        self.address
     }
 
     /// Works on what the thread sends. Once it is closed nothing can be sent.
@@ -147,10 +150,14 @@ impl Mail {
         if self.closing.replace(true) {
             return;
         }
-        self.mailbox.close();
+        let mailbox = self.mailbox.take();
+        if let Some(mailbox) = &mailbox {
+            mailbox.close();
+        }
         drop(self.correspondence.take());
-        // SAFETY: the handle is initialised, and closed here only, once (`closing`).
+        // SAFETY: the handle is initialised, and closed here only, once (`closing`). libuv lets go of the descriptor at once.
         unsafe { (self.uv.close)(self.poll.as_ptr(), Some(on_closed)) };
+        drop(mailbox);
     }
 
     /// The thread ends (`worker.terminate`, `process.exit`): as [`Self::close`], and JavaScript is not called again.
@@ -161,27 +168,29 @@ impl Mail {
 
     /// The bell has rung.
     fn wake(&self) {
-        if self.closing.get() || self.is_reading.replace(true) {
+        // Held while it is read, which may close it.
+        let Some(mailbox) = self.mailbox.borrow().clone() else { return };
+        if self.is_reading.replace(true) {
             return; // a nested run of the loop
         }
-        self.mailbox.wake_up();
+        mailbox.wake_up();
         let began = Instant::now();
         loop {
-            self.waiting.borrow_mut().extend(self.mailbox.take());
+            self.waiting.borrow_mut().extend(mailbox.take());
             let cost = self.fill();
             if self.inbox.control.read(END) == 0 {
-                if self.mailbox.fall_asleep() {
+                if mailbox.fall_asleep() {
                     break;
                 }
                 continue;
             }
             let can_run = self.addressee.read();
-            self.mailbox.release(cost);
+            mailbox.release(cost);
             if !can_run || self.closing.get() {
                 break;
             }
             if began.elapsed() >= Duration::from_micros(WAKE_BUDGET_US) {
-                self.mailbox.come_back();
+                mailbox.come_back();
                 break;
             }
         }

@@ -27,10 +27,11 @@ use std::collections::HashMap as LocalMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 
-/// By address. Addresses begin at 1 and are not used again: a thread that takes the place of another has one of its own.
-static MAILBOXES: LazyLock<HashMap<u32, Arc<Mailbox>>> = LazyLock::new(HashMap::new);
+/// By address. Addresses begin at 1 and are not used again: a thread that takes the place of another has one of its own. Owners and
+/// senders hold a mailbox, and the registry none: it frees what was removed some time later, and a descriptor would stay open.
+static MAILBOXES: LazyLock<HashMap<u32, Weak<Mailbox>>> = LazyLock::new(HashMap::new);
 /// Addresses by place: a shard's number, or that of the supervisor.
 static PLACES: LazyLock<HashMap<i32, u32>> = LazyLock::new(HashMap::new);
 static LAST_ADDRESS: AtomicU32 = AtomicU32::new(0);
@@ -86,7 +87,7 @@ impl Mailbox {
             bell: Bell::new()?,
             reserved: AtomicUsize::new(0),
         });
-        MAILBOXES.pin().insert(mailbox.address, mailbox.clone());
+        MAILBOXES.pin().insert(mailbox.address, Arc::downgrade(&mailbox));
         if place != abi::PLACE_NONE {
             PLACES.pin().insert(place, mailbox.address);
         }
@@ -110,6 +111,10 @@ impl Mailbox {
 
     /// Grants room for `least` bytes, and some more for what comes next. From any thread.
     pub fn reserve(&self, least: usize) -> Grant {
+        // Nobody makes room in it any more: it would be called full, and its successor would not be looked for.
+        if self.parcels.is_closed() {
+            return Grant::Gone;
+        }
         let most = least.max(MAIL_CREDIT_BYTES);
         let granted = |reserved: usize| {
             let free = MAILBOX_MAX_BYTES - reserved;
@@ -157,16 +162,14 @@ impl Mailbox {
     /// The thread ends, or says and hears nothing any more. What was not read is dropped, and everybody is told.
     pub fn close(&self) {
         // First, so that nobody finds it who is not told.
-        let places = PLACES.pin();
-        if places.get(&self.place) == Some(&self.address) {
-            places.remove(&self.place);
-        }
+        // Its successor, if it is there already, stays.
+        _ = PLACES.pin().remove_if(&self.place, |_, address| *address == self.address);
         let mailboxes = MAILBOXES.pin();
         if mailboxes.remove(&self.address).is_none() {
             return;
         }
         drop(self.parcels.close());
-        for other in mailboxes.values() {
+        for other in mailboxes.values().filter_map(Weak::upgrade) {
             // One that is just closing needs to know nothing.
             _ = other.put(self.gone_note());
         }
@@ -181,6 +184,10 @@ impl Mailbox {
         let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         Parcel { bytes, large: None, cost: 0 }
     }
+}
+
+fn with_address(address: u32) -> Option<Arc<Mailbox>> {
+    MAILBOXES.pin().get(&address)?.upgrade()
 }
 
 /// The address of who is at a place.
@@ -228,7 +235,7 @@ impl Correspondence {
         let peer = match self.peers.get_mut(&address) {
             Some(peer) => peer,
             None => {
-                let Some(mailbox) = MAILBOXES.pin().get(&address).cloned() else { return Grant::Gone };
+                let Some(mailbox) = with_address(address) else { return Grant::Gone };
                 self.peers.entry(address).or_insert(Peer { mailbox, credit: 0 })
             }
         };
@@ -243,8 +250,7 @@ impl Correspondence {
     pub fn send(&mut self, address: u32, parcel: Parcel) -> bool {
         if parcel.cost == 0 && !self.peers.contains_key(&address) {
             // An answer, for which no room is needed.
-            let mailbox = MAILBOXES.pin().get(&address).cloned();
-            return mailbox.is_some_and(|mailbox| mailbox.put(parcel).is_ok());
+            return with_address(address).is_some_and(|mailbox| mailbox.put(parcel).is_ok());
         }
         let Some(peer) = self.peers.get_mut(&address) else { return false };
         assert!(parcel.cost <= peer.credit, "more was sent than there is room for");
@@ -272,5 +278,189 @@ impl Drop for Correspondence {
         for (_, peer) in self.peers.drain() {
             peer.mailbox.release(peer.credit);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::limits::MAIL_MESSAGE_BYTES;
+    use std::thread;
+
+    fn open() -> Arc<Mailbox> {
+        Mailbox::open(abi::PLACE_NONE).unwrap()
+    }
+
+    fn parcel(first: u8, cost: usize) -> Parcel {
+        Parcel { bytes: Box::new([first]), large: None, cost }
+    }
+
+    fn kind_and_sender(parcel: &Parcel) -> (i32, u32) {
+        let word = |at: i32| {
+            let at = at as usize * 4;
+            i32::from_ne_bytes(parcel.bytes[at..at + 4].try_into().unwrap())
+        };
+        (word(abi::MAIL_KIND), word(abi::MAIL_FROM) as u32)
+    }
+
+    #[test]
+    fn room_is_granted_up_to_the_bound_and_never_past_it() {
+        let mailbox = open();
+        assert_eq!(mailbox.reserve(1), Grant::Of(MAIL_CREDIT_BYTES), "some more for what comes next");
+        assert_eq!(mailbox.reserve(MAILBOX_MAX_BYTES), Grant::Full);
+        let rest = MAILBOX_MAX_BYTES - MAIL_CREDIT_BYTES;
+        assert_eq!(mailbox.reserve(rest - 10), Grant::Of(rest - 10));
+        assert_eq!(mailbox.reserve(11), Grant::Full);
+        assert_eq!(mailbox.reserve(9), Grant::Of(10), "what is left");
+        assert_eq!(mailbox.reserve(1), Grant::Full);
+        mailbox.release(MAILBOX_MAX_BYTES);
+        assert_eq!(mailbox.reserved(), 0);
+        mailbox.close();
+        assert_eq!(mailbox.reserve(1), Grant::Gone);
+    }
+
+    #[test]
+    fn threads_that_send_and_one_that_reads_never_exceed_the_bound_and_give_all_of_it_back() {
+        const SENDERS: u8 = 4;
+        const PARCELS: usize = 3_000;
+        let mailbox = open();
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|sender| {
+                let mailbox = mailbox.clone();
+                thread::spawn(move || {
+                    let mut correspondence = Correspondence::default();
+                    let (mut credit, mut sent, mut refused) = (0, 0, 0u64);
+                    while sent < PARCELS {
+                        let cost = MAIL_MESSAGE_BYTES + (sent * 7919 + usize::from(sender)) % (1 << 20);
+                        if credit < cost {
+                            match correspondence.reserve(mailbox.address, cost - credit) {
+                                Grant::Of(bytes) => credit += bytes,
+                                Grant::Full => {
+                                    refused += 1;
+                                    thread::yield_now();
+                                    continue;
+                                }
+                                Grant::Gone => panic!("it is open"),
+                            }
+                        }
+                        credit -= cost;
+                        assert!(correspondence.send(mailbox.address, parcel(sender, cost)));
+                        sent += 1;
+                    }
+                    refused
+                })
+            })
+            .collect();
+        let (mut read, mut of_each) = (0, [0; SENDERS as usize]);
+        while read < PARCELS * usize::from(SENDERS) {
+            assert!(mailbox.reserved() <= MAILBOX_MAX_BYTES);
+            // Notes come, too, of mailboxes that the tests beside this one close.
+            for parcel in mailbox.take().filter(|parcel| parcel.cost > 0) {
+                of_each[usize::from(parcel.bytes[0])] += 1;
+                mailbox.release(parcel.cost);
+                read += 1;
+            }
+        }
+        senders.into_iter().for_each(|sender| _ = sender.join().unwrap());
+        assert_eq!(of_each, [PARCELS; SENDERS as usize]);
+        assert_eq!(mailbox.reserved(), 0, "also what they had not used");
+        mailbox.close();
+    }
+
+    #[test]
+    fn whoever_is_there_when_one_closes_is_told_behind_all_that_it_sent() {
+        let others: Vec<_> = (0..3).map(|_| open()).collect();
+        let mailbox = open();
+        for other in &others {
+            other.put(parcel(1, 0)).unwrap();
+        }
+        mailbox.put(parcel(2, 0)).unwrap();
+        mailbox.close();
+        mailbox.close();
+        for other in &others {
+            let parcels: Vec<_> = other.take().collect();
+            let notes: Vec<_> = parcels[1..].iter().map(kind_and_sender).collect();
+            // Tests that run beside this one close mailboxes, too.
+            let of_ours = notes.iter().filter(|&&note| note == (abi::MAIL_GONE, mailbox.address)).count();
+            assert_eq!((parcels[0].bytes[0], of_ours), (1, 1));
+            other.close();
+        }
+        assert!(mailbox.put(parcel(3, 0)).is_err());
+        assert_eq!(mailbox.take().count(), 0);
+    }
+
+    #[test]
+    fn a_mailbox_that_is_closed_is_freed_with_the_last_who_sent_to_it() {
+        let (mailbox, mut correspondence) = (open(), Correspondence::default());
+        let (address, left) = (mailbox.address, Arc::downgrade(&mailbox));
+        assert!(matches!(correspondence.reserve(address, 100), Grant::Of(_)));
+        assert!(correspondence.send(address, parcel(1, 100)));
+        mailbox.close();
+        drop(mailbox);
+        assert!(!correspondence.send(address, parcel(2, 100)));
+        assert_eq!(correspondence.reserve(address, MAIL_CREDIT_BYTES), Grant::Gone);
+        assert_eq!(
+            left.upgrade().map(|mailbox| mailbox.reserved()),
+            Some(MAIL_CREDIT_BYTES - 100),
+            "what died unread"
+        );
+        correspondence.forget(address);
+        assert_eq!(Weak::strong_count(&left), 0, "the registry holds none");
+        assert_eq!(correspondence.reserve(address, 1), Grant::Gone);
+        assert!(!correspondence.send(address, parcel(3, 0)));
+    }
+
+    #[test]
+    fn a_place_is_its_latest_ones_and_stays_when_an_older_one_closes() {
+        const PLACE: i32 = 1_000_001;
+        let older = Mailbox::open(PLACE).unwrap();
+        assert_eq!(at(PLACE), Some(older.address));
+        let newer = Mailbox::open(PLACE).unwrap();
+        older.close();
+        assert_eq!(at(PLACE), Some(newer.address));
+        assert!(shards().contains(&(PLACE, newer.address)));
+        newer.close();
+        assert_eq!(at(PLACE), None);
+    }
+
+    #[test]
+    fn a_name_has_one_number_in_all_threads() {
+        assert_eq!(name("of nobody", false), None);
+        let threads: Vec<_> = (0..4).map(|_| thread::spawn(|| name("of a test", true).unwrap())).collect();
+        let numbers: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(numbers, [numbers[0]; 4]);
+        assert_eq!(name("of a test", false), Some(numbers[0]));
+        assert_ne!(name("of another test", true), Some(numbers[0]));
+    }
+
+    #[test]
+    fn mailboxes_that_open_and_close_beside_those_that_send_leave_nothing() {
+        let receiver = open();
+        let threads: Vec<_> = (0..4u8)
+            .map(|number| {
+                let address = receiver.address;
+                thread::spawn(move || {
+                    for _ in 0..200 {
+                        let (own, mut correspondence) = (open(), Correspondence::default());
+                        assert!(matches!(correspondence.reserve(address, 64), Grant::Of(_)));
+                        assert!(correspondence.send(address, parcel(number, 64)));
+                        own.close();
+                    }
+                })
+            })
+            .collect();
+        let (mut sent, mut notes) = (0, 0);
+        while sent < 800 || notes < 800 {
+            for parcel in receiver.take() {
+                receiver.release(parcel.cost);
+                if parcel.cost > 0 { sent += 1 } else { notes += 1 }
+            }
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(sent, 800);
+        assert_eq!(receiver.reserved(), 0);
+        receiver.close();
     }
 }

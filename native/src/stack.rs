@@ -74,6 +74,11 @@ impl<T> Stack<T> {
         head.is_null() || head == closed()
     }
 
+    /// Whether nothing is taken in any more. From any thread.
+    pub fn is_closed(&self) -> bool {
+        self.head.load(Ordering::Relaxed) == closed()
+    }
+
     /// Takes all that waits; items of one pusher come in the order in which it pushed them. Called by one thread, the owner.
     pub fn take(&self) -> Taken<T> {
         if self.is_empty() {

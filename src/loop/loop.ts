@@ -90,8 +90,8 @@ export interface Loop extends AsyncDisposable {
   ): TimerHandle
   /**
    * Lets other threads of the process call a function of this one by a name (1 to 256 bytes in UTF-8), with `callSoonThreadsafe`
-   * and `call`. It runs in the async context of this call, with `this` undefined, and gets the payload and a
-   * {@link CallContext}. A name can be exposed once in each thread; 65,536 different ones in a process
+   * and `call`. Each call runs in an async context of its own, made in that of this call, with `this` undefined, and gets the
+   * payload and a {@link CallContext}. A name can be exposed once in each thread; 65,536 different ones in a process
    * (ERR_SHARDLOOP_STATE). What is exposed does not keep the thread alive.
    */
   expose(name: string, callback: ExposedFunction): void
@@ -103,20 +103,22 @@ export interface Loop extends AsyncDisposable {
    * its thread. Calls of one thread run in another in their order, those of `call` included.
    *
    * The payload is copied before this returns: bytes (a Uint8Array) arrive as a Buffer of their own, anything else as
-   * node:v8 `serialize` has it, which is structured clone without transfer. It leaves when the callback that runs is
-   * over.
+   * structured clone has it, without transfer; but a typed array in it brings along its own range of its memory only, and a Buffer stays
+   * one. A getter may be asked twice. It leaves when the callback that runs is over; what an exposed function sends, when those that came
+   * with it have run.
    *
    * Throws ERR_SHARDLOOP_GONE when the shard is not running, ERR_SHARDLOOP_NOT_EXPOSED when no thread has exposed the name,
    * ERR_SHARDLOOP_MAILBOX_FULL when the thread has not read 64 MiB (of which each message takes 64 bytes and its payload), and
-   * what cannot be cloned as a DataCloneError. With `'all'` the other shards are called all the same.
+   * what cannot be cloned as a DataCloneError. With `'all'` the other shards are called all the same. A thread that does not
+   * expose the name tells its exception handler; messages for one that ends before it has read them are lost.
    */
   callSoonThreadsafe(target: CallTarget | 'all', name: string, payload?: unknown): void
   /**
    * Calls a function that another thread exposes, as `callSoonThreadsafe`, and resolves with what it returns, or what the promise
    * that it returns resolves with. Rejects with what it throws (class, message, stack, `code` and other properties are
-   * carried over); with ERR_SHARDLOOP_GONE when the thread ends before it has answered, though another has taken its place;
+   * carried over, if they can be cloned); with ERR_SHARDLOOP_GONE when the thread ends before it has answered, though another has taken its place;
    * with ERR_SHARDLOOP_NOT_EXPOSED; with the signal's reason; and as `callSoonThreadsafe` throws. A result for which this
-   * thread's mailbox has no room is ERR_SHARDLOOP_MAILBOX_FULL. 65,536 calls of a thread may be under way
+   * thread's mailbox has no room is ERR_SHARDLOOP_MAILBOX_FULL; of an error what is left then is short. 65,536 calls of a thread may be under way
    * (ERR_SHARDLOOP_STATE); as long as one is, the thread stays alive.
    */
   call(target: CallTarget, name: string, payload?: unknown, options?: CallOptions): Promise<unknown>

@@ -1,7 +1,8 @@
 import { AsyncResource } from 'node:async_hooks'
+import { inspect } from 'node:util'
 import { isMainThread } from 'node:worker_threads'
 import { ShardloopError } from '../errors.js'
-import { CALLS_PENDING_MAX } from '../limits.js'
+import { CALL_ERROR_TEXT_MAX, CALLS_PENDING_MAX } from '../limits.js'
 import {
   MAIL_CALL,
   MAIL_CANCEL,
@@ -59,24 +60,42 @@ class PendingCall {
   readonly name: string
   readonly resolve: (result: unknown) => void
   readonly reject: (error: unknown) => void
-  /** What aborts it, and how it hears of that. */
-  signal: AbortSignal | undefined = undefined
-  onAbort: (() => void) | undefined = undefined
+  readonly signal: AbortSignal | undefined
 
   constructor(
     outbox: Outbox,
     name: string,
+    signal: AbortSignal | undefined,
     resolve: (result: unknown) => void,
     reject: (error: unknown) => void,
   ) {
     this.outbox = outbox
     this.name = name
+    this.signal = signal
     this.resolve = resolve
     this.reject = reject
   }
 }
 
+/** What a signal calls off, and how we hear of that. */
+interface WatchedSignal {
+  readonly calls: Set<number>
+  readonly onAbort: () => void
+}
+
 const neutral = new AsyncResource('SHARDLOOP_MAILBOX')
+
+/**
+ * Each call of a function here has an async context of its own, made in that of whoever exposed it: what it enters into an
+ * AsyncLocalStorage is seen by no other.
+ */
+const newResource = (): AsyncResource => new AsyncResource('SHARDLOOP_CALL', { requireManualDestroy: true })
+
+/** A call of another thread's that has not ended, and its async context. */
+interface ActiveCall {
+  readonly context: Context
+  readonly resource: AsyncResource
+}
 
 /** One call of a function here, by another thread. */
 class Context implements CallContext {
@@ -118,11 +137,18 @@ export class Calls implements MessageReader {
   readonly #exposed = new Map<number, Exposed>()
   readonly #names = new Map<string, number>()
   readonly #pending = new Map<number, PendingCall>()
+  /** Signals of calls that wait. */
+  readonly #signals = new Map<AbortSignal, WatchedSignal>()
   /** Calls of others that have not ended, by {@link activeKey}. */
-  readonly #active = new Map<number, Context>()
+  readonly #active = new Map<number, ActiveCall>()
   /** Who was found at a place. */
   readonly #places = new Map<number, Outbox>()
   #lastCall = 0
+
+  /** How many calls wait for their answers. */
+  get pending(): number {
+    return this.#pending.size
+  }
 
   /** Opens the mailbox, if it is not open. */
   open(): Post {
@@ -132,13 +158,14 @@ export class Calls implements MessageReader {
   }
 
   expose(name: string, callback: ExposedFunction): void {
-    const number = native.nameNumber(checkedName(name), true)
+    checkName(name)
+    if (typeof callback !== 'function') throw invalid('callback', callback, 'a function')
+    const number = native.nameNumber(name, true)
     if (number === 0)
       throw new ShardloopError(
         'ERR_SHARDLOOP_STATE',
         `${NAMES_MAX} different names were exposed in this process: expose fewer, and tell calls apart by their payload`,
       )
-    if (typeof callback !== 'function') throw invalid('callback', callback, 'a function')
     if (this.#exposed.has(number))
       throw new ShardloopError('ERR_SHARDLOOP_STATE', `${name} is exposed already: unexpose it first`)
     this.open()
@@ -147,7 +174,7 @@ export class Calls implements MessageReader {
 
   /** Whether it was exposed. */
   unexpose(name: string): boolean {
-    const number = this.#numberOf(checkedName(name))
+    const number = this.#numberOf(name)
     const exposed = this.#exposed.get(number)
     exposed?.resource.emitDestroy()
     return this.#exposed.delete(number)
@@ -155,7 +182,7 @@ export class Calls implements MessageReader {
 
   /** Has a function called, without an answer. */
   send(target: CallTarget | 'all', name: string, payload: unknown): void {
-    const number = this.#numberOf(checkedName(name))
+    const number = this.#numberOf(name)
     if (target === 'all') {
       this.#sendToAll(name, number, payload)
       return
@@ -168,8 +195,8 @@ export class Calls implements MessageReader {
   /** Calls a function and waits for what it returns. */
   call(target: CallTarget, name: string, payload: unknown, options: CallOptions): Promise<unknown> {
     const place = placeOf(target)
-    const number = this.#numberOf(checkedName(name))
-    const { signal } = options
+    const number = this.#numberOf(name)
+    const signal = signalOf(options)
     if (signal?.aborted) throw signal.reason
     if (number === 0) throw notExposed(name, place)
     if (this.#pending.size >= CALLS_PENDING_MAX)
@@ -181,21 +208,15 @@ export class Calls implements MessageReader {
     const outbox = this.#write(place, name, MAIL_CALL, number, call, payload)
     if (this.#pending.size === 0) this.open().keepAlive(true)
     return new Promise((resolve, reject) => {
-      const pending = new PendingCall(outbox, name, resolve, reject)
-      this.#pending.set(call, pending)
-      if (signal === undefined) return
-      pending.signal = signal
-      pending.onAbort = () => {
-        if (!this.#settle(call)) return
-        this.open().answer(outbox, MAIL_CANCEL, call, undefined)
-        reject(signal.reason)
-      }
-      signal.addEventListener('abort', pending.onAbort)
+      this.#pending.set(call, new PendingCall(outbox, name, signal, resolve, reject))
+      if (signal !== undefined) this.#watch(signal, call)
     })
   }
 
   /** Nothing of this thread is called or calls any more. Resolves when the native half is gone. */
   async close(): Promise<void> {
+    const closed = this.#post?.close()
+    this.#post = null
     for (const [call, { name, outbox, reject }] of [...this.#pending]) {
       this.#settle(call)
       const whose = describePlace(outbox.place)
@@ -205,12 +226,9 @@ export class Calls implements MessageReader {
     }
     for (const { resource } of this.#exposed.values()) resource.emitDestroy()
     this.#exposed.clear()
-    for (const context of this.#active.values()) context.abort()
-    this.#active.clear()
     this.#places.clear()
-    const post = this.#post
-    this.#post = null
-    await post?.close()
+    for (const [key, active] of [...this.#active]) this.#callOff(key, active)
+    await closed
   }
 
   /** @internal */
@@ -234,11 +252,34 @@ export class Calls implements MessageReader {
         return
       }
       case MAIL_CANCEL:
-        this.#active.get(activeKey(from, call))?.abort()
+        this.#cancelled(activeKey(from, call))
         return
       case MAIL_GONE:
         this.#gone(from, fromPlace)
     }
+  }
+
+  /** @internal */
+  unreadable(
+    kind: number,
+    from: number,
+    fromPlace: number,
+    name: number,
+    call: number,
+    error: unknown,
+  ): void {
+    if (kind === MAIL_CALL) this.#fail(this.open().outbox(from, fromPlace), call, error)
+    else if (kind !== MAIL_MESSAGE) this.#settle(call)?.reject(error)
+    else {
+      const whose = this.#exposed.get(name)?.name ?? 'a function'
+      const message = `what ${describePlace(fromPlace)} has called ${whose} with cannot be read`
+      this.#tell(neutral.runInAsyncScope(newResource), message, error)
+    }
+  }
+
+  /** Tells the exception handler, in a context that is nobody else's. */
+  #tell(resource: AsyncResource, message: string, error: unknown): void {
+    resource.runInAsyncScope(callExceptionHandler, undefined, exceptionContext(message, error))
   }
 
   /** A function is to be called, and nobody waits. */
@@ -250,19 +291,23 @@ export class Calls implements MessageReader {
         'ERR_SHARDLOOP_NOT_EXPOSED',
         `${from} has called a function by callSoonThreadsafe that this thread does not expose (any more)`,
       )
-      callExceptionHandler(exceptionContext(error.message, error))
+      this.#tell(neutral.runInAsyncScope(newResource), error.message, error)
       return
     }
-    const { callback, resource } = exposed
+    const { callback } = exposed
+    const resource = exposed.resource.runInAsyncScope(newResource)
     const failed = (error: unknown): void => {
-      callExceptionHandler(exceptionContext(`the exposed function ${exposed.name} threw`, error))
+      this.#tell(resource, `the exposed function ${exposed.name} threw`, error)
     }
-    try {
-      const result = resource.runInAsyncScope(callback, undefined, payload, new Context(fromPlace))
-      if (isThenable(result)) result.then(undefined, failed)
-    } catch (error) {
-      failed(error)
-    }
+    resource.runInAsyncScope(() => {
+      try {
+        const result = callback(payload, new Context(fromPlace))
+        if (isThenable(result)) Promise.resolve(result).then(undefined, failed)
+      } catch (error) {
+        failed(error)
+      }
+    })
+    resource.emitDestroy()
   }
 
   /** A function is to be called, and its result sent back. */
@@ -270,51 +315,75 @@ export class Calls implements MessageReader {
     const outbox = this.open().outbox(from, fromPlace)
     const exposed = this.#exposed.get(name)
     if (exposed === undefined) {
-      this.#answer(outbox, MAIL_UNKNOWN, call, undefined)
+      this.open().answer(outbox, MAIL_UNKNOWN, call, undefined)
       return
     }
-    const context = new Context(fromPlace)
-    let result: unknown
-    try {
-      result = exposed.resource.runInAsyncScope(exposed.callback, undefined, payload, context)
-    } catch (error) {
-      this.#fail(outbox, call, error)
-      return
+    const { callback } = exposed
+    const resource = exposed.resource.runInAsyncScope(newResource)
+    resource.runInAsyncScope(() => {
+      const context = new Context(fromPlace)
+      let result: unknown
+      try {
+        result = callback(payload, context)
+        if (isThenable(result)) {
+          this.#await(Promise.resolve(result), outbox, call, { context, resource })
+          return
+        }
+      } catch (error) {
+        this.#fail(outbox, call, error)
+        return
+      }
+      this.#answer(outbox, call, result)
+    })
+    if (!this.#active.has(activeKey(from, call))) resource.emitDestroy()
+  }
+
+  #await(result: Promise<unknown>, outbox: Outbox, call: number, active: ActiveCall): void {
+    const key = activeKey(outbox.address, call)
+    this.#active.set(key, active)
+    const isWaitedFor = (): boolean => {
+      if (this.#active.get(key) !== active) return false // who called is gone, or this loop is closed
+      active.resource.emitDestroy()
+      return this.#active.delete(key)
     }
-    if (!isThenable(result)) {
-      this.#answer(outbox, MAIL_RESULT, call, result)
-      return
-    }
-    const key = activeKey(from, call)
-    this.#active.set(key, context)
     result.then(
       (value) => {
-        if (this.#active.delete(key)) this.#answer(outbox, MAIL_RESULT, call, value)
+        if (isWaitedFor()) this.#answer(outbox, call, value)
       },
       (error: unknown) => {
-        if (this.#active.delete(key)) this.#fail(outbox, call, error)
+        if (isWaitedFor()) this.#fail(outbox, call, error)
       },
     )
   }
 
-  #answer(outbox: Outbox, kind: number, call: number, payload: unknown): void {
+  /** Nobody waits for a call any more: not for what it answers, nor for when it ends. */
+  #callOff(key: number, { context, resource }: ActiveCall): void {
+    if (!this.#active.delete(key)) return
+    resource.runInAsyncScope(context.abort, context)
+    resource.emitDestroy()
+  }
+
+  #cancelled(key: number): void {
+    const active = this.#active.get(key)
+    if (active !== undefined) this.#callOff(key, active)
+  }
+
+  /** Results take room, as what was asked for did: but a caller that has no room is told that. */
+  #answer(outbox: Outbox, call: number, result: unknown): void {
     try {
-      // Results take room, as what was asked for did: but a caller that has no room is told that.
-      if (kind !== MAIL_RESULT) this.open().answer(outbox, kind, call, payload)
-      else this.open().write(outbox, kind, 0, call, payload)
+      this.#post?.write(outbox, MAIL_RESULT, 0, call, result)
     } catch (error) {
       this.#fail(outbox, call, error)
     }
   }
 
+  /** So do errors. When there is none, or one has a property that cannot be sent, what is always sent is short. */
   #fail(outbox: Outbox, call: number, error: unknown): void {
     const packed = packError(error)
     try {
-      this.open().answer(outbox, MAIL_FAILURE, call, packed)
+      this.#post?.write(outbox, MAIL_FAILURE, 0, call, packed)
     } catch {
-      // A property that cannot be sent: the error without its properties can.
-      const plain = packError(new Error(error instanceof Error ? error.message : String(error)))
-      this.open().answer(outbox, MAIL_FAILURE, call, plain)
+      this.#post?.answer(outbox, MAIL_FAILURE, call, shortened(packed))
     }
   }
 
@@ -329,11 +398,8 @@ export class Calls implements MessageReader {
         new ShardloopError('ERR_SHARDLOOP_GONE', `${describePlace(place)} ended before it answered ${name}`),
       )
     }
-    for (const [key, context] of this.#active) {
-      if (Math.floor(key / CALL_NUMBERS) !== address) continue
-      this.#active.delete(key)
-      context.abort()
-    }
+    for (const [key, active] of [...this.#active])
+      if (Math.floor(key / CALL_NUMBERS) === address) this.#callOff(key, active)
     const lost = this.#post?.takeLost() ?? 0
     if (lost > 0)
       threadLog().write(
@@ -347,11 +413,42 @@ export class Calls implements MessageReader {
     if (pending === undefined) return undefined
     this.#pending.delete(call)
     if (this.#pending.size === 0) this.#post?.keepAlive(false)
-    if (pending.onAbort !== undefined) pending.signal?.removeEventListener('abort', pending.onAbort)
+    if (pending.signal !== undefined) this.#unwatch(pending.signal, call)
     return pending
   }
 
+  /** One listener for all calls that a signal may call off: Node warns of eleven. */
+  #watch(signal: AbortSignal, call: number): void {
+    let watched = this.#signals.get(signal)
+    if (watched === undefined) {
+      const calls = new Set<number>()
+      watched = { calls, onAbort: () => this.#aborted(signal, calls) }
+      this.#signals.set(signal, watched)
+      signal.addEventListener('abort', watched.onAbort)
+    }
+    watched.calls.add(call)
+  }
+
+  #unwatch(signal: AbortSignal, call: number): void {
+    const watched = this.#signals.get(signal)
+    if (watched === undefined) return
+    watched.calls.delete(call)
+    if (watched.calls.size > 0) return
+    this.#signals.delete(signal)
+    signal.removeEventListener('abort', watched.onAbort)
+  }
+
+  #aborted(signal: AbortSignal, calls: ReadonlySet<number>): void {
+    for (const call of [...calls]) {
+      const pending = this.#settle(call)
+      if (pending === undefined) continue
+      this.#post?.answer(pending.outbox, MAIL_CANCEL, call, undefined)
+      pending.reject(signal.reason)
+    }
+  }
+
   #sendToAll(name: string, number: number, payload: unknown): void {
+    const post = this.open() // first: who is found is told of then, and so are we of its end
     const shards = native.shardMailboxes()
     if (number === 0 || shards.length === 0)
       throw new ShardloopError(
@@ -359,7 +456,6 @@ export class Calls implements MessageReader {
         number === 0 ? `no shard exposes ${name}` : `there are no shards to call ${name} in`,
       )
     const refused: unknown[] = []
-    const post = this.open()
     for (let index = 0; index < shards.length; index += 2) {
       const [place, address] = [shards[index] as number, shards[index + 1] as number]
       try {
@@ -393,6 +489,7 @@ export class Calls implements MessageReader {
   #numberOf(name: string): number {
     let number = this.#names.get(name)
     if (number === undefined) {
+      checkName(name)
       number = native.nameNumber(name, false)
       if (number !== 0) this.#names.set(name, number)
     }
@@ -424,10 +521,38 @@ function placeOf(target: unknown): number {
   return target
 }
 
-function checkedName(name: unknown): string {
-  if (typeof name !== 'string' || name === '' || Buffer.byteLength(name) > NAME_MAX_BYTES)
-    throw invalid('name', name, `a text of 1 to ${NAME_MAX_BYTES} bytes in UTF-8`)
-  return name
+function checkName(name: unknown): void {
+  // In UTF-8 all halves of surrogate pairs are the same.
+  const isText = typeof name === 'string' && name !== '' && !/\p{Surrogate}/u.test(name)
+  if (!isText || Buffer.byteLength(name) > NAME_MAX_BYTES)
+    throw invalid('name', name, `a well-formed text of 1 to ${NAME_MAX_BYTES} bytes in UTF-8`)
+}
+
+function signalOf(options: unknown): AbortSignal | undefined {
+  if (typeof options !== 'object' || options === null) throw invalid('options', options, 'an object')
+  const { signal } = options as { signal?: unknown }
+  if (signal !== undefined && !(signal instanceof AbortSignal))
+    throw invalid('signal', signal, 'an AbortSignal')
+  return signal
+}
+
+/** What is left of an error that is sent though there is no room. */
+function shortened(packed: TransferredError): TransferredError {
+  const cut = (text: string): string => text.slice(0, CALL_ERROR_TEXT_MAX)
+  if (packed.kind === 'value') return { kind: 'value', value: cut(inspect(packed.value)) }
+  const { name, message, stack, isDomException } = packed
+  const properties: Record<string, unknown> = {}
+  for (const key of ['code', 'errno', 'syscall']) {
+    const value = packed.properties[key]
+    if (typeof value === 'string') properties[key] = cut(value)
+    else if (typeof value === 'number') properties[key] = value
+  }
+  const texts = {
+    name: cut(name),
+    message: cut(message),
+    stack: stack === undefined ? undefined : cut(stack),
+  }
+  return { kind: 'error', ...texts, properties, cause: null, errors: null, isDomException }
 }
 
 function notExposed(name: string, place: number): ShardloopError {

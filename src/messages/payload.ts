@@ -1,4 +1,3 @@
-import { deserialize, serialize } from 'node:v8'
 import {
   PAYLOAD_BYTES,
   PAYLOAD_CLONE,
@@ -13,13 +12,13 @@ import {
   PAYLOAD_UNDEFINED,
   PAYLOAD_UTF16,
 } from '../native/abi.js'
+import { deserialize, serialize } from './clone.js'
 import { isPlainData } from './plain-data.js'
 
 /**
  * A payload in the form in which it travels between threads: bytes and the most frequent values in forms of their own,
- * small plain objects in JSON, everything else as V8 serialises it (structured clone). What arrives is the same: node:v8's
- * `serialize` takes 2 µs for the smallest object, four times as long as JSON. One object is used for all messages of a
- * thread.
+ * small plain objects in JSON, everything else as V8 serialises it (structured clone, `clone.ts`). What arrives is the same: V8
+ * takes 2 µs for the smallest object, four times as long as JSON. One object is used for all messages of a thread.
  */
 export class EncodedPayload {
   /** A PAYLOAD_ constant. */
@@ -34,6 +33,7 @@ export class EncodedPayload {
 
   /** @throws DataCloneError for what structured clone does not take */
   set(payload: unknown): void {
+    this.release() // one that was not sent
     this.length = 0
     if (typeof payload === 'string') {
       this.setText(payload, PAYLOAD_LATIN1, PAYLOAD_UTF16)
@@ -90,8 +90,8 @@ export class EncodedPayload {
     return bytes
   }
 
-  /** Lets go of the caller's. */
-  private release(): void {
+  /** Lets go of the caller's: nothing of it is sent. */
+  release(): void {
     this.bytes = null
     this.text = ''
   }
@@ -132,8 +132,7 @@ export function decodePayload(encoding: number, memory: Buffer, at: number, leng
     case PAYLOAD_JSON_UTF16:
       return JSON.parse(memory.toString('utf16le', at, at + length))
     case PAYLOAD_CLONE:
-      // Typed arrays in it are views of what it is read from.
-      return deserialize(ownCopy(memory, at, length))
+      return deserialize(memory.subarray(at, at + length))
     default:
       return DECODED[encoding]
   }

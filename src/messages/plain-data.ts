@@ -1,3 +1,5 @@
+import { types } from 'node:util'
+
 /** Objects and arrays in one payload, and properties of each, up to which it is looked through. */
 const OBJECTS_MAX = 32
 const PROPERTIES_MAX = 64
@@ -8,6 +10,8 @@ const seen: object[] = []
 const { prototype: ordinary } = Object
 const { prototype: list } = Array
 const { getPrototypeOf, is, keys } = Object
+const { toString: kindOf } = Object.prototype
+const { isProxy } = types
 
 /**
  * Whether JSON makes of an object what structured clone makes of it: plain objects and arrays without holes, of strings,
@@ -15,14 +19,18 @@ const { getPrototypeOf, is, keys } = Object
  */
 export function isPlainData(payload: object | null): boolean {
   if (payload === null) return false
-  const plain = isPlain(payload)
-  seen.length = 0
-  return plain
+  try {
+    return isPlain(payload)
+  } finally {
+    seen.length = 0 // also when a getter throws
+  }
 }
 
 function isPlain(value: object): boolean {
   if (seen.length === OBJECTS_MAX || seen.includes(value)) return false
   seen.push(value)
+  // Structured clone refuses proxies and `arguments`, whatever their number of properties, and knows a Date without its prototype.
+  if (isProxy(value)) return false
   if ((value as { readonly toJSON?: unknown }).toJSON !== undefined) return false
   const names = keys(value)
   if (names.length > PROPERTIES_MAX) return false
@@ -33,7 +41,7 @@ function isPlain(value: object): boolean {
     for (const element of value) if (!isPlainValue(element)) return false
     return true
   }
-  if (Array.isArray(value)) return false
+  if (kindOf.call(value) !== '[object Object]') return false
   for (const name of names) if (!isPlainValue((value as Record<string, unknown>)[name])) return false
   return true
 }

@@ -31,6 +31,8 @@ export interface MessageReader {
    * @param call number of a call
    */
   message(kind: number, from: number, fromPlace: number, name: number, call: number, payload: unknown): void
+  /** As `message`, of one whose payload cannot be read. */
+  unreadable(kind: number, from: number, fromPlace: number, name: number, call: number, error: unknown): void
 }
 
 type HotCalls = ReturnType<NativeMailbox['hotCalls']>
@@ -102,6 +104,13 @@ export class Post {
   #isReading = false
   readonly #whenClosed: Promise<void>
   readonly #flush: () => void = () => this.flush()
+  readonly #end: () => void = () => {
+    this.#isEnding = true
+    this.flush()
+  }
+  /** The thread's last callbacks run: there is no later at which to send. */
+  #isEnding = false
+  #isClosed = false
 
   /**
    * @param place a shard's number, or a PLACE_ constant
@@ -125,7 +134,7 @@ export class Post {
     this.#native = opened
     this.address = opened.address
     this.#calls = opened.hotCalls()
-    process.on('exit', this.#flush)
+    process.on('exit', this.#end)
   }
 
   /** Whether somebody here waits for an answer, which keeps the thread alive. */
@@ -136,7 +145,8 @@ export class Post {
   /** Sends what waits and closes the mailbox. Resolves when its native half is gone. */
   close(): Promise<void> {
     this.flush()
-    process.removeListener('exit', this.#flush)
+    this.#isClosed = true
+    process.removeListener('exit', this.#end)
     this.#native.close()
     return this.#whenClosed
   }
@@ -171,10 +181,12 @@ export class Post {
     this.#payload.set(payload)
     const cost = MAIL_MESSAGE_BYTES + this.#payload.length
     if (outbox.credit < cost) {
-      if (cost > MAILBOX_MAX_BYTES) throw this.#fullError(outbox, cost)
-      const granted = this.#calls.reserve(outbox.address, cost - outbox.credit)
-      if (granted < 0) return false
-      if (granted === 0) throw this.#fullError(outbox, cost)
+      const granted = cost > MAILBOX_MAX_BYTES ? 0 : this.#calls.reserve(outbox.address, cost - outbox.credit)
+      if (granted <= 0) {
+        this.#payload.release()
+        if (granted < 0) return false
+        throw this.#fullError(outbox, cost)
+      }
       outbox.credit += granted
     }
     outbox.credit -= cost
@@ -219,9 +231,11 @@ export class Post {
     if (at === 0) this.#wait(outbox)
     this.#head(outbox.words, at >> 2, kind, name, call)
     if (length > 0) payload.write(outbox.memory, at + HEADER_BYTES)
+    else payload.release()
     outbox.used = at + bytes
     outbox.cost += cost
     if (call === 0) outbox.messages += 1
+    if (this.#isEnding) this.#send(outbox)
   }
 
   #head(words: Int32Array, at: number, kind: number, name: number, call: number): void {
@@ -266,28 +280,31 @@ export class Post {
     const words = this.#words
     const inbox = this.#inbox
     let at = 0
-    while (at < end) {
+    // Once it is closed, which a function that is called may do, nothing is heard any more.
+    while (at < end && !this.#isClosed) {
       const word = at >> 2
       const first = words[word + MAIL_KIND] as number
       const length = words[word + MAIL_LENGTH] as number
       const encoding = (first >> MAIL_PAYLOAD_SHIFT) & PAYLOAD_MASK
       const begins = at + HEADER_BYTES
+      const kind = first & KIND_MASK
+      const from = words[word + MAIL_FROM] as number
+      const fromPlace = words[word + MAIL_FROM_PLACE] as number
+      const name = words[word + MAIL_NAME] as number
+      const call = words[word + MAIL_CALL_NUMBER] as number
+      const isLarge = (first & MAIL_LARGE) !== 0
+      at = isLarge || encoding === PAYLOAD_INTEGER ? begins : begins + ((length + 3) & ~3)
       let payload: unknown
-      if ((first & MAIL_LARGE) !== 0) {
-        payload = decodeLarge(encoding, this.#calls.takeLarge())
-        at = begins
-      } else {
-        payload = decodePayload(encoding, inbox, begins, length)
-        at = encoding === PAYLOAD_INTEGER ? begins : begins + ((length + 3) & ~3)
+      try {
+        payload = isLarge
+          ? decodeLarge(encoding, this.#calls.takeLarge())
+          : decodePayload(encoding, inbox, begins, length)
+      } catch (error) {
+        // One that is nested too deep for this thread's stack, say; those behind it are for others.
+        this.#reader.unreadable(kind, from, fromPlace, name, call, error)
+        continue
       }
-      this.#reader.message(
-        first & KIND_MASK,
-        words[word + MAIL_FROM] as number,
-        words[word + MAIL_FROM_PLACE] as number,
-        words[word + MAIL_NAME] as number,
-        words[word + MAIL_CALL_NUMBER] as number,
-        payload,
-      )
+      this.#reader.message(kind, from, fromPlace, name, call, payload)
     }
   }
 

@@ -13,22 +13,46 @@ export type TransferredError =
       readonly name: string
       readonly message: string
       readonly stack: string | undefined
-      /** Own enumerable properties that can be cloned. */
+      /** Own enumerable properties that can be cloned, and its `code` whosever property that is. */
       readonly properties: Readonly<Record<string, unknown>>
       readonly cause: TransferredError | null
       /** `errors` of an AggregateError. */
       readonly errors: readonly TransferredError[] | null
+      /** Its class is DOMException: an AbortError, say. */
+      readonly isDomException: boolean
     }
+
+/** Of an error that cannot even be read. */
+const UNREADABLE: TransferredError = {
+  kind: 'error',
+  name: 'Error',
+  message: 'something was thrown whose properties throw when they are read',
+  stack: undefined,
+  properties: {},
+  cause: null,
+  errors: null,
+  isDomException: false,
+}
 
 const BUILT_IN = { Error, EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError }
 
 /** Packs anything that may be thrown. Never throws. */
 export function packError(thrown: unknown, depth = 0): TransferredError {
+  try {
+    return pack(thrown, depth)
+  } catch {
+    return UNREADABLE // by a getter, or a proxy
+  }
+}
+
+function pack(thrown: unknown, depth: number): TransferredError {
   if (!isError(thrown)) return { kind: 'value', value: cloneable(thrown) ? thrown : inspect(thrown) }
   const properties: Record<string, unknown> = {}
   for (const [key, value] of Object.entries(thrown)) {
     if (key !== 'cause' && cloneable(value)) properties[key] = value
   }
+  const { code } = thrown as { code?: unknown }
+  if (typeof code === 'string' || typeof code === 'number') properties['code'] = code
   const deeper = depth + 1 < ERROR_CAUSES_MAX
   const errors = thrown instanceof AggregateError && deeper ? thrown.errors : null
   return {
@@ -39,6 +63,7 @@ export function packError(thrown: unknown, depth = 0): TransferredError {
     properties,
     cause: thrown.cause !== undefined && deeper ? packError(thrown.cause, depth + 1) : null,
     errors: errors?.map((error: unknown) => packError(error, depth + 1)) ?? null,
+    isDomException: thrown instanceof DOMException,
   }
 }
 
@@ -47,13 +72,14 @@ export function unpackError(packed: TransferredError): unknown {
   if (packed.kind === 'value') return packed.value
   const options = packed.cause === null ? {} : { cause: unpackError(packed.cause) }
   const error = construct(packed, options)
-  Object.assign(error, packed.properties)
+  if (!packed.isDomException) Object.assign(error, packed.properties) // its code comes of its name
   hide(error, 'stack', packed.stack)
   if (error.name !== packed.name) hide(error, 'name', packed.name)
   return error
 }
 
 function construct(packed: TransferredError & { kind: 'error' }, options: ErrorOptions): Error {
+  if (packed.isDomException) return new DOMException(packed.message, packed.name)
   const code = packed.properties['code']
   if (packed.name === 'ShardloopError' && typeof code === 'string' && code in ERROR_CODES) {
     return new ShardloopError(code as ShardloopErrorCode, packed.message, options)
