@@ -126,7 +126,10 @@ options('of the executor are refused by names of their own', () => {
     [{ tasks: [] }, /: option executor.tasks: expected an object with URLs/],
     [{ tasks: { 'a/b': 'file:///a.js' } }, /: option executor.tasks: expected names .*given 'a\/b'$/],
     [{ tasks: { ['x'.repeat(129)]: 'file:///a.js' } }, /: option executor.tasks: expected names of 1 to 128/],
-    [{ tasks: { a: './a.js' } }, /: option executor.tasks.a: expected a file: or data: URL, given '.\/a.js'$/],
+    [
+      { tasks: { a: './a.js' } },
+      /: option executor.tasks.a: expected a file: or data: URL, given '.\/a.js'$/,
+    ],
   ]
   for (const [executor, message] of cases) {
     assertThrows(() => parse({ executor }), 'ERR_SHARDLOOP_OPTION')
