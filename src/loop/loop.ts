@@ -574,12 +574,17 @@ export class EventLoop implements Loop {
     return sendFile(transport, file, offset, count, options)
   }
 
-  async runInExecutor<Result = unknown>(
+  /** Not an async function: a task that is cancelled and that nobody waits for must not end the process. */
+  runInExecutor<Result = unknown>(
     task: URL | string,
     args: readonly unknown[] = [],
     options: ExecutorTaskOptions = {},
   ): Promise<Result> {
-    return (await this.#open('runInExecutor').#tasks.run(task, args, options)) as Result
+    try {
+      return this.#open('runInExecutor').#tasks.run(task, args, options) as Promise<Result>
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   addReader<Args extends unknown[]>(

@@ -25,8 +25,8 @@ export interface ExecutorOptions {
    */
   readonly maxThreads?: number
   /**
-   * Tasks that may wait while all threads are busy, 0 to 65,536; past it `runInExecutor` rejects with
-   * ERR_SHARDLOOP_EXECUTOR_FULL. Those of one shard have as many places as all together. Default 1,024.
+   * Tasks that may wait while all threads are busy, 0 to 65,536, those of all shards together; past it `runInExecutor` rejects
+   * with ERR_SHARDLOOP_EXECUTOR_FULL. One shard may take all places, but shards take turns. Default 1,024.
    */
   readonly maxQueue?: number
   /** Milliseconds for which a thread waits for its next task until it ends. Default 10,000. */

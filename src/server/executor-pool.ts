@@ -97,6 +97,8 @@ export class ExecutorPool {
   /** Those that have not ended. */
   readonly #threads = new Set<Worker>()
   #piscina: Piscina | null = null
+  /** Why there is no piscina, and will be none: it is not installed, say. */
+  #failure: { readonly error: unknown } | null = null
   #isRetired = false
   /** Resolves when it is retired and the last thread is gone. */
   readonly #ended = new Deferred<void>()
@@ -106,7 +108,10 @@ export class ExecutorPool {
   constructor(plan: ExecutorPlan, counters: ExecutorCounters) {
     this.plan = plan
     this.#counters = counters
-    this.#load().catch((error: unknown) => this.#refuseAll(error))
+    this.#load().catch((error: unknown) => {
+      this.#failure = { error }
+      this.#refuseAll(error)
+    })
   }
 
   submit(task: PooledTask): void {
@@ -125,6 +130,7 @@ export class ExecutorPool {
     queue.add(task)
     this.#queued += 1
     this.#dispatch()
+    if (this.#failure !== null) this.#refuseAll(this.#failure.error)
   }
 
   /** Takes a task out of the queue, or ends the thread that runs it. */
@@ -229,6 +235,7 @@ export class ExecutorPool {
     for (const queue of [...this.#queues.values()])
       for (const task of [...queue]) {
         this.#unqueue(task)
+        task.port.close()
         this.#fail(task, error)
       }
   }

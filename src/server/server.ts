@@ -115,7 +115,7 @@ export interface Server extends AsyncDisposable {
   /** What it runs on, or ran. */
   readonly engine: EngineName
   readonly events: EventEmitter<ServerEvents>
-  /** Counters of all shards, read without asking them; after the end, the last ones. */
+  /** Counters of all shards and of the executor, read without asking them; after the end, the last ones. */
   metrics(): ServerMetrics
   /** Whether it can serve, told without asking a shard: it answers while all of them are stuck. */
   health(): ServerHealth

@@ -141,7 +141,10 @@ class Task implements PendingTask {
   }
 
   cancel(reason: unknown): void {
-    if (this.#settle(false)) this.#reject(reason)
+    if (!this.#settle(false)) return
+    // Who waits for it gets the rejection; when nobody does, as the program has closed its loop, it is nothing to report.
+    this.result.catch(() => {})
+    this.#reject(reason)
   }
 
   refuse(error: unknown): void {
