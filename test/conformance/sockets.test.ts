@@ -232,7 +232,7 @@ forEachEngine('operations on sockets that wait', (test) => {
     await t.loop.sockSendall(other, Buffer.from('abcd'))
     assert.equal(Buffer.concat(await Promise.all(received)).toString(), 'abcd')
 
-    const filled = await fill(t.loop, one)
+    const filled = fill(one)
     const sent: string[] = []
     const sending = ['first', 'second', 'third'].map(async (text) => {
       await t.loop.sockSendall(one, Buffer.from(text))
@@ -253,7 +253,7 @@ forEachEngine('operations on sockets that wait', (test) => {
     const { signal } = abort
     const listener = listening(t, 'IPv4')
     const kept = t.loop.sockRecv(one, 10)
-    await fill(t.loop, other)
+    fill(other)
     assert.equal((await kept).length, 10)
     const waiting = [
       t.loop.sockSendall(other, Buffer.alloc(4096), { signal }),
@@ -272,7 +272,7 @@ forEachEngine('operations on sockets that wait', (test) => {
 
   test('closing a RawSocket, detaching it or closing the loop ends those that wait for it', async (t) => {
     const [one, other] = pair(t)
-    await fill(t.loop, one)
+    fill(one)
     const waiting = [
       t.loop.sockSendall(one, Buffer.alloc(4096)),
       t.loop.sockRecv(one, 1),
@@ -404,7 +404,7 @@ forEachEngine('operations on sockets that wait', (test) => {
     await assertRejects(() => receiving, 'ERR_SHARDLOOP_DETACHED')
     assert.equal((await t.loop.sockRecv(one, 10)).toString(), 'x', 'nothing was taken')
 
-    const filled = await fill(t.loop, one)
+    const filled = fill(one)
     const data = new Uint8Array(MiB)
     const sending = t.loop.sockSendall(one, data)
     const behind = t.loop.sockSendall(one, Buffer.from('behind'))
