@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { closeSync, writeSync } from 'node:fs'
-import { anywhere, open, pair, whereOf } from './harness/raw-sockets.js'
-import { assertThrows, forEachEngine } from './harness/suite.js'
+import { openSocket, socketPair } from '../src/index.js'
+import { anywhere, closing, listening, open, pair, whereOf } from './harness/raw-sockets.js'
+import { assertRejects, assertThrows, forEachEngine } from './harness/suite.js'
+import { TakenDescriptors } from './harness/taken-descriptors.js'
 
 forEachEngine('RawSocket', (test) => {
   for (const family of ['IPv4', 'IPv6'] as const) {
@@ -66,5 +68,36 @@ forEachEngine('RawSocket', (test) => {
     writeSync(fd, 'open')
     assert.equal((await t.loop.sockRecv(three, 10)).toString(), 'open')
     closeSync(fd)
+  })
+
+  test('out of descriptors everything says EMFILE, and works once there is one again', async (t) => {
+    const listener = listening(t, 'IPv4')
+    const client = open(t, 'IPv4')
+    client.setOption('noDelay', true)
+    const taken = new TakenDescriptors()
+    t.defer(() => taken.free())
+    taken.exhaust()
+    // The watcher is to be opened by the first that waits.
+    assertThrows(() => t.loop.addWriter(client, () => {}), 'EMFILE')
+    await assertRejects(() => t.loop.sockAccept(listener), 'EMFILE')
+    assert.throws(() => openSocket({ family: 'unix' }), { code: 'EMFILE', syscall: 'socket' })
+    assert.throws(() => socketPair(), { code: 'EMFILE', syscall: 'socketpair' })
+    assert.equal(t.loop.removeWriter(client), false)
+    taken.free(2)
+    const [[accepted]] = await Promise.all([
+      t.loop.sockAccept(listener),
+      t.loop.sockConnect(client, listener.getsockname()),
+    ])
+    closing(t, accepted)
+    // One in the queue for which there is none.
+    taken.free(1)
+    const second = open(t, 'IPv4')
+    await t.loop.sockConnect(second, listener.getsockname())
+    taken.exhaust()
+    await assert.rejects(() => t.loop.sockAccept(listener), { code: 'EMFILE', syscall: 'accept' })
+    taken.free(1)
+    const [late] = await t.loop.sockAccept(listener)
+    closing(t, late)
+    assert.deepEqual(late.getpeername(), second.getsockname())
   })
 })
