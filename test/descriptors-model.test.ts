@@ -10,6 +10,9 @@ const PAIRS = 8
 const STEPS = 1500
 const STEPS_PER_TURN_MAX = 6
 
+/** Bytes that are sent one by one: each takes much more of the system's room, and with some fifty a writer is not called any more. */
+const SMALL_MAX = 16
+
 /** One end of a pair, as the model knows it. */
 interface End {
   readonly socket: RawSocket
@@ -72,7 +75,8 @@ class Model {
       assert.equal(loop.removeWriter(target), end.writer !== 0, this.describe())
       end.writer = 0
     } else if (operation === 6) {
-      if (end.peer().writer !== 0 || end.peer().full) return // sendall waits for its own turn
+      // Who has a writer cannot send by an operation.
+      if (end.peer().writer !== 0 || end.peer().full || end.waiting > SMALL_MAX) return
       await loop.sockSendall(end.peer().socket, Buffer.from('x'))
       end.waiting += 1
     } else if (operation === 7) {
@@ -87,8 +91,8 @@ class Model {
     const { loop } = this.#t
     const peer = end.peer()
     if (end.waiting === 0) {
-      if (peer.writer !== 0 || peer.full) return
-      end.waiting = await fill(loop, peer.socket)
+      if (peer.full) return
+      end.waiting = fill(peer.socket)
       peer.full = true
       return
     }

@@ -421,9 +421,10 @@ mod tests {
 
     #[test]
     fn event_kinds_commands_and_metrics_are_distinct_within_their_family() {
-        for family in
-            ["EVENT_", "COMMAND_", "CLOSE_", "CALL_", "CONTROL_", "ALARM_", "PLACE_", "PAYLOAD_", "METRIC_"]
-        {
+        for family in [
+            "EVENT_", "COMMAND_", "CLOSE_", "CALL_", "CONTROL_", "ALARM_", "PLACE_", "PAYLOAD_", "WATCH_",
+            "METRIC_",
+        ] {
             let mut values: Vec<i64> = ALL
                 .iter()
                 .filter(|c| {

@@ -18,7 +18,7 @@ use crate::error::{SystemError, panic_text};
 use crate::limits::WATCH_RECORDS;
 use crate::ring::Region;
 use crate::uv::{self, HandleType, RawHandle, Uv};
-use poll::{Poll, Readiness};
+use poll::{Events, Poll, Readiness};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -66,6 +66,7 @@ pub struct Watcher {
     /// The poll and the handle that nests it; none once it is closed.
     nested: RefCell<Option<Nested>>,
     watches: RefCell<HashMap<RawFd, Watch>>,
+    events: RefCell<Events>,
     /// Keeps the loop alive.
     referenced: Cell<bool>,
     open_handles: Cell<u32>,
@@ -97,6 +98,7 @@ impl Watcher {
             region,
             nested: RefCell::new(None),
             watches: RefCell::new(HashMap::new()),
+            events: RefCell::new(Events::with_capacity(WATCH_RECORDS / 2)),
             referenced: Cell::new(false),
             open_handles: Cell::new(0),
             closing: Cell::new(false),
@@ -208,61 +210,63 @@ impl Watcher {
         if self.closing.get() {
             return;
         }
-        let (mut records, mut strangers) = (Vec::new(), false);
-        self.collect(&mut records, &mut strangers);
-        if strangers {
-            self.replace(&mut records);
+        self.region.write(0, 0);
+        if self.collect() {
+            self.replace();
         }
-        if records.is_empty() || self.closing.get() {
-            return;
+        if self.region.read(0) > 0 && !self.closing.get() {
+            self.watched.ready();
         }
-        self.region.write(0, records.len() as i32);
-        for (index, record) in records.iter().enumerate() {
-            for (word, value) in record.iter().enumerate() {
-                self.region.write(1 + index * record.len() + word, *value);
-            }
-        }
-        self.watched.ready();
     }
 
-    /// `strangers`: whether the poll told of what nobody watches, and will again.
-    fn collect(&self, records: &mut Vec<Record>, strangers: &mut bool) {
+    /// Writes down what is ready. Whether the poll told of what nobody watches, and will again.
+    fn collect(&self) -> bool {
+        let mut strangers = false;
         let nested = self.nested.borrow();
-        let Some(Nested { poll, .. }) = nested.as_ref() else { return };
+        let Some(Nested { poll, .. }) = nested.as_ref() else { return false };
         let mut watches = self.watches.borrow_mut();
         // EINTR: it stays readable, and libuv calls again. Nothing else can fail here: the descriptor and the buffer are ours.
-        _ = poll.ready(WATCH_RECORDS / 2, |token, ready| {
+        _ = poll.ready(&mut self.events.borrow_mut(), |token, ready| {
             let (fd, id) = (token as u32 as RawFd, (token >> 32) as u32 as i32);
             let Some(watch) = watches.get(&fd).filter(|watch| watch.id == id) else {
-                *strangers = true;
+                strangers = true;
                 return;
             };
             if !watch.owned && poll.verify(fd, watch.interest, token).is_err() {
                 watches.remove(&fd);
-                records.push([fd, id, abi::WATCH_GONE]);
-                *strangers = true;
+                self.record([fd, id, abi::WATCH_GONE]);
+                strangers = true;
                 return;
             }
             let readable = if ready.readable && watch.interest.readable { abi::WATCH_READABLE } else { 0 };
             let writable = if ready.writable && watch.interest.writable { abi::WATCH_WRITABLE } else { 0 };
-            records.push([fd, id, readable | writable]);
+            self.record([fd, id, readable | writable]);
         });
+        strangers
+    }
+
+    /// Adds a record for JavaScript, if there is room: there always is for what is ready, and what is gone and not told is found
+    /// to be so when its number is to be watched again.
+    fn record(&self, record: [i32; abi::WATCH_RECORD_WORDS as usize]) {
+        let count = self.region.read(0) as usize;
+        if count < WATCH_RECORDS {
+            let at = 1 + count * record.len();
+            record.into_iter().enumerate().for_each(|(word, value)| self.region.write(at + word, value));
+            self.region.write(0, count as i32 + 1);
+        }
     }
 
     /// Puts another poll into the place of this one, with all that is still what was to be watched.
-    fn replace(self: &Rc<Self>, records: &mut Vec<Record>) {
-        let mut watches = self.watches.borrow_mut();
+    fn replace(self: &Rc<Self>) {
         if let Some(Nested { poll, .. }) = self.nested.borrow().as_ref() {
-            watches.retain(|&fd, watch| {
-                poll.verify(fd, watch.interest, watch.token(fd)).is_ok() || {
-                    // Whether there is room for that record or not: it is gone by the next try to watch it.
-                    records.push([fd, watch.id, abi::WATCH_GONE]);
-                    false
+            self.watches.borrow_mut().retain(|&fd, watch| {
+                let is_same = poll.verify(fd, watch.interest, watch.token(fd)).is_ok();
+                if !is_same {
+                    self.record([fd, watch.id, abi::WATCH_GONE]);
                 }
+                is_same
             });
         }
-        drop(watches);
-        records.truncate(WATCH_RECORDS);
         // In this order, for the process may be out of descriptors.
         self.unnest();
         let replaced = Poll::open().and_then(|poll| {
@@ -285,9 +289,6 @@ impl Watcher {
         }
     }
 }
-
-/// Descriptor, name of the watch, WATCH_ bits.
-type Record = [i32; abi::WATCH_RECORD_WORDS as usize];
 
 fn readiness(interest: i32) -> Readiness {
     Readiness { readable: interest & abi::WATCH_READABLE != 0, writable: interest & abi::WATCH_WRITABLE != 0 }

@@ -2,10 +2,11 @@ import { constants } from 'node:os'
 import { ShardloopError, systemError } from '../errors.js'
 import { OPERATIONS_AT_ONCE_MAX, WATCHED_DESCRIPTORS_MAX } from '../limits.js'
 import { native } from '../native/index.js'
-import { creationStack } from '../workers/debug-mode.js'
+import { creationStack, debugMode } from '../workers/debug-mode.js'
 import { type Callback, ScheduledCall } from '../workers/handles.js'
 import { invalid } from '../workers/invalid.js'
 import type { Scheduler } from '../workers/scheduler.js'
+import { threadLog } from '../workers/thread-log.js'
 import { threadLoop } from '../workers/thread-loop.js'
 import { DescriptorWatcher, GONE, READABLE, WRITABLE } from './descriptor-watcher.js'
 import { descriptorHolders, isRawSocket, type RawSocket, serialOf } from './raw-socket.js'
@@ -69,7 +70,11 @@ export class DescriptorCall extends ScheduledCall implements Waiter {
     this.scheduler.run(this)
   }
 
-  lost(): void {
+  lost(error: Error): void {
+    if (debugMode().enabled) {
+      const fields = { err: error, ...(this.source !== undefined && { scheduledAt: this.source }) }
+      threadLog().write('warn', `${this.describe()} is dropped`, fields)
+    }
     this.cancel()
   }
 
@@ -151,8 +156,9 @@ export class Descriptors {
     return true
   }
 
-  /** Who waits for a descriptor now. */
+  /** Who waits for a descriptor now. @throws ShardloopError ERR_SHARDLOOP_CLOSED when the loop is closed */
   waiter(direction: Direction, fd: number): Waiter | null {
+    if (this.#closed) throw new ShardloopError('ERR_SHARDLOOP_CLOSED', 'the loop was closed meanwhile')
     return this.#watches.get(fd)?.[direction] ?? null
   }
 

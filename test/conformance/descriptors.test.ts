@@ -147,7 +147,7 @@ forEachEngine('addReader and addWriter', (test) => {
     assert.deepEqual(order, ['callback', 'callback', 'tick', 'tick'])
   })
 
-  test('debug mode names a slow callback and where it was added', async (t) => {
+  test('debug mode names a slow callback, where it was added, and one that waits for what was closed', async (t) => {
     const before = getLogger()
     const records = new RecordingLogger()
     setLogger(records)
@@ -167,6 +167,17 @@ forEachEngine('addReader and addWriter', (test) => {
     const { message, fields } = await records.record(/took/)
     assert.match(message, /^the callback slowOne of addWriter took 0\.\d{3} seconds$/)
     assert.match(String(fields['scheduledAt']), /descriptors\.test/)
+
+    // And a watch that is found to be of what was closed.
+    const fd = one.detach()
+    t.loop.addReader(fd, function forgotten() {})
+    closeSync(fd)
+    const [next] = pair(t)
+    assert.equal(next.fd, fd)
+    t.loop.addWriter(next, () => {})
+    const dropped = await records.record(/dropped/)
+    assert.equal(dropped.message, 'the callback forgotten of addReader is dropped')
+    assert.match(String(dropped.fields['err']), /EBADF.*was closed while it was waited for/)
   })
 
   // uvloop: test_tcp/test_unix "test_..._pipe"; asyncio's documentation watches a socketpair

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { closeSync, writeSync } from 'node:fs'
+import { closeSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { constants } from 'node:os'
 import { getLoop, openSocket, type RawSocket, socketPair } from '../../src/index.js'
@@ -232,7 +232,7 @@ forEachEngine('operations on sockets that wait', (test) => {
     await t.loop.sockSendall(other, Buffer.from('abcd'))
     assert.equal(Buffer.concat(await Promise.all(received)).toString(), 'abcd')
 
-    const filled = await fill(t.loop, one)
+    const filled = fill(one)
     const sent: string[] = []
     const sending = ['first', 'second', 'third'].map(async (text) => {
       await t.loop.sockSendall(one, Buffer.from(text))
@@ -253,7 +253,7 @@ forEachEngine('operations on sockets that wait', (test) => {
     const { signal } = abort
     const listener = listening(t, 'IPv4')
     const kept = t.loop.sockRecv(one, 10)
-    await fill(t.loop, other)
+    fill(other)
     assert.equal((await kept).length, 10)
     const waiting = [
       t.loop.sockSendall(other, Buffer.alloc(4096), { signal }),
@@ -272,7 +272,7 @@ forEachEngine('operations on sockets that wait', (test) => {
 
   test('closing a RawSocket, detaching it or closing the loop ends those that wait for it', async (t) => {
     const [one, other] = pair(t)
-    await fill(t.loop, one)
+    fill(one)
     const waiting = [
       t.loop.sockSendall(one, Buffer.alloc(4096)),
       t.loop.sockRecv(one, 1),
@@ -404,7 +404,7 @@ forEachEngine('operations on sockets that wait', (test) => {
     await assertRejects(() => receiving, 'ERR_SHARDLOOP_DETACHED')
     assert.equal((await t.loop.sockRecv(one, 10)).toString(), 'x', 'nothing was taken')
 
-    const filled = await fill(t.loop, one)
+    const filled = fill(one)
     const data = new Uint8Array(MiB)
     const sending = t.loop.sockSendall(one, data)
     const behind = t.loop.sockSendall(one, Buffer.from('behind'))
@@ -474,72 +474,6 @@ forEachEngine('operations on sockets that wait', (test) => {
     assertThrows(() => one.listen(0), 'ERR_SHARDLOOP_ARGUMENT')
     assertThrows(() => one.shutdown('all' as never), 'ERR_SHARDLOOP_ARGUMENT')
     assert.throws(() => structuredClone(one), { name: 'DataCloneError' })
-  })
-})
-
-forEachEngine('RawSocket', (test) => {
-  for (const family of ['IPv4', 'IPv6'] as const) {
-    test(`${family}: options are read and set, and addresses told`, async (t) => {
-      const socket = open(t, family)
-      assert.equal(socket.family, family)
-      for (const name of ['reuseAddress', 'reusePort', 'keepAlive', 'noDelay'] as const) {
-        assert.equal(socket.getOption(name), false)
-        socket.setOption(name, true)
-        assert.equal(socket.getOption(name), true)
-      }
-      socket.setOption('linger', 5)
-      assert.equal(socket.getOption('linger'), 5)
-      socket.setOption('linger', -1)
-      assert.equal(socket.getOption('linger'), -1)
-      if (family === 'IPv6') socket.setOption('ipv6Only', true)
-      socket.bind(anywhere(t, family))
-      assert.ok((whereOf(socket.getsockname()) as number) > 0)
-      assertThrows(() => socket.getpeername(), 'ENOTCONN')
-      const datagrams = open(t, family, 'datagram')
-      datagrams.setOption('broadcast', true)
-      assert.equal(datagrams.getOption('broadcast'), true)
-      const taken = open(t, family)
-      assert.throws(() => taken.bind(socket.getsockname()), {
-        code: 'EADDRINUSE',
-        syscall: 'bind',
-        port: whereOf(socket.getsockname()) as number,
-      })
-      assertThrows(() => taken.bind({ address: 'localhost', port: 0 }), 'ERR_SHARDLOOP_ARGUMENT')
-    })
-  }
-
-  test('one that is closed says EBADF to everything but another close', (t) => {
-    const socket = open(t, 'IPv4')
-    socket.close()
-    socket.close()
-    assert.equal(socket.fd, -1)
-    for (const call of [
-      () => socket.bind({ address: '127.0.0.1', port: 0 }),
-      () => socket.listen(),
-      () => socket.getsockname(),
-      () => socket.getpeername(),
-      () => socket.getOption('keepAlive'),
-      () => socket.setOption('keepAlive', true),
-      () => socket.shutdown('both'),
-      () => socket.family,
-      () => socket.detach(),
-    ])
-      assertThrows(call, 'EBADF')
-  })
-
-  test('using closes it, and detach gives the descriptor away open', async (t) => {
-    const [one, other] = pair(t)
-    const end = t.loop.sockRecv(other, 10)
-    {
-      using _socket = one
-    }
-    assert.equal((await end).length, 0)
-    const [two, three] = pair(t)
-    const fd = two.detach()
-    two.close()
-    writeSync(fd, 'open')
-    assert.equal((await t.loop.sockRecv(three, 10)).toString(), 'open')
-    closeSync(fd)
   })
 })
 

@@ -1,3 +1,4 @@
+import { writeSync } from 'node:fs'
 import type { Loop, RawSocket, SocketAddress } from '../../src/index.js'
 import { openSocket, socketPair } from '../../src/index.js'
 import type { TestContext } from './suite.js'
@@ -63,24 +64,16 @@ export async function receiveAll(loop: Loop, socket: RawSocket, length: number):
   return Buffer.concat(chunks)
 }
 
-/** Sends until the kernel takes no more; returns how much it took. */
-export async function fill(loop: Loop, socket: RawSocket): Promise<number> {
+/** Sends until the kernel takes no more, past the loop; returns how much it took. */
+export function fill(socket: RawSocket): number {
   const piece = Buffer.alloc(4096)
-  for (let sent = 0; ; sent += piece.length) {
-    const controller = new AbortController()
-    const sending = loop.sockSendall(socket, piece, { signal: controller.signal })
-    let done = false
-    sending.then(
-      () => {
-        done = true
-      },
-      () => {},
-    )
-    // An operation that its system call has completed resolves within microtasks.
-    for (let turn = 0; turn < 5 && !done; turn++) await null
-    if (done) continue
-    controller.abort()
-    return sent
+  for (let sent = 0; ; ) {
+    try {
+      sent += writeSync(socket.fd, piece)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'EAGAIN') return sent
+      throw error
+    }
   }
 }
 

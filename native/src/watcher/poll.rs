@@ -22,6 +22,16 @@ pub struct Readiness {
 #[derive(Debug)]
 pub struct Poll(OwnedFd);
 
+/// Room for what the kernel tells at once.
+pub struct Events(Vec<sys::Event>);
+
+impl Events {
+    /// For so many; what is more stays ready.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self(Vec::with_capacity(capacity))
+    }
+}
+
 impl AsRawFd for Poll {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
@@ -36,6 +46,8 @@ fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod sys {
     use super::*;
+
+    pub type Event = libc::epoll_event;
 
     impl Poll {
         /// An empty one.
@@ -82,15 +94,16 @@ mod sys {
         }
 
         /// What is ready now, by tokens; it does not wait. An error of the descriptor is both.
-        pub fn ready(&self, capacity: usize, mut each: impl FnMut(u64, Readiness)) -> io::Result<()> {
-            let mut events: Vec<libc::epoll_event> = Vec::with_capacity(capacity);
-            let (into, length) = (events.as_mut_ptr(), capacity as libc::c_int);
-            // SAFETY: there is room for `capacity` events, and the kernel writes as many as it says.
+        pub fn ready(&self, room: &mut Events, mut each: impl FnMut(u64, Readiness)) -> io::Result<()> {
+            let events = &mut room.0;
+            events.clear();
+            let (into, length) = (events.as_mut_ptr(), events.capacity() as libc::c_int);
+            // SAFETY: there is room for as many events as the capacity, and the kernel writes as many as it says.
             unsafe {
                 let count = checked(libc::epoll_wait(self.as_raw_fd(), into, length, 0))?;
                 events.set_len(count as usize);
             }
-            for event in &events {
+            for event in events {
                 // Copied, for the structure is packed.
                 let (flags, token) = (event.events as i32, event.u64);
                 // As asyncio's selector: EPOLLERR and EPOLLHUP, which come unasked, are for whoever waits.
@@ -107,6 +120,8 @@ mod sys {
 mod sys {
     use super::*;
     use std::ptr;
+
+    pub type Event = libc::kevent;
 
     impl Poll {
         /// An empty one.
@@ -180,16 +195,17 @@ mod sys {
         }
 
         /// What is ready now, by tokens; it does not wait.
-        pub fn ready(&self, capacity: usize, mut each: impl FnMut(u64, Readiness)) -> io::Result<()> {
-            let mut events: Vec<libc::kevent> = Vec::with_capacity(capacity);
+        pub fn ready(&self, room: &mut Events, mut each: impl FnMut(u64, Readiness)) -> io::Result<()> {
+            let events = &mut room.0;
+            events.clear();
             let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-            let (into, length) = (events.as_mut_ptr(), capacity as libc::c_int);
-            // SAFETY: there is room for `capacity` events, and the kernel writes as many as it says.
+            let (into, length) = (events.as_mut_ptr(), events.capacity() as libc::c_int);
+            // SAFETY: there is room for as many events as the capacity, and the kernel writes as many as it says.
             unsafe {
                 let count = checked(libc::kevent(self.as_raw_fd(), ptr::null(), 0, into, length, &now))?;
                 events.set_len(count as usize);
             }
-            for event in &events {
+            for event in events {
                 let readable = event.filter == libc::EVFILT_READ;
                 each(event.udata as usize as u64, Readiness { readable, writable: !readable });
             }
@@ -215,7 +231,7 @@ mod tests {
 
     fn ready(poll: &Poll) -> Vec<(u64, Readiness)> {
         let mut found = Vec::new();
-        poll.ready(8, |token, readiness| found.push((token, readiness))).unwrap();
+        poll.ready(&mut Events::with_capacity(8), |token, readiness| found.push((token, readiness))).unwrap();
         found
     }
 
