@@ -89,7 +89,10 @@ forEachEngine('datagram servers', (test, engine) => {
     await client.send('x', portOf(server), '127.0.0.2')
     await client.receivedAtLeast(1)
     assert.equal(client.came[0]?.from.address, '127.0.0.2')
-    assert.deepEqual(made.map(({ came }) => came.length), [0, 1])
+    assert.deepEqual(
+      made.map(({ came }) => came.length),
+      [0, 1],
+    )
   })
 
   test('two shards by URL: both serve, and their counters are their own', async (t) => {
@@ -129,7 +132,10 @@ forEachEngine('datagram servers', (test, engine) => {
       for (let number = 0; number < 50; number++) await client.send(`who ${number}`, portOf(server))
       await client.receivedAtLeast(50)
       const answers = client.came.map(({ data }) => data.toString())
-      assert.deepEqual(answers, Array.from({ length: 50 }, (_, number) => `0 0 ${number}`))
+      assert.deepEqual(
+        answers,
+        Array.from({ length: 50 }, (_, number) => `0 0 ${number}`),
+      )
       assert.equal(server.shards[0]?.restarts, 1)
     })
   }
@@ -158,7 +164,10 @@ forEachEngine('datagram servers', (test, engine) => {
       await client.send(`again ${number}`, portOf(server))
       await eventually(() => client.came.some(({ data }) => data.toString() === `again ${number}`))
     }
-    assert.deepEqual(made.map(({ lostWith }) => lostWith), [error, error, error, undefined])
+    assert.deepEqual(
+      made.map(({ lostWith }) => lostWith),
+      [error, error, error, undefined],
+    )
     assert.match(told[0] ?? '', /^datagramReceived of endpoint \S+ threw; the endpoint was aborted$/)
   })
 
@@ -171,7 +180,13 @@ forEachEngine('datagram servers', (test, engine) => {
     )
     const error = assertCode(rejected, 'EADDRINUSE')
     assert.equal(error.message, `bind EADDRINUSE: address already in use 127.0.0.1:${port}`)
-    const stream = await createServer(() => ({}), { host: '127.0.0.1', port, shards: 0, signals: false, engine })
+    const stream = await createServer(() => ({}), {
+      host: '127.0.0.1',
+      port,
+      shards: 0,
+      signals: false,
+      engine,
+    })
     t.defer(() => stream.abort())
     assert.equal(portOf(stream), port)
   })

@@ -230,7 +230,13 @@ impl Running {
             link.inbox.on_delivery(move || ready.push(Source::Inbox));
         }
         let neighbours = link.clone().map(|link| Box::new(link) as Box<dyn Neighbours<TokioSystem>>);
-        let system = TokioSystem { ready: ready.clone(), woken: Vec::new(), listeners: Vec::new(), endpoints: Endpoints::default(), link };
+        let system = TokioSystem {
+            ready: ready.clone(),
+            woken: Vec::new(),
+            listeners: Vec::new(),
+            endpoints: Endpoints::default(),
+            link,
+        };
         let now = Instant::now();
         let back = seed.grow(system, metrics, neighbours, caller, now);
         Self {

@@ -124,12 +124,7 @@ fn empty_header() -> libc::msghdr {
 /// Receives up to `most` packets into `received`, which must be taken empty; how many. With `merged`, a packet may have several
 /// datagrams (GRO). EINTR is tried again.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn receive(
-    fd: BorrowedFd<'_>,
-    received: &mut Received,
-    most: usize,
-    merged: bool,
-) -> io::Result<usize> {
+pub fn receive(fd: BorrowedFd<'_>, received: &mut Received, most: usize, merged: bool) -> io::Result<usize> {
     let most = most.min(DATAGRAM_BATCH);
     received.clear();
     let mut names = [const { MaybeUninit::<libc::sockaddr_storage>::uninit() }; DATAGRAM_BATCH];
@@ -186,12 +181,7 @@ pub fn receive(
 
 /// As above, by a call for each.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn receive(
-    fd: BorrowedFd<'_>,
-    received: &mut Received,
-    most: usize,
-    _merged: bool,
-) -> io::Result<usize> {
+pub fn receive(fd: BorrowedFd<'_>, received: &mut Received, most: usize, _merged: bool) -> io::Result<usize> {
     received.clear();
     let mut count = 0;
     while count < most.min(DATAGRAM_BATCH) {

@@ -248,7 +248,9 @@ impl<S: System> Shard<S> {
     }
 
     pub(super) fn on_endpoint_ready(&mut self, endpoint: u32, told: Readiness, sink: &mut dyn Sink) {
-        let Some(socket) = self.datagrams.get(endpoint).and_then(|found| found.socket.clone()) else { return };
+        let Some(socket) = self.datagrams.get(endpoint).and_then(|found| found.socket.clone()) else {
+            return;
+        };
         let readiness = self.system.look_at_endpoint(&socket, endpoint, told);
         if readiness.writable {
             self.send_queued_datagrams(endpoint);

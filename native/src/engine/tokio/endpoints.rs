@@ -110,7 +110,12 @@ impl Endpoints {
     }
 
     pub(super) fn await_room(&mut self, endpoint: u32) {
-        if self.watched.get(endpoint as usize).and_then(Option::as_ref).is_some_and(|found| !found.awaits_room) {
+        if self
+            .watched
+            .get(endpoint as usize)
+            .and_then(Option::as_ref)
+            .is_some_and(|found| !found.awaits_room)
+        {
             self.watch_anew(endpoint, true);
         }
     }
