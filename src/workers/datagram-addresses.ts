@@ -178,8 +178,11 @@ function ipv4Text(word: number): string {
 /** As RFC 5952 has it: the first of the longest runs of zeros, of two or more, is left out. */
 function ipv6Text(bytes: Buffer, scope: number): string {
   const groups = Array.from({ length: 8 }, (_, group) => bytes.readUInt16BE(group * 2))
-  const isMapped = groups.slice(0, 5).every((group) => group === 0) && groups[5] === 0xffff
-  if (isMapped) return `::ffff:${bytes.subarray(12).join('.')}`
+  if (groups.slice(0, 5).every((group) => group === 0)) {
+    if (groups[5] === 0xffff) return `::ffff:${bytes.subarray(12).join('.')}`
+    // As inet_ntop(3) has it, and so Node.
+    if (groups[5] === 0 && groups[6] !== 0) return `::${bytes.subarray(12).join('.')}`
+  }
   let [from, length] = [0, 1]
   for (let start = 0; start < groups.length; start++) {
     let end = start

@@ -6,7 +6,9 @@
 //! the kernel for time, destination and TOS of each datagram; it does not say which were truncated; it has no Unix sockets.
 
 use super::datagram_address::{self, AddressForm, Form};
-use crate::limits::{DATAGRAM_BATCH, DATAGRAM_SLOT_BYTES, GSO_SEGMENT_MAX_BYTES, GSO_SEGMENTS_MAX};
+use crate::limits::{DATAGRAM_BATCH, DATAGRAM_SLOT_BYTES};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::limits::{GSO_SEGMENT_MAX_BYTES, GSO_SEGMENTS_MAX};
 use socket2::SockAddr;
 use std::ffi::OsStr;
 use std::io;
@@ -108,6 +110,7 @@ pub struct Outgoing<'a> {
 }
 
 /// Of a GSO or GRO control message: a header and an int, aligned as the kernel wants it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; 32]);
@@ -161,11 +164,11 @@ pub fn receive(fd: BorrowedFd<'_>, received: &mut Received, most: usize, merged:
             }
         }
     };
-    for index in 0..count {
+    for (index, message) in messages[..count].iter().enumerate() {
         // SAFETY: the kernel has filled `count` of the headers that were written, and the names that they point to, to the
         // lengths that it says.
         let (length, flags, source, stride) = unsafe {
-            let message = messages[index].assume_init_ref();
+            let message = message.assume_init_ref();
             let header = &message.msg_hdr;
             let stride = if merged { segment_length(header) } else { None };
             let source = form_of(header.msg_name.cast(), header.msg_namelen);
@@ -269,6 +272,7 @@ unsafe fn segment_length(header: &libc::msghdr) -> Option<usize> {
 
 /// How many of the datagrams, which are not none, go into one packet: those to one destination that are of one length, and
 /// one behind them that is shorter.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn run(datagrams: &[Outgoing<'_>]) -> usize {
     let first = &datagrams[0];
     let length = first.payload.len();
@@ -508,6 +512,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn a_run_is_of_one_destination_and_length_and_may_end_with_a_shorter_one() {
         let (one, other) = pair();
         let (here, there) = (form(&one), form(&other));

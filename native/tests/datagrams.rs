@@ -1,0 +1,303 @@
+//! What an engine owes to endpoints, driven without JavaScript. Every test runs on every engine.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use shardloop_native::abi;
+use shardloop_native::engine::{SocketEngine, mio::MioEngine, tokio::TokioEngine};
+use shardloop_native::limits::DATAGRAM_SLOT_BYTES;
+use shardloop_native::metrics::Metrics;
+use shardloop_native::net::addresses::Address;
+use shardloop_native::net::datagram_address::{self, AddressForm, Form};
+use shardloop_native::net::udp::{DatagramSocket, OpenOptions};
+use shardloop_native::shard::{Commands, EndpointLimits, Event, Sink};
+use shardloop_native::write_queue::{Pin, PinnedMemory};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A sink with room for a few datagrams in each batch.
+struct Narrow {
+    room: usize,
+    events: Vec<Event>,
+    came: Vec<(i32, Vec<u8>, Vec<u8>)>,
+}
+
+impl Sink for Narrow {
+    fn room(&self) -> usize {
+        100
+    }
+
+    fn event(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    fn read_buffer(&mut self, _: bool, _: usize) -> Option<(usize, &mut [MaybeUninit<u8>])> {
+        None
+    }
+
+    fn received(&mut self, _: i32, _: usize, _: usize) {}
+
+    fn datagram(&mut self, endpoint: i32, source: &[u8], payload: &[u8]) -> bool {
+        if self.room == 0 {
+            return false;
+        }
+        self.room -= 1;
+        self.came.push((endpoint, source.to_vec(), payload.to_vec()));
+        true
+    }
+}
+
+struct NoPins;
+
+impl PinnedMemory for NoPins {
+    fn bytes(&self, _: Pin, _: usize, _: usize) -> Option<&[u8]> {
+        None
+    }
+}
+
+#[derive(Default)]
+struct Given(Vec<([i32; 4], Vec<u8>)>);
+
+impl Commands for Given {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn record(&self, index: usize) -> [i32; 4] {
+        self.0[index].0
+    }
+
+    fn bytes(&self, index: usize) -> Option<&[u8]> {
+        Some(&self.0[index].1)
+    }
+}
+
+struct Bench {
+    engine: Box<dyn SocketEngine>,
+    metrics: Arc<Metrics>,
+    commands: Given,
+    seen: Narrow,
+    /// Datagrams that a batch takes.
+    room: usize,
+}
+
+impl Bench {
+    fn command(&mut self, operation: i32, endpoint: u32) {
+        self.commands.0.push(([operation, endpoint as i32, 0, 0], Vec::new()));
+    }
+
+    fn send(&mut self, endpoint: u32, to: &AddressForm, payload: &[u8]) {
+        let bytes = [to.as_bytes(), payload].concat();
+        let record = [abi::COMMAND_DATAGRAM, endpoint as i32, 0, bytes.len() as i32];
+        self.commands.0.push((record, bytes));
+    }
+
+    fn flush(&mut self) {
+        self.engine.submit(Instant::now(), &std::mem::take(&mut self.commands));
+    }
+
+    fn add(&mut self, endpoint: u32, socket: DatagramSocket, write_max_bytes: usize) {
+        let limits = EndpointLimits { write_high_bytes: 2_000, write_low_bytes: 500, write_max_bytes };
+        self.engine.add_endpoint(Instant::now(), endpoint, Arc::new(socket), limits);
+        self.command(abi::COMMAND_DATAGRAM_START, endpoint);
+        self.flush();
+    }
+
+    fn until(&mut self, done: impl Fn(&Narrow) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !done(&self.seen) {
+            assert!(Instant::now() < deadline, "it did not happen in 10 seconds");
+            self.seen.room = self.room;
+            self.engine.collect(Instant::now(), &mut self.seen, &NoPins);
+            self.engine.end_batch(Instant::now());
+            let mut poll = libc::pollfd { fd: self.engine.pollable(), events: libc::POLLIN, revents: 0 };
+            let wait = if self.engine.has_backlog() { 0 } else { 5 };
+            // SAFETY: one valid pollfd.
+            unsafe { libc::poll(&mut poll, 1, wait) };
+        }
+    }
+
+    fn events(&self, kind: i32) -> Vec<&Event> {
+        self.seen.events.iter().filter(|event| event.kind & abi::KIND_MASK == kind).collect()
+    }
+
+    fn close(mut self, endpoint: u32) -> Self {
+        self.command(abi::COMMAND_DATAGRAM_CLOSE, endpoint);
+        self.command(abi::COMMAND_DATAGRAM_CLOSE, endpoint);
+        self.flush();
+        self.until(|seen| seen.events.iter().any(|event| event.kind == abi::EVENT_DATAGRAM_CLOSED));
+        assert_eq!(self.events(abi::EVENT_DATAGRAM_CLOSED).len(), 1);
+        self
+    }
+}
+
+fn on_every_engine(test: impl Fn(Bench)) {
+    let mio: fn(Arc<Metrics>) -> Box<dyn SocketEngine> = |m| Box::new(MioEngine::open(m, None).unwrap());
+    let tokio: fn(Arc<Metrics>) -> Box<dyn SocketEngine> = |m| Box::new(TokioEngine::open(m, None).unwrap());
+    for open in [mio, tokio] {
+        let metrics = Arc::<Metrics>::default();
+        let seen = Narrow { room: 0, events: Vec::new(), came: Vec::new() };
+        let engine = open(metrics.clone());
+        test(Bench { engine, metrics, commands: Given::default(), seen, room: 50 });
+    }
+}
+
+fn bound() -> (DatagramSocket, SocketAddr) {
+    let local = Some(Address::Ip("127.0.0.1:0".parse().unwrap()));
+    let options =
+        OpenOptions { local, offload: true, receive_buffer_bytes: Some(1 << 20), ..OpenOptions::default() };
+    let socket = DatagramSocket::open(&options).unwrap();
+    let address = socket.local_address().unwrap().ip().unwrap();
+    (socket, address)
+}
+
+#[test]
+fn what_the_sink_cannot_take_is_kept_and_comes_in_order_with_its_source() {
+    on_every_engine(|mut bench| {
+        bench.room = 3;
+        let (socket, address) = bound();
+        bench.add(5, socket, 1 << 20);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for number in 0..500u32 {
+            client.send_to(&number.to_ne_bytes(), address).unwrap();
+        }
+        bench.until(|seen| seen.came.len() == 500);
+        for (number, (endpoint, source, payload)) in bench.seen.came.iter().enumerate() {
+            assert_eq!((*endpoint, &payload[..]), (5, &(number as u32).to_ne_bytes()[..]));
+            assert_eq!(datagram_address::read(source), Form::Ip(client.local_addr().unwrap()));
+        }
+        assert_eq!(bench.metrics.read(abi::METRIC_DATAGRAMS_RECEIVED), 500);
+        bench.close(5);
+    });
+}
+
+#[test]
+fn datagrams_of_one_flush_leave_by_few_calls_in_order_each_to_its_destination() {
+    on_every_engine(|mut bench| {
+        let (socket, _) = bound();
+        bench.add(0, socket, 1 << 20);
+        let clients = [UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap()];
+        let forms = clients.each_ref().map(|client| {
+            client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            AddressForm::of(&Address::Ip(client.local_addr().unwrap()))
+        });
+        for number in 0..128u8 {
+            bench.send(0, &forms[usize::from(number % 3 == 0)], &[number; 20]);
+        }
+        bench.flush();
+        for (index, client) in clients.iter().enumerate() {
+            for number in (0..128u8).filter(|number| usize::from(number % 3 == 0) == index) {
+                let mut buffer = [0; 100];
+                let length = client.recv(&mut buffer).unwrap();
+                assert_eq!(buffer[..length], [number; 20]);
+            }
+        }
+        let bench = bench.close(0);
+        assert_eq!(bench.metrics.read(abi::METRIC_DATAGRAMS_SENT), 128);
+        assert_eq!(bench.metrics.read(abi::METRIC_WRITES), 2);
+    });
+}
+
+#[test]
+fn a_datagram_that_is_too_long_is_dropped_told_and_counted_and_the_next_comes() {
+    on_every_engine(|mut bench| {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        socket2::SockRef::from(&theirs).set_send_buffer_size(1 << 20).unwrap();
+        let socket = DatagramSocket::adopt(ours.into(), true).unwrap();
+        bench.add(1, socket, 1 << 20);
+        if theirs.send(&vec![1; DATAGRAM_SLOT_BYTES + 1]).is_err() {
+            return; // macOS has no such
+        }
+        theirs.send(b"next").unwrap();
+        bench.until(|seen| seen.came.len() == 1);
+        assert_eq!(bench.seen.came[0].2, b"next");
+        bench.until(|seen| !seen.events.is_empty());
+        let [event] = bench.events(abi::EVENT_DATAGRAM_FAILED)[..] else { panic!("it is told once") };
+        assert_eq!((event.a, event.b), (abi::DATAGRAM_TRUNCATED, 1));
+        assert_eq!(bench.metrics.read(abi::METRIC_DATAGRAMS_TRUNCATED), 1);
+        bench.close(1);
+    });
+}
+
+#[test]
+fn what_there_is_no_room_for_waits_up_to_the_limit_and_each_datagram_is_sent_or_counted() {
+    on_every_engine(|mut bench| {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        theirs.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let socket = DatagramSocket::adopt(ours.into(), true).unwrap();
+        bench.add(1, socket, 20_000);
+        let all = 2_000;
+        for number in 0..all as u32 {
+            bench.send(1, &AddressForm::NONE, &number.to_ne_bytes());
+        }
+        bench.flush();
+        bench.until(|seen| seen.events.iter().any(|event| event.kind == abi::EVENT_DATAGRAM_PAUSE));
+        assert!(bench.engine.endpoint_queued_bytes(1) > 2_000);
+        let dropped: i32 = bench.events(abi::EVENT_DATAGRAM_FAILED).iter().map(|event| event.b).sum();
+        assert!(
+            dropped > 0
+                && bench
+                    .events(abi::EVENT_DATAGRAM_FAILED)
+                    .iter()
+                    .all(|event| event.a == abi::DATAGRAM_OVERFLOW)
+        );
+        let reader = std::thread::spawn(move || {
+            let mut buffer = [0; 8];
+            (0..all - dropped)
+                .map(|_| theirs.recv(&mut buffer).map(|_| buffer[0]))
+                .filter(Result::is_ok)
+                .count()
+        });
+        bench.until(|seen| seen.events.iter().any(|event| event.kind == abi::EVENT_DATAGRAM_RESUME));
+        let bench = bench.close(1);
+        assert_eq!(reader.join().unwrap() as i32, all - dropped);
+        assert_eq!(bench.metrics.read(abi::METRIC_DATAGRAMS_DROPPED), dropped as u64);
+        assert_eq!(bench.metrics.read(abi::METRIC_DATAGRAMS_SENT), (all - dropped) as u64);
+    });
+}
+
+#[test]
+fn each_icmp_error_is_told_also_the_second() {
+    on_every_engine(|mut bench| {
+        let (gone, address) = bound();
+        drop(gone);
+        let remote = Some(Address::Ip(address));
+        let socket = DatagramSocket::open(&OpenOptions { remote, ..OpenOptions::default() }).unwrap();
+        bench.add(2, socket, 1 << 20);
+        for round in 1..=3 {
+            bench.send(2, &AddressForm::NONE, b"nobody");
+            bench.flush();
+            bench.until(|seen| {
+                let told = seen.events.iter().filter(|event| event.a == libc::ECONNREFUSED);
+                told.map(|event| event.b).sum::<i32>() >= round
+            });
+        }
+        let bench = bench.close(2);
+        assert_eq!(bench.metrics.read(abi::METRIC_DATAGRAMS_SENT), 3);
+    });
+}
+
+#[test]
+fn a_number_is_free_once_its_end_was_told_and_what_was_left_of_the_old_one_is_not_the_new_ones() {
+    on_every_engine(|mut bench| {
+        bench.room = 1;
+        let (socket, address) = bound();
+        bench.add(0, socket, 1 << 20);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..100 {
+            client.send_to(b"old", address).unwrap();
+        }
+        bench.until(|seen| seen.came.len() == 2);
+        let mut bench = bench.close(0);
+        bench.seen.events.clear();
+        let before = bench.seen.came.len();
+        let (socket, address) = bound();
+        bench.add(0, socket, 1 << 20);
+        client.send_to(b"new", address).unwrap();
+        bench.until(|seen| seen.came.len() > before);
+        assert_eq!(bench.seen.came[before].2, b"new");
+        bench.close(0);
+    });
+}
