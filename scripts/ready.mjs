@@ -9,10 +9,13 @@ import { path, ROOT } from './lib/project.mjs'
 const STAGES = [
   { name: 'lint', minutes: 20, args: ['lint.mjs'] },
   { name: 'test', minutes: 10, args: ['test.mjs'] },
-  // What knows no engine runs twice: the summary stays that of `npm test`.
-  { name: 'test on tokio', minutes: 12, args: ['test.mjs', '--engine', 'tokio'] },
+  { name: 'test on tokio', minutes: 12, args: ['test.mjs', '--engine', 'tokio', '--by-engine'] },
   { name: 'test:long', minutes: 40, args: ['test.mjs', '--long'] },
-  { name: 'test:long on tokio', minutes: 40, args: ['test.mjs', '--long', '--engine', 'tokio'] },
+  {
+    name: 'test:long on tokio',
+    minutes: 40,
+    args: ['test.mjs', '--long', '--engine', 'tokio', '--by-engine'],
+  },
 ]
 /** Of what a stage prints: its summary is in it. */
 const TAIL_CHARACTERS = 64 * 1024

@@ -1,8 +1,10 @@
 // @ts-check
-// npm test [-- [PATTERN ...] [--engine E] [--timeout SECONDS]]: cargo's tests and every dist/test/**/*.test.js, one
-// file after the other, each in a process of its own (those of conformance two at a time). `--long` (npm run test:long) takes the *.long.js files instead.
+// npm test [-- [PATTERN ...] [--engine E [--by-engine]] [--timeout SECONDS]]: cargo's tests and every dist/test/**/*.test.js,
+// one file after the other, each in a process of its own (those that only wait two at a time). `--by-engine` leaves out what
+// knows no engine. `--long` (npm run test:long) takes the *.long.js files instead.
 // PATTERN is part of a file's path; `cargo` stands for cargo's tests. The last line is `N passed, N failed`.
-import { relative } from 'node:path'
+import { readFileSync } from 'node:fs'
+import { basename, relative } from 'node:path'
 import { parseArgs, stripVTControlCharacters } from 'node:util'
 import { ENDING_SIGNALS, signalExitCode, signalGroup, startGroup } from './lib/child-process-groups.mjs'
 import { cargoLocked, prepare } from './lib/prepare.mjs'
@@ -16,8 +18,13 @@ const LONG_FILE_TIMEOUT_S = 900
 const CARGO_TIMEOUT_S = 900
 /** After a process has ended and its group was killed: how long its pipes may stay open. */
 const PIPE_CLOSE_TIMEOUT_MS = 2_000
-/** Files here wait for what they test and measure nothing, so that they may run beside each other. */
+/** Files here wait for what they test and measure nothing, so that they may run beside each other... */
 const SIDE_BY_SIDE = path('dist', 'test', 'conformance')
+/** ... and so do these. */
+const SIDE_BY_SIDE_FILES =
+  /^(?:bench-\w+|call-history|create-server|examples|executor|executor-shards|message-payloads|options|program-entry|raw-socket|restart-policy|test-runners|timer-heap|topics)\.test\.js$/
+/** What runs once for each engine is made of these. */
+const BY_ENGINE = /\bforEach(?:Engine|Transport)\(|harness\/engines\.js/
 const LANES = 2
 /** A test that cannot run here says so by a line `skipped: SUITE: NAME: REASON`, which the summary repeats. */
 const SKIPPED_LINE = /\bskipped: (.+)$/gm
@@ -44,12 +51,15 @@ await prepare({ loadgen: true, runtimes: true, cargo: !options.long })
 
 /** @type {Run[]} */
 const runs = []
-if (!options.long) runs.push({ name: 'cargo test', run: runCargo, sideBySide: false })
+if (!options.long && !options['by-engine'])
+  runs.push({ name: 'cargo test', run: runCargo, sideBySide: false })
 const suffix = options.long ? '.long.js' : '.test.js'
 for (const file of filesBelow(path('dist', 'test'))) {
   if (!file.endsWith(suffix)) continue
+  if (options['by-engine'] && !BY_ENGINE.test(readFileSync(file, 'utf8'))) continue
   const name = relative(path('dist'), file).replace(/js$/, 'ts')
-  const sideBySide = !options.long && file.startsWith(SIDE_BY_SIDE)
+  const waits = file.startsWith(SIDE_BY_SIDE) || SIDE_BY_SIDE_FILES.test(basename(file))
+  const sideBySide = !options.long && waits
   runs.push({ name, run: (write) => runFile(file, write), sideBySide })
 }
 const selected =
@@ -122,6 +132,7 @@ function readArguments() {
       options: {
         long: { type: 'boolean', default: false },
         engine: { type: 'string' },
+        'by-engine': { type: 'boolean', default: false },
         timeout: { type: 'string' },
       },
     })
@@ -131,7 +142,7 @@ function readArguments() {
     return { options: { ...values, timeout }, patterns: positionals }
   } catch (error) {
     console.error(/** @type {Error} */ (error).message)
-    console.error('usage: npm test -- [PATTERN ...] [--engine E] [--timeout SECONDS]')
+    console.error('usage: npm test -- [PATTERN ...] [--engine E [--by-engine]] [--timeout SECONDS]')
     process.exit(1)
   }
 }
