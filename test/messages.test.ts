@@ -4,7 +4,9 @@ import { getEventListeners, once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import { getLoop, type Loop, ShardloopError } from '../src/index.js'
 import { threadCalls } from '../src/messages/calls.js'
-import { callable } from './harness/calls.js'
+import { PLACE_SUPERVISOR } from '../src/native/abi.js'
+import { native } from '../src/native/index.js'
+import { callable, untilReady } from './harness/calls.js'
 import { fixtureUrl } from './harness/child.js'
 import { Deferred } from './harness/deferred.js'
 import { forEachEngine } from './harness/suite.js'
@@ -86,6 +88,7 @@ forEachEngine('calls between threads', (test) => {
     await died
     await t.loop.call('supervisor', 'last words', 'of the supervisor')
     assert.deepEqual(words, ['exit listener', 'at exit', 'of the supervisor'])
+    await untilReady(server, 0)
   })
 
   test('carry over class, message, stack, code, cause and properties of an error', async (t) => {
@@ -300,6 +303,7 @@ forEachEngine('calls between threads', (test) => {
     for (const call of [first, second, third]) await assert.rejects(call, closed)
     await loop.close()
     assert.equal(heard, 1)
+    assert.equal(native.mailboxAt(PLACE_SUPERVISOR), 0, 'nor did a message behind that open it again')
     for (const call of [() => loop.expose('f', () => {}), () => loop.callSoonThreadsafe(0, 'echo')])
       assert.throws(call, late)
     await assert.rejects(loop.call(0, 'echo'), late)
