@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import type { Server } from '../src/index.js'
 import { untilReady } from './harness/calls.js'
 import { threadCount } from './harness/leaks.js'
 import { arrayBufferBytes, MiB } from './harness/memory.js'
@@ -8,7 +9,7 @@ import { forEachEngine } from './harness/suite.js'
 const SECONDS = Number(process.env['SHARDLOOP_SOAK_SECS'] ?? 50)
 const SHARDS = [0, 1, 2]
 /** Messages a second that the slowest machine makes. */
-const RATE_MIN = 2_000
+const RATE_MIN = 1_000
 const GROWTH_MAX_BYTES = 16 * MiB
 const MODULE = new URL('./fixtures/servers/traffic-module.js', import.meta.url)
 
@@ -38,7 +39,13 @@ forEachEngine('messages between four threads of which three die at random', (tes
         await new Promise((resolve) => setTimeout(resolve, random.between(1, 600)))
         const shard = random.pick(SHARDS)
         const way = random.pick(['exit', 'throw', 'exit', 'throw', 'stuck'])
-        await loop.call(shard, 'die', way).catch(() => {})
+        if (server.shards[shard]?.state !== 'ready') continue
+        const died = deathOf(server, shard)
+        // One that has only just died, by another order, dies all the same; or it is not there yet, and says so.
+        const refused = await loop
+          .call(shard, 'die', way)
+          .catch(({ message }) => /not running|exposes/.test(message))
+        if (refused !== true) await died
         // Most often the next one dies only when this one is back.
         if (random.below(4) > 0) await untilReady(server, shard)
       }
@@ -69,3 +76,14 @@ forEachEngine('messages between four threads of which three die at random', (tes
     { timeoutMs: (SECONDS + 60) * 1000 },
   )
 })
+
+/** The next death of this shard. */
+function deathOf(server: Server, shard: number): Promise<void> {
+  return new Promise((resolve) => {
+    server.events.on('shard', function died({ id, exitCode }) {
+      if (id !== shard || exitCode === undefined) return
+      server.events.off('shard', died)
+      resolve()
+    })
+  })
+}
