@@ -55,7 +55,7 @@ export function broadcast(topic: string, data: WriteData, options: BroadcastOpti
   const { shards, refused } = native.broadcast(
     topic,
     bytes,
-    except?.loop.native.seat ?? -1,
+    except?.loop.native.seat() ?? -1,
     except?.handle ?? 0,
   )
   if (refused > 0)

@@ -137,7 +137,7 @@ export declare class NativeShard {
    */
   sendFile(handle: number, fd: number, offset: number, count: number): SystemFailure | null
   /** By which broadcasts know its connections. */
-  get seat(): number
+  seat(): number
   /** A connection gets what is broadcast to a topic from now on; null when that is so. */
   subscribe(handle: number, topic: string): SystemFailure | null
   /** It does not any more. */

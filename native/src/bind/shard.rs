@@ -210,7 +210,7 @@ impl NativeShard {
     }
 
     /// By which broadcasts know its connections.
-    #[napi(getter, catch_unwind)]
+    #[napi(catch_unwind)]
     pub fn seat(&self) -> i32 {
         self.host.inspect(|engine| engine.seat_number() as i32).unwrap_or(-1)
     }
