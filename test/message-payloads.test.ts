@@ -268,10 +268,24 @@ plainSuite('payloads', (test) => {
       assert.equal(loop.unexpose(name), false)
     }
     assert.throws(() => loop.expose('f', 5 as never), { code: 'ERR_SHARDLOOP_ARGUMENT' })
-    for (const target of ['all', 'Supervisor', -1, 0.5, Number.NaN, null, undefined, 1n, {}] as never[])
+    for (const target of [
+      'all',
+      'Supervisor',
+      -1,
+      0.5,
+      256,
+      2 ** 32,
+      Number.NaN,
+      null,
+      undefined,
+      1n,
+      {},
+    ] as never[])
       await assert.rejects(loop.call(target, 'echo'), { code: 'ERR_SHARDLOOP_ARGUMENT' })
-    for (const options of [{ signal: {} }, { signal: 5 }, { signal: null }, null, 5] as never[])
+    for (const options of [null, 5] as never[])
       await assert.rejects(loop.call('supervisor', 'echo', 1, options), { code: 'ERR_SHARDLOOP_ARGUMENT' })
+    for (const options of [{ signal: {} }, { signal: 5 }, { signal: null }, { timeout: 5 }] as never[])
+      await assert.rejects(loop.call('supervisor', 'echo', 1, options), { code: 'ERR_SHARDLOOP_OPTION' })
   })
 })
 

@@ -288,6 +288,8 @@ abi! {
 
     /// Bytes of broadcasts that one shard has not sent yet.
     AUDIENCE_MAX_BYTES = limits::AUDIENCE_MAX_BYTES as i32;
+    /// What an empty broadcast counts for there.
+    BROADCAST_COST_BYTES = limits::BROADCAST_COST_BYTES as i32;
     /// Bytes of a topic's name.
     TOPIC_MAX_BYTES = limits::TOPIC_MAX_BYTES as i32;
     /// Topics of one connection.

@@ -155,6 +155,8 @@ impl Mail {
             mailbox.close();
         }
         drop(self.correspondence.take());
+        // The functions that JavaScript has may keep this for a while. (A batch that is read has neither borrowed.)
+        drop((self.waiting.take(), self.large.take()));
         // SAFETY: the handle is initialised, and closed here only, once (`closing`). libuv lets go of the descriptor at once.
         unsafe { (self.uv.close)(self.poll.as_ptr(), Some(on_closed)) };
         drop(mailbox);

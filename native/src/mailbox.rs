@@ -14,19 +14,19 @@
 //! a note that it is gone, behind all that its thread had sent there. So whoever waits for an answer learns that there will
 //! be none.
 //!
-//! The registry is lock-free: no thread waits for another, whatever that one is in the middle of.
+//! The registry is lock-free but for the moment in which one of its maps grows: then a thread may wait for another to copy.
 #![forbid(unsafe_code)]
 
 use crate::abi;
 use crate::engine::bell::Bell;
-use crate::limits::{MAIL_CREDIT_BYTES, MAILBOX_MAX_BYTES, NAMES_MAX};
+use crate::limits::{MAIL_CREDIT_BYTES, MAIL_INBOX_BYTES, MAILBOX_MAX_BYTES, NAMES_MAX};
 use crate::pipe::Sleep;
 use crate::stack::Stack;
 use papaya::HashMap;
 use std::collections::HashMap as LocalMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, LazyLock, Weak};
 
 /// By address. Addresses begin at 1 and are not used again: a thread that takes the place of another has one of its own. Owners and
@@ -91,6 +91,9 @@ impl Mailbox {
         if place != abi::PLACE_NONE {
             PLACES.pin().insert(place, mailbox.address);
         }
+        // Whoever it finds from now on has not closed, or will find this one when it closes and tells: one of the two sees the
+        // other's change.
+        fence(Ordering::SeqCst);
         // Nobody sleeps yet who could have been left sleeping: the first look comes before the first sleep.
         Ok(mailbox)
     }
@@ -164,6 +167,7 @@ impl Mailbox {
         // First, so that nobody finds it who is not told.
         // Its successor, if it is there already, stays.
         _ = PLACES.pin().remove_if(&self.place, |_, address| *address == self.address);
+        fence(Ordering::SeqCst); // see `open`
         let mailboxes = MAILBOXES.pin();
         if mailboxes.remove(&self.address).is_none() {
             return;
@@ -248,6 +252,7 @@ impl Correspondence {
 
     /// Sends a parcel, whose cost comes out of the room there. False when the mailbox is gone.
     pub fn send(&mut self, address: u32, parcel: Parcel) -> bool {
+        assert!(parcel.bytes.len() <= MAIL_INBOX_BYTES, "a parcel is larger than an inbox");
         if parcel.cost == 0 && !self.peers.contains_key(&address) {
             // An answer, for which no room is needed.
             return with_address(address).is_some_and(|mailbox| mailbox.put(parcel).is_ok());

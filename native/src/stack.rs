@@ -7,13 +7,21 @@
 //! `tests/mailboxes.rs` checks it by a model checker, in whose place `sync` stands here.
 
 use super::sync::{AtomicPtr, Cell, Ordering};
+use std::marker::PhantomData;
 use std::ptr;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Stack<T> {
     head: AtomicPtr<Node<T>>,
+    /// Items go from thread to thread: it may be shared only when they may.
+    items: PhantomData<*mut Node<T>>,
 }
+
+// SAFETY: a shared stack hands each item from the thread that pushes it to one that takes it, and to no other.
+unsafe impl<T: Send> Sync for Stack<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Stack<T> {}
 
 #[derive(Debug)]
 struct Node<T> {
@@ -43,7 +51,7 @@ fn closed<T>() -> *mut Node<T> {
 
 impl<T> Default for Stack<T> {
     fn default() -> Self {
-        Self { head: AtomicPtr::new(ptr::null_mut()) }
+        Self { head: AtomicPtr::new(ptr::null_mut()), items: PhantomData }
     }
 }
 
@@ -81,11 +89,16 @@ impl<T> Stack<T> {
 
     /// Takes all that waits; items of one pusher come in the order in which it pushed them. Called by one thread, the owner.
     pub fn take(&self) -> Taken<T> {
-        if self.is_empty() {
-            return Taken { first: ptr::null_mut() };
+        let mut head = self.head.load(Ordering::Relaxed);
+        // Not a swap: whoever closes it meanwhile has its list, and it stays closed.
+        while !head.is_null() && head != closed() {
+            match self.head.compare_exchange_weak(head, ptr::null_mut(), Ordering::Acquire, Ordering::Relaxed)
+            {
+                Ok(list) => return Taken::turned(list),
+                Err(found) => head = found,
+            }
         }
-        // Only the owner closes, so what is swapped out is a list.
-        Taken::turned(self.head.swap(ptr::null_mut(), Ordering::Acquire))
+        Taken { first: ptr::null_mut() }
     }
 
     /// Takes nothing in any more; what waited comes out. Called by the owner.

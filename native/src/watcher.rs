@@ -270,9 +270,20 @@ impl Watcher {
         // In this order, for the process may be out of descriptors.
         self.unnest();
         let replaced = Poll::open().and_then(|poll| {
+            let mut lost = Vec::new();
             for (&fd, watch) in self.watches.borrow().iter() {
-                poll.add(fd, watch.interest, watch.token(fd)).map_err(failed)?;
+                match poll.add(fd, watch.interest, watch.token(fd)) {
+                    // Another thread has closed the number, or it is a file's by now.
+                    Err(error)
+                        if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ENOENT | libc::EPERM)) =>
+                    {
+                        self.record([fd, watch.id, abi::WATCH_GONE]);
+                        lost.push(fd);
+                    }
+                    added => added.map_err(failed)?,
+                }
             }
+            self.watches.borrow_mut().retain(|fd, _| !lost.contains(fd));
             self.nest(poll)
         });
         if let Err(error) = replaced {

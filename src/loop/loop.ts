@@ -1,7 +1,13 @@
 import type { FileHandle } from 'node:fs/promises'
 import { ShardloopError } from '../errors.js'
 import { PENDING_TOLD_MAX } from '../limits.js'
-import { type CallOptions, type CallTarget, type ExposedFunction, threadCalls } from '../messages/calls.js'
+import {
+  type CallOptions,
+  type CallTarget,
+  type ExposedFunction,
+  NO_OPTIONS as NO_CALL_OPTIONS,
+  threadCalls,
+} from '../messages/calls.js'
 import { type BroadcastOptions, broadcast, subscribe, unsubscribe } from '../messages/topics.js'
 import type { Server } from '../server/server.js'
 import { monotonicTime } from '../workers/clock.js'
@@ -132,7 +138,7 @@ export interface Loop extends AsyncDisposable {
   /**
    * Sends bytes, or a text in UTF-8, to the connections of all threads that have subscribed to a topic, as `write` would, but by
    * native code: no JavaScript runs for it in the other threads. The bytes are copied once, for all. A connection gets the
-   * broadcasts of one thread in their order, behind what that thread wrote to it before. One that closes, or has written
+   * broadcasts of one thread in their order, behind what that thread wrote to it before; what it writes, or ends, afterwards may come first. One that closes, or has written
    * its end, gets none; one with more than `writeMaxBytes` waiting is aborted, as by `write`.
    *
    * Throws ERR_SHARDLOOP_MAILBOX_FULL when a thread has 16 MiB of broadcasts (64 bytes for each, and what it says) that it has
@@ -452,7 +458,7 @@ export class EventLoop implements Loop {
     target: CallTarget,
     name: string,
     payload?: unknown,
-    options: CallOptions = {},
+    options: CallOptions = NO_CALL_OPTIONS,
   ): Promise<unknown> {
     this.#open('call')
     return threadCalls().call(target, name, payload, options)

@@ -2,7 +2,7 @@ import { AsyncResource } from 'node:async_hooks'
 import { inspect } from 'node:util'
 import { isMainThread } from 'node:worker_threads'
 import { ShardloopError } from '../errors.js'
-import { CALL_ERROR_TEXT_MAX, CALLS_PENDING_MAX } from '../limits.js'
+import { CALL_ERROR_TEXT_MAX, CALLS_PENDING_MAX, SHARDS_MAX } from '../limits.js'
 import {
   MAIL_CALL,
   MAIL_CANCEL,
@@ -17,6 +17,7 @@ import {
   PLACE_SUPERVISOR,
 } from '../native/abi.js'
 import { native } from '../native/index.js'
+import { GivenOptions } from '../server/given-options.js'
 import { packError, type TransferredError, unpackError } from '../workers/error-transfer.js'
 import { callExceptionHandler, exceptionContext } from '../workers/exception-handler.js'
 import { shardIdentity } from '../workers/identity.js'
@@ -455,16 +456,11 @@ export class Calls implements MessageReader {
         number === 0 ? 'ERR_SHARDLOOP_NOT_EXPOSED' : 'ERR_SHARDLOOP_GONE',
         number === 0 ? `no shard exposes ${name}` : `there are no shards to call ${name} in`,
       )
-    const refused: unknown[] = []
-    for (let index = 0; index < shards.length; index += 2) {
-      const [place, address] = [shards[index] as number, shards[index + 1] as number]
-      try {
-        // One that has just ended hears nothing any more; its replacement did not exist when this was said.
-        post.write(post.outbox(address, place), MAIL_MESSAGE, number, 0, payload)
-      } catch (error) {
-        refused.push(error)
-      }
-    }
+    const outboxes: Outbox[] = []
+    for (let index = 0; index < shards.length; index += 2)
+      outboxes.push(post.outbox(shards[index + 1] as number, shards[index] as number))
+    // One that has just ended hears nothing any more; its replacement did not exist when this was said.
+    const refused = post.writeAll(outboxes, MAIL_MESSAGE, number, payload)
     if (refused.length > 0) throw refused[0]
   }
 
@@ -516,8 +512,8 @@ function ownPlace(): number {
 
 function placeOf(target: unknown): number {
   if (target === 'supervisor') return PLACE_SUPERVISOR
-  if (typeof target !== 'number' || !Number.isInteger(target) || target < 0)
-    throw invalid('target', target, "the number of a shard, or 'supervisor'")
+  if (typeof target !== 'number' || !Number.isInteger(target) || target < 0 || target >= SHARDS_MAX)
+    throw invalid('target', target, `the number of a shard, below ${SHARDS_MAX}, or 'supervisor'`)
   return target
 }
 
@@ -528,11 +524,15 @@ function checkName(name: unknown): void {
     throw invalid('name', name, `a well-formed text of 1 to ${NAME_MAX_BYTES} bytes in UTF-8`)
 }
 
+/** Of a call without options. */
+export const NO_OPTIONS: CallOptions = {}
+
 function signalOf(options: unknown): AbortSignal | undefined {
+  if (options === NO_OPTIONS) return undefined
   if (typeof options !== 'object' || options === null) throw invalid('options', options, 'an object')
-  const { signal } = options as { signal?: unknown }
-  if (signal !== undefined && !(signal instanceof AbortSignal))
-    throw invalid('signal', signal, 'an AbortSignal')
+  const given = new GivenOptions(options as Record<string, unknown>)
+  const signal = given.signal()
+  given.refuseUnknown()
   return signal
 }
 

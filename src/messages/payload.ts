@@ -33,7 +33,6 @@ export class EncodedPayload {
 
   /** @throws DataCloneError for what structured clone does not take */
   set(payload: unknown): void {
-    this.release() // one that was not sent
     this.length = 0
     if (typeof payload === 'string') {
       this.setText(payload, PAYLOAD_LATIN1, PAYLOAD_UTF16)
@@ -75,22 +74,17 @@ export class EncodedPayload {
         memory.writeDoubleLE(this.number, at)
         break
     }
-    this.release()
   }
 
   /** Its bytes, when they travel by themselves. */
-  take(): Uint8Array {
-    let bytes = this.bytes
-    if (bytes === null) {
-      const copy = Buffer.allocUnsafeSlow(this.length)
-      this.write(copy, 0)
-      bytes = copy
-    }
-    this.release()
-    return bytes
+  whole(): Uint8Array {
+    if (this.bytes !== null) return this.bytes
+    const copy = Buffer.allocUnsafeSlow(this.length)
+    this.write(copy, 0)
+    return copy
   }
 
-  /** Lets go of the caller's: nothing of it is sent. */
+  /** Lets go of the caller's, once it was sent, or not. */
   release(): void {
     this.bytes = null
     this.text = ''

@@ -32,6 +32,7 @@ function isPlain(value: object): boolean {
   // Structured clone refuses proxies and `arguments`, whatever their number of properties, and knows a Date without its prototype.
   if (isProxy(value)) return false
   if ((value as { readonly toJSON?: unknown }).toJSON !== undefined) return false
+  if (Array.isArray(value) && value.length > PROPERTIES_MAX) return false // before it has names of its elements made
   const names = keys(value)
   if (names.length > PROPERTIES_MAX) return false
   const prototype = getPrototypeOf(value)

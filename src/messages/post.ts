@@ -178,26 +178,44 @@ export class Post {
    * @throws ShardloopError ERR_SHARDLOOP_MAILBOX_FULL, or a DataCloneError; then nothing is sent
    */
   write(outbox: Outbox, kind: number, name: number, call: number, payload: unknown): boolean {
-    this.#payload.set(payload)
-    const cost = MAIL_MESSAGE_BYTES + this.#payload.length
-    if (outbox.credit < cost) {
-      const granted = cost > MAILBOX_MAX_BYTES ? 0 : this.#calls.reserve(outbox.address, cost - outbox.credit)
-      if (granted <= 0) {
-        this.#payload.release()
-        if (granted < 0) return false
-        throw this.#fullError(outbox, cost)
-      }
-      outbox.credit += granted
+    try {
+      this.#payload.set(payload)
+      return this.#put(outbox, kind, name, call)
+    } finally {
+      this.#payload.release()
     }
-    outbox.credit -= cost
-    this.#append(outbox, kind, name, call, cost)
-    return true
+  }
+
+  /**
+   * Puts a message into several outboxes; those of mailboxes that are gone are left out.
+   * @returns the errors of those that are full
+   * @throws a DataCloneError; then nothing is sent
+   */
+  writeAll(outboxes: readonly Outbox[], kind: number, name: number, payload: unknown): unknown[] {
+    const refused: unknown[] = []
+    try {
+      this.#payload.set(payload)
+      for (const outbox of outboxes) {
+        try {
+          this.#put(outbox, kind, name, 0)
+        } catch (error) {
+          refused.push(error)
+        }
+      }
+    } finally {
+      this.#payload.release()
+    }
+    return refused
   }
 
   /** As `write`, for what needs no room: answers to those who wait for them. */
   answer(outbox: Outbox, kind: number, call: number, payload: unknown): void {
-    this.#payload.set(payload)
-    this.#append(outbox, kind, 0, call, 0)
+    try {
+      this.#payload.set(payload)
+      this.#append(outbox, kind, 0, call, 0)
+    } finally {
+      this.#payload.release()
+    }
   }
 
   /** Sends what waits. */
@@ -215,6 +233,20 @@ export class Post {
     return lost
   }
 
+  /** Puts the payload into an outbox, if there is room; false when the mailbox is gone. */
+  #put(outbox: Outbox, kind: number, name: number, call: number): boolean {
+    const cost = MAIL_MESSAGE_BYTES + this.#payload.length
+    if (outbox.credit < cost) {
+      const granted = cost > MAILBOX_MAX_BYTES ? 0 : this.#calls.reserve(outbox.address, cost - outbox.credit)
+      if (granted < 0) return false
+      if (granted === 0) throw this.#fullError(outbox, cost)
+      outbox.credit += granted
+    }
+    outbox.credit -= cost
+    this.#append(outbox, kind, name, call, cost)
+    return true
+  }
+
   #append(outbox: Outbox, kind: number, name: number, call: number, cost: number): void {
     const payload = this.#payload
     const { length } = payload
@@ -222,7 +254,7 @@ export class Post {
       this.#send(outbox) // what was said before comes before
       const header = Buffer.allocUnsafeSlow(HEADER_BYTES)
       this.#head(new Int32Array(header.buffer), 0, kind | MAIL_LARGE, name, call)
-      if (!this.#calls.sendLarge(outbox.address, header, payload.take(), cost) && call === 0) this.#lost += 1
+      if (!this.#calls.sendLarge(outbox.address, header, payload.whole(), cost) && call === 0) this.#lost += 1
       return
     }
     const bytes = HEADER_BYTES + ((length + 3) & ~3)
@@ -231,7 +263,6 @@ export class Post {
     if (at === 0) this.#wait(outbox)
     this.#head(outbox.words, at >> 2, kind, name, call)
     if (length > 0) payload.write(outbox.memory, at + HEADER_BYTES)
-    else payload.release()
     outbox.used = at + bytes
     outbox.cost += cost
     if (call === 0) outbox.messages += 1

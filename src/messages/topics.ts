@@ -1,9 +1,17 @@
 import { ShardloopError, systemError } from '../errors.js'
-import { AUDIENCE_MAX_BYTES, TOPIC_MAX_BYTES, TOPICS_PER_CONNECTION_MAX } from '../native/abi.js'
+import {
+  AUDIENCE_MAX_BYTES,
+  BROADCAST_COST_BYTES,
+  TOPIC_MAX_BYTES,
+  TOPICS_PER_CONNECTION_MAX,
+} from '../native/abi.js'
 import { native } from '../native/index.js'
+import { GivenOptions } from '../server/given-options.js'
 import { invalid } from '../workers/invalid.js'
+import { ReadPipe } from '../workers/pipe-transport.js'
 import type { Transport, WriteData } from '../workers/protocol.js'
 import { flushCommands } from '../workers/shard-loop.js'
+import { threadSingletonGetter } from '../workers/thread-singleton.js'
 import { TcpTransport } from '../workers/transport.js'
 
 /** Options of `broadcast`. */
@@ -13,14 +21,22 @@ export interface BroadcastOptions {
 }
 
 /** Of each transport that has subscribed. */
-const topicsOf = new WeakMap<TcpTransport, Set<string>>()
+const topicsOf: () => WeakMap<TcpTransport, Set<string>> = threadSingletonGetter(
+  'topics',
+  () => new WeakMap(),
+)
 
 /** A connection of this thread gets what is broadcast to a topic from now on. */
 export function subscribe(transport: Transport, topic: string): void {
   const connection = checkedTransport(transport)
   checkTopic(topic)
+  if (connection instanceof ReadPipe)
+    throw new ShardloopError(
+      'ERR_SHARDLOOP_STATE',
+      `pipe ${connection.id} is only read: it cannot be sent broadcasts`,
+    )
   if (connection.closing) return
-  const topics = topicsOf.get(connection) ?? new Set()
+  const topics = topicsOf().get(connection) ?? new Set()
   if (topics.has(topic)) return
   if (topics.size >= TOPICS_PER_CONNECTION_MAX)
     throw new ShardloopError(
@@ -30,14 +46,14 @@ export function subscribe(transport: Transport, topic: string): void {
   const failure = connection.loop.native.subscribe(connection.handle, topic)
   if (failure !== null) throw systemError(failure.errno, failure.syscall)
   topics.add(topic)
-  topicsOf.set(connection, topics)
+  topicsOf().set(connection, topics)
 }
 
 /** It does not any more. Whether it had subscribed. */
 export function unsubscribe(transport: Transport, topic: string): boolean {
   const connection = checkedTransport(transport)
   checkTopic(topic)
-  const topics = topicsOf.get(connection)
+  const topics = topicsOf().get(connection)
   if (topics === undefined || !topics.delete(topic)) return false
   connection.loop.native.unsubscribe(connection.handle, topic)
   return true
@@ -48,8 +64,13 @@ export function broadcast(topic: string, data: WriteData, options: BroadcastOpti
   checkTopic(topic)
   const bytes = typeof data === 'string' ? Buffer.from(data) : data
   if (!(bytes instanceof Uint8Array)) throw invalid('data', data, 'a string or a Uint8Array')
+  const except = exceptOf(options)
   if (bytes.length === 0) return
-  const except = options.except === undefined ? undefined : checkedTransport(options.except)
+  if (bytes.length > BROADCAST_MAX_BYTES)
+    throw new ShardloopError(
+      'ERR_SHARDLOOP_MAILBOX_FULL',
+      `a broadcast of ${bytes.length} bytes is larger than what may wait in a thread (${BROADCAST_MAX_BYTES}): send it in pieces`,
+    )
   // What this callback has written to its connections comes before it.
   flushCommands()
   const { shards, refused } = native.broadcast(
@@ -66,6 +87,19 @@ export function broadcast(topic: string, data: WriteData, options: BroadcastOpti
     )
 }
 
+/** What a shard takes at most with nothing else. */
+const BROADCAST_MAX_BYTES = AUDIENCE_MAX_BYTES - BROADCAST_COST_BYTES
+
+function exceptOf(options: unknown): TcpTransport | undefined {
+  if (typeof options !== 'object' || options === null) throw invalid('options', options, 'an object')
+  const given = new GivenOptions(options as Record<string, unknown>)
+  const except = given.parsed('except', (value) =>
+    value === undefined ? undefined : checkedTransport(value),
+  )
+  given.refuseUnknown()
+  return except
+}
+
 function checkedTransport(transport: unknown): TcpTransport {
   if (!(transport instanceof TcpTransport))
     throw invalid('transport', transport, 'a transport of this thread')
@@ -73,6 +107,8 @@ function checkedTransport(transport: unknown): TcpTransport {
 }
 
 function checkTopic(topic: unknown): void {
-  if (typeof topic !== 'string' || topic === '' || Buffer.byteLength(topic) > TOPIC_MAX_BYTES)
-    throw invalid('topic', topic, `a text of 1 to ${TOPIC_MAX_BYTES} bytes in UTF-8`)
+  // In UTF-8 all halves of surrogate pairs are the same.
+  const isText = typeof topic === 'string' && topic !== '' && !/\p{Surrogate}/u.test(topic)
+  if (!isText || Buffer.byteLength(topic) > TOPIC_MAX_BYTES)
+    throw invalid('topic', topic, `a well-formed text of 1 to ${TOPIC_MAX_BYTES} bytes in UTF-8`)
 }

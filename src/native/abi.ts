@@ -239,6 +239,8 @@ export const NAMES_MAX = 65536 as const
 export const NAME_MAX_BYTES = 256 as const
 /** Bytes of broadcasts that one shard has not sent yet. */
 export const AUDIENCE_MAX_BYTES = 16777216 as const
+/** What an empty broadcast counts for there. */
+export const BROADCAST_COST_BYTES = 64 as const
 /** Bytes of a topic's name. */
 export const TOPIC_MAX_BYTES = 256 as const
 /** Topics of one connection. */

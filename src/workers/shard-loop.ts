@@ -49,6 +49,7 @@ import type { Protocol, ProtocolFactory } from './protocol.js'
 import { exactCopy, ReadSlabs } from './read-slabs.js'
 import { SlabRetention } from './retention.js'
 import { threadLog } from './thread-log.js'
+import { threadSingletonGetter } from './thread-singleton.js'
 import { RECEIVE_BORROWED, RECEIVE_BUFFERED, RECEIVE_CHUNKS, receivingOf, TcpTransport } from './transport.js'
 
 export type { ExceptionContext, ExceptionHandler, ServedServer, ServeOptions } from './connection-server.js'
@@ -80,7 +81,7 @@ const BATCH_MAX = 0x3fff_ffff
 const [later, exit] = [setImmediate, process.exit.bind(process)]
 
 /** The loops of this thread (one, but for the moment in which one closes and the next is there already). */
-const LOOPS = new Set<ShardLoop>()
+const threadLoops: () => Set<ShardLoop> = threadSingletonGetter('shard-loops', () => new Set())
 
 /**
  * JavaScript ends. On the main thread no clean-up of the environment follows, in which native code would flush; in a shard
@@ -89,7 +90,7 @@ const LOOPS = new Set<ShardLoop>()
 function retireAll(): void {
   // Node says so before it emits 'exit', which a program may do, too; nothing ends then.
   const ends = (process as { readonly _exiting?: boolean })._exiting !== false
-  for (const loop of LOOPS) {
+  for (const loop of threadLoops()) {
     if (ends) loop.warnOfUnclosed()
     if (ends) loop.retire()
     else loop.calls.flush()
@@ -98,7 +99,7 @@ function retireAll(): void {
 
 /** Has native code take what this thread has written: something that other threads can see comes behind it. */
 export function flushCommands(): void {
-  for (const loop of LOOPS) if (loop.commands.isWaiting) loop.calls.flush()
+  for (const loop of threadLoops()) if (loop.commands.isWaiting) loop.calls.flush()
 }
 
 type HotCalls = ReturnType<NativeShard['hotCalls']>
@@ -163,8 +164,8 @@ export class ShardLoop {
     })
     this.calls = this.native.hotCalls()
     this.retention = new SlabRetention(this.native, RETAINED_SLAB_BYTES)
-    LOOPS.add(this)
-    if (LOOPS.size === 1) process.on('exit', retireAll)
+    threadLoops().add(this)
+    if (threadLoops().size === 1) process.on('exit', retireAll)
   }
 
   /** Serves a server from its native listeners. Throws the system's error when one cannot be watched. */
@@ -198,8 +199,8 @@ export class ShardLoop {
     for (const endpoint of this.datagrams) endpoint.abort()
     this.native.close(true)
     return this.whenClosed.then(() => {
-      LOOPS.delete(this)
-      if (LOOPS.size === 0) process.removeListener('exit', retireAll)
+      threadLoops().delete(this)
+      if (threadLoops().size === 0) process.removeListener('exit', retireAll)
     })
   }
 
@@ -377,7 +378,13 @@ export class ShardLoop {
   /** What is of no connection that is known here: false when it is none of that. @param at where its record begins */
   private deliverWithoutTransport(kind: number, at: number): boolean {
     const { events } = this
-    const [handle, a, b] = [events[at + 1] as number, events[at + 2] as number, events[at + 3] as number]
+    const handle = events[at + 1] as number
+    const a = events[at + 2] as number
+    const b = events[at + 3] as number
+    if (kind >= EVENT_DATAGRAM && kind <= EVENT_DATAGRAM_CLOSED) {
+      this.datagrams.event(events[at] as number, handle, a, b)
+      return true
+    }
     switch (kind) {
       case EVENT_OPEN:
         this.open(handle, this.servers[a] as LocalServer, b !== 0)
@@ -392,9 +399,7 @@ export class ShardLoop {
         ;(this.servers[handle] as LocalServer | undefined)?.acceptFailed(a, b !== 0)
         return true
       default:
-        if (kind < EVENT_DATAGRAM || kind > EVENT_DATAGRAM_CLOSED) return false
-        this.datagrams.event(events[at] as number, handle, a, b)
-        return true
+        return false
     }
   }
 

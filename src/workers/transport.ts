@@ -77,6 +77,9 @@ const LIMIT_MAX_BYTES = 0x7fffffff
 /** A string of more characters is encoded on its own; a shorter one takes at most three times its length in the slab. */
 const TEXT_MAX_LENGTH = DIRECT_WRITE_BYTES - 1
 
+/** On transports of every copy of this package. */
+const BRAND = Symbol.for('shardloop.transport')
+
 /** One TCP connection. Its fields are few, for there may be very many of them. */
 export class TcpTransport implements Transport {
   /** @internal */ readonly loop: ShardLoop
@@ -569,6 +572,15 @@ export class TcpTransport implements Transport {
     throw new ShardloopError('ERR_SHARDLOOP_STATE', `connection ${this.id} was written to ${why}`)
   }
 }
+
+Object.defineProperty(TcpTransport.prototype, BRAND, { value: true })
+// A transport of another copy of this package in the thread is an instance, too: tsx loads it twice for CommonJS.
+Object.defineProperty(TcpTransport, Symbol.hasInstance, {
+  value(this: unknown, value: unknown): boolean {
+    if (this !== TcpTransport) return Function.prototype[Symbol.hasInstance].call(this, value) // a subclass
+    return typeof value === 'object' && value !== null && BRAND in value
+  },
+})
 
 /** The end of a connection that nothing broke, for those who still waited for it. */
 function closedError(id: string): ShardloopError {

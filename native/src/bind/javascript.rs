@@ -9,6 +9,7 @@ use napi::sys;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::ptr;
 
 /// A typed array's place in memory.
@@ -60,6 +61,18 @@ impl View {
         // another thread that writes to it meanwhile, what is sent is what that thread made of it: the bytes are only
         // handed to the kernel or copied.
         unsafe { std::slice::from_raw_parts(self.base, self.bytes) }
+    }
+
+    /// Its bytes, to be written.
+    ///
+    /// # Safety
+    /// As [`Self::bytes`], and nothing else refers to them meanwhile.
+    pub unsafe fn room<'a>(&self) -> &'a mut [MaybeUninit<u8>] {
+        if self.bytes == 0 {
+            return &mut []; // an empty array has no address
+        }
+        // SAFETY: as in `bytes`; nobody else refers to them, by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.base.cast(), self.bytes) }
     }
 
     /// Its elements.

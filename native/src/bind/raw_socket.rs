@@ -201,10 +201,7 @@ unsafe fn room<'a>(env: &Env, data: &Unknown<'_>) -> Result<&'a mut [MaybeUninit
     let view = View::of(env.raw(), data.raw())?;
     // SAFETY: by the caller. Bytes may be written as if they were not initialised; should other threads share the memory they see
     // what the kernel writes.
-    Ok(unsafe {
-        let bytes = view.bytes();
-        std::slice::from_raw_parts_mut(bytes.as_ptr().cast_mut().cast(), bytes.len())
-    })
+    Ok(unsafe { view.room() })
 }
 
 /// Receives into memory: bytes, 0 at the end, or the negative errno.

@@ -93,7 +93,7 @@ impl<S: System> Engine for Local<S> {
     }
 
     fn subscribe(&mut self, handle: Handle, topic: Box<str>) -> io::Result<()> {
-        self.shard.subscribe(handle, &topic)
+        self.shard.subscribe(handle, &topic).map(|_| ())
     }
 
     fn unsubscribe(&mut self, handle: Handle, topic: Box<str>) {

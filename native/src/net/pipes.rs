@@ -104,7 +104,9 @@ pub fn write(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
 pub fn is_broken(fd: BorrowedFd<'_>) -> bool {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
     // SAFETY: one entry, valid for the call, which does not wait.
-    unsafe { libc::poll(&mut poll, 1, 0) > 0 }
+    let told = unsafe { libc::poll(&mut poll, 1, 0) } > 0;
+    // macOS answers POLLNVAL for terminals and devices, which says nothing.
+    told && poll.revents & (libc::POLLERR | libc::POLLHUP) != 0
 }
 
 #[cfg(test)]

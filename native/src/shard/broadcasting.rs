@@ -1,7 +1,8 @@
 //! Broadcasts out: bytes that are for all subscribers of a topic, whoever said so.
 #![forbid(unsafe_code)]
 
-use super::{Flags, Handle, Shard, Socket, System};
+use super::writing::send;
+use super::{Flags, Handle, Shard, System};
 use crate::abi;
 use crate::audience::Broadcast;
 use crate::error::errno;
@@ -32,14 +33,16 @@ struct Run {
 }
 
 impl<S: System> Shard<S> {
-    /// A connection gets what is broadcast to a topic from now on.
-    pub fn subscribe(&mut self, handle: Handle, topic: &str) -> io::Result<()> {
-        let open = self.connections.get_mut(handle).filter(|connection| !connection.flags.has(Flags::LOST));
-        let Some(connection) = open else { return Ok(()) };
+    /// A connection gets what is broadcast to a topic from now on. Whether broadcasts are heard here: not for a connection
+    /// that is gone, or only read.
+    pub fn subscribe(&mut self, handle: Handle, topic: &str) -> io::Result<bool> {
+        const BARRED: Flags = Flags::LOST.and(Flags::READ_PIPE);
+        let open = self.connections.get_mut(handle).filter(|connection| !connection.flags.has(BARRED));
+        let Some(connection) = open else { return Ok(false) };
         self.system.sit_down()?;
         connection.flags.set(Flags::SUBSCRIBED);
         self.topics.subscribe(handle, topic);
-        Ok(())
+        Ok(true)
     }
 
     /// It does not any more.
@@ -72,6 +75,7 @@ impl<S: System> Shard<S> {
         while left > 0 {
             let next = self.broadcasts.current.take().or_else(|| self.next_run());
             let Some(mut run) = next else { return };
+            left -= 1; // also one that is for nobody here
             while left > 0 && run.sent < run.members.len() {
                 let handle = run.members[run.sent];
                 run.sent += 1;
@@ -125,7 +129,7 @@ impl<S: System> Shard<S> {
             let pieces: ArrayVec<IoSlice<'_>, WRITEV_PIECES> =
                 messages.iter().map(|message| IoSlice::new(&message.bytes)).collect();
             self.metrics.add(abi::METRIC_WRITES, 1);
-            match socket.send(&pieces) {
+            match send(socket, connection.flags, &pieces) {
                 Ok(bytes) => {
                     sent = bytes;
                     connection.active_at = self.tick;

@@ -18,8 +18,14 @@ impl<S: System> Shard<S> {
 
     /// Ends a connection by a reset.
     pub(super) fn reset(&mut self, handle: Handle, reason: i32) {
-        if let Some(socket) = self.connections.get(handle).and_then(|connection| connection.socket.as_ref()) {
-            socket.reset_on_close();
+        const PIPE: Flags = Flags::READ_PIPE.and(Flags::WRITE_PIPE);
+        if let Some(connection) = self.connections.get(handle)
+            && let Some(socket) = connection.socket.as_ref()
+        {
+            // A socket that is used as a pipe may be shared with others.
+            if !connection.flags.has(PIPE) {
+                socket.reset_on_close();
+            }
             log::debug!(connection = handle.word(), reason:% = Reason(reason); "a connection is reset");
         }
         self.take_socket(handle, reason);
@@ -28,8 +34,9 @@ impl<S: System> Shard<S> {
     /// Ends a connection after its queue is empty, without destroying what the peer has not received yet.
     pub(super) fn close(&mut self, handle: Handle) {
         let Some(connection) = self.connections.get(handle) else { return };
-        // Who closes a pipe that is only read wants no more, and sends nothing.
-        let heard_end = connection.flags.has(Flags::EOF.and(Flags::READ_PIPE));
+        // Who closes a pipe that is only read wants no more, and sends nothing. One that is written is with the kernel, and may be
+        // shared with others (standard output): it is not shut down.
+        let heard_end = connection.flags.has(Flags::EOF.and(Flags::READ_PIPE).and(Flags::WRITE_PIPE));
         let is_unix = connection.peer.is_unix();
         let Some(socket) = self.take_socket(handle, 0) else { return };
         // What is sent over a Unix socket is with the peer; unread input makes its end a reset all the same.

@@ -387,6 +387,6 @@ fn send_first<K: Socket>(
 
 /// By the call that fits: what is written to as a pipe need not be a socket.
 #[inline]
-fn send<K: Socket>(socket: &K, flags: Flags, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+pub(super) fn send<K: Socket>(socket: &K, flags: Flags, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     if flags.has(Flags::WRITE_PIPE) { socket.write(pieces) } else { socket.send(pieces) }
 }

@@ -121,7 +121,13 @@ impl<S: System> Back<S> {
         }
         self.shard.turn(now, &mut self.sink, &NothingPinned);
         if self.shard.hear_broadcasts() {
-            self.apply(now); // a subscription that was made before a broadcast counts for it
+            // A subscription that was made before a broadcast counts for it. Whoever waits for one of these commands, or for room,
+            // found this thread awake and will not wake it.
+            self.apply(now);
+            self.resume_front();
+            if self.is_over {
+                return;
+            }
         }
         self.shard.send_broadcasts(now);
         self.shard.forget_ended();

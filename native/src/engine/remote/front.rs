@@ -42,6 +42,8 @@ pub struct Front<S: System, D: Driver> {
     pace: Pace,
     /// It was found that there is nothing to do, so the back may have rung since.
     slept: Cell<bool>,
+    /// The back has a seat: see [`crate::audience`].
+    hears_broadcasts: bool,
 }
 
 /// How many events a batch has. JavaScript's answers leave when its batch is over: was that all that waits, the back would
@@ -105,6 +107,7 @@ impl<S: System, D: Driver> Front<S, D> {
             released_pins: Vec::new(),
             pace: Pace::new(),
             slept: Cell::new(false),
+            hears_broadcasts: false,
         }
     }
 
@@ -430,11 +433,14 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
     }
 
     fn subscribe(&mut self, handle: Handle, topic: Box<str>) -> io::Result<()> {
-        self.post(move |back| {
-            // It has all that it takes there: what wakes the thread.
-            _ = back.shard_mut().subscribe(handle, &topic);
-        });
-        Ok(())
+        if self.hears_broadcasts {
+            // Broadcasts wait there from now on, and what is put into the pipe before them is applied before them.
+            self.post(move |back| _ = back.shard_mut().subscribe(handle, &topic));
+            return Ok(());
+        }
+        let subscribed = self.call(move |back| back.shard_mut().subscribe(handle, &topic));
+        self.hears_broadcasts = subscribed.as_ref().is_ok_and(|&hears| hears);
+        subscribed.map(|_| ())
     }
 
     fn unsubscribe(&mut self, handle: Handle, topic: Box<str>) {
