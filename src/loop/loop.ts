@@ -552,7 +552,8 @@ export class EventLoop implements Loop {
     command: readonly [program: string, ...args: string[]],
     options: SubprocessOptions = {},
   ): Promise<ConnectedSubprocess<Made>> {
-    return this.#open('subprocessExec').#network.subprocess(factory, parseExec(command, options))
+    const network = this.#open('subprocessExec').#network
+    return network.subprocess('subprocessExec', factory, parseExec(command, options))
   }
 
   async subprocessShell<Made extends SubprocessProtocol>(
@@ -560,7 +561,8 @@ export class EventLoop implements Loop {
     command: string,
     options: SubprocessOptions = {},
   ): Promise<ConnectedSubprocess<Made>> {
-    return this.#open('subprocessShell').#network.subprocess(factory, parseShell(command, options))
+    const network = this.#open('subprocessShell').#network
+    return network.subprocess('subprocessShell', factory, parseShell(command, options))
   }
 
   async sendFile(
