@@ -12,16 +12,10 @@ import { native } from '../native/index.js'
 import { invalid } from '../workers/invalid.js'
 import type { SocketAddress } from '../workers/protocol.js'
 import { takeOptions } from './connection-options.js'
-import {
-  type Descriptors,
-  type Direction,
-  descriptorOf,
-  isNonblocking,
-  refuseTransport,
-  type Waiter,
-} from './descriptors.js'
+import { type Descriptors, type Direction, descriptorOf, isNonblocking, type Waiter } from './descriptors.js'
 import { lookUp } from './name-lookup.js'
 import { acceptedSocket, checkTarget, isRawSocket, type RawSocket, type SocketTarget } from './raw-socket.js'
+import { refuseTransport } from './refuse-transport.js'
 
 /** Options of `sockRecv` and its like. */
 export interface SocketOperationOptions {

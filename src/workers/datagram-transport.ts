@@ -100,6 +100,11 @@ export class Endpoint implements DatagramTransport {
     return `${this.loop.shardId}-d${this.sequence}`
   }
 
+  /** @internal Its descriptor's number; -1 once it is lost. */
+  get fd(): number {
+    return this.socket.fd
+  }
+
   sendto(data: WriteData, address?: DatagramDestination | null): void {
     const bytes = typeof data === 'string' ? Buffer.from(data) : data
     if (!(bytes instanceof Uint8Array)) throw invalid('data', data, 'a Uint8Array, a Buffer or a string')
