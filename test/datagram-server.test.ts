@@ -226,7 +226,11 @@ forEachEngine('datagram servers', (test, engine) => {
       [{ balance: 'shared' }, /option balance/],
       [{ broadcast: 1 }, /option broadcast: expected true or false/],
       [{ receiveBufferBytes: -1 }, /option receiveBufferBytes/],
-      [{ nonsense: 1 }, /unknown option 'nonsense'/],
+      // Its message named those that are refused above, and not those of the sockets.
+      [
+        { brodcast: true },
+        /unknown option 'brodcast'; known are (?=.*\bbroadcast\b)(?=.*\bhost\b)(?!.*\b(path|backlog|balance)\b)/,
+      ],
     ]
     for (const [options, message] of refused) {
       const error = await serve(t, () => ({}), options).then(
