@@ -10,7 +10,7 @@ import { threadLoop } from '../workers/thread-loop.js'
 import { connectionResource } from '../workers/transport.js'
 import type { DatagramPlace, DatagramSettings } from './datagram-options.js'
 import { descriptorOf } from './descriptors.js'
-import { lookUp } from './name-lookup.js'
+import { lookUp, unlessAborted } from './name-lookup.js'
 import { isRawSocket, type RawSocket } from './raw-socket.js'
 import { refuseTransport } from './refuse-transport.js'
 
@@ -34,7 +34,7 @@ export class LoopEndpoints {
     const { signal } = settings
     signal?.throwIfAborted()
     const resource = connectionResource()
-    const places = await placesOf(settings)
+    const places = await unlessAborted(placesOf(settings), signal)
     signal?.throwIfAborted()
     if (this.#closed)
       throw new ShardloopError('ERR_SHARDLOOP_CLOSED', 'the loop was closed before it was opened')

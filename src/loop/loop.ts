@@ -370,7 +370,8 @@ export interface Loop extends AsyncDisposable {
    * and its tasks in the executor, rejects calls of other threads' functions that wait (ERR_SHARDLOOP_CLOSED), takes back what
    * it exposed, watches no descriptor any more (operations that wait reject with ERR_SHARDLOOP_CLOSED), and removes its signal
    * handlers and the thread's exception handler.
-   * Resolves when nothing native is left. Look-ups that run end as they would have. Idempotent; `getLoop` gives another loop from now on.
+   * Resolves when nothing native is left. A subprocess that has not ended 3 s after it was killed is logged, and left alone. Look-ups
+   * that run end as they would have. Idempotent; `getLoop` gives another loop from now on.
    */
   close(): Promise<void>
   /** Whether `close` was called. */
