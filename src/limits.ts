@@ -133,10 +133,10 @@ export const SOCKET_OPERATIONS_MAX = 1_024
 /** Operations on sockets that complete at once before others have their turn. The next waits until its descriptor is told ready. */
 export const OPERATIONS_AT_ONCE_MAX = 64
 
-/** Bytes up to which `sockRecv` receives into memory of its own, and copies. Asked for more it allocates what it was asked for... */
+/** Bytes of memory of a thread's own into which `sockRecv` receives before it copies. The first that asks for more has it grow... */
 export const SOCKET_SCRATCH_BYTES: number = 64 * 1024
 
-/** ... up to this. What is more comes with the next call. */
+/** ... to this. What is more comes with the next call. */
 export const SOCKET_RECEIVE_MAX_BYTES: number = 1024 * 1024
 
 /** Bytes of a file that are read at once where the kernel cannot send it by itself; the next are read when these are sent. */
@@ -162,6 +162,12 @@ export const DATAGRAM_REOPEN_MS = 100
 
 /** Largest buffer of a socket that can be asked for. More is refused with ERR_SHARDLOOP_OPTION. */
 export const SOCKET_BUFFER_MAX_BYTES: number = 2 ** 30
+
+/**
+ * Time that killed subprocesses have to be over when their loop is closed; past it they are told of and left alone: one that
+ * may not be signalled (EPERM), or that hangs in the kernel. Shorter than SHARD_RELEASE_TIMEOUT_MS, with which a shard goes on.
+ */
+export const CHILD_KILL_GRACE_MS = 3_000
 
 /** Threads of the executor by default at most; also no more than the processors that the process may use. */
 export const EXECUTOR_THREADS_DEFAULT_MAX = 64

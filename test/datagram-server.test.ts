@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { setImmediate as turned } from 'node:timers/promises'
 import {
   createDatagramServer,
   createServer,
@@ -13,6 +14,9 @@ import { openDescriptors } from './harness/leaks.js'
 import { assertCode, assertRejects, forEachEngine, portOf, type TestContext } from './harness/suite.js'
 
 const MODULE = new URL('./fixtures/servers/datagram-module.js', import.meta.url)
+
+/** Longer than a test may take. */
+const NEVER_MS = 60_000
 
 async function serve(
   t: TestContext,
@@ -218,6 +222,92 @@ forEachEngine('datagram servers', (test, engine) => {
     assertCode(aborted.lostWith, 'ERR_SHARDLOOP_SERVER_ABORTED')
   })
 
+  // Every endpoint closed at once, and what was sent later went nowhere without a word.
+  test('close waits for the answers that callbacks have promised, and receives nothing more', async (t) => {
+    const answers = new Deferred()
+    class Late extends DatagramRecorder {
+      override async datagramReceived(
+        ...came: Parameters<DatagramRecorder['datagramReceived']>
+      ): Promise<void> {
+        void super.datagramReceived(...came)
+        await answers.promise
+        this.transport.sendto(`answer to ${came[0]}`, came[1])
+      }
+    }
+    const protocol = new Late()
+    const server = await serve(t, () => protocol, { drainTimeoutMs: NEVER_MS })
+    const port = portOf(server)
+    const client = await PlainDatagrams.open(t)
+    await client.send('one', port)
+    await protocol.receivedAtLeast(1)
+    const closed = server.close()
+    await eventually(() => !protocol.transport.isReading())
+    await client.send('two', port)
+    for (let turn = 0; turn < 10; turn++) await turned()
+    assert.equal(protocol.lostWith, undefined)
+    answers.resolve()
+    await closed
+    await client.receivedAtLeast(1)
+    assert.equal(String(client.came[0]?.data), 'answer to one')
+    assert.equal(protocol.lostWith, null)
+    assert.equal(protocol.came.length, 1)
+  })
+
+  test('... also of the callback that calls close, and of what the program has held back', async (t) => {
+    let closed: Promise<void> | undefined
+    class Holding extends DatagramEcho {
+      override async datagramReceived(...came: Parameters<DatagramEcho['datagramReceived']>): Promise<void> {
+        if (String(came[0]) === '0') {
+          closed = server.close()
+          this.transport.pauseReading()
+        }
+        await turned()
+        super.datagramReceived(...came)
+      }
+    }
+    const protocol = new Holding()
+    const server = await serve(t, () => protocol, { drainTimeoutMs: NEVER_MS })
+    const client = await PlainDatagrams.open(t)
+    for (const text of ['0', '1', '2']) void client.send(text, portOf(server))
+    await client.receivedAtLeast(1)
+    for (let turn = 0; turn < 10; turn++) await turned()
+    protocol.transport.resumeReading()
+    await closed
+    assert.equal(protocol.lostWith, null)
+    assert.equal(protocol.transport.isReading(), false)
+    await client.receivedAtLeast(protocol.came.length)
+    assert.equal(String(client.came[0]?.data), '0')
+  })
+
+  test('a promise that is never kept ends with the deadline', async (t) => {
+    class Never extends DatagramRecorder {
+      override datagramReceived(...came: Parameters<DatagramRecorder['datagramReceived']>): Promise<void> {
+        void super.datagramReceived(...came)
+        return new Promise(() => {})
+      }
+    }
+    const protocol = new Never()
+    const server = await serve(t, () => protocol, { drainTimeoutMs: NEVER_MS })
+    const client = await PlainDatagrams.open(t)
+    await client.send('x', portOf(server))
+    await protocol.receivedAtLeast(1)
+    await server.drain({ deadlineMs: 50 })
+    assertCode(protocol.lostWith, 'ERR_SHARDLOOP_SERVER_ABORTED')
+  })
+
+  test('a shard that drains sends the answers that it has promised', async (t) => {
+    const server = await serve(t, MODULE, { shards: 1, drainTimeoutMs: NEVER_MS })
+    const client = await PlainDatagrams.open(t)
+    await client.send('later x', portOf(server))
+    await client.receivedAtLeast(1)
+    await server.close()
+    await client.receivedAtLeast(2)
+    assert.deepEqual(
+      client.came.map(({ data }) => String(data)),
+      ['waiting x', 'answer x'],
+    )
+  })
+
   test('options of connections and others that cannot be are refused by name', async (t) => {
     const refused: [object, RegExp][] = [
       [{ path: '/tmp/x' }, /option path: expected nothing: it is for connections/],
@@ -226,7 +316,11 @@ forEachEngine('datagram servers', (test, engine) => {
       [{ balance: 'shared' }, /option balance/],
       [{ broadcast: 1 }, /option broadcast: expected true or false/],
       [{ receiveBufferBytes: -1 }, /option receiveBufferBytes/],
-      [{ nonsense: 1 }, /unknown option 'nonsense'/],
+      // Its message named those that are refused above, and not those of the sockets.
+      [
+        { brodcast: true },
+        /unknown option 'brodcast'; known are (?=.*\bbroadcast\b)(?=.*\bhost\b)(?!.*\b(path|backlog|balance)\b)/,
+      ],
     ]
     for (const [options, message] of refused) {
       const error = await serve(t, () => ({}), options).then(

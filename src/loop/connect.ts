@@ -12,6 +12,7 @@ import type { ConnectionSettings } from './connection-options.js'
 import { descriptorOf as numberOf } from './descriptors.js'
 import { lookUp } from './name-lookup.js'
 import { isRawSocket, type RawSocket } from './raw-socket.js'
+import { refuseTransport } from './refuse-transport.js'
 
 /** A connection and its protocol, as asyncio returns them. */
 export type Connected<Made extends Protocol> = [transport: Transport, protocol: Made]
@@ -92,6 +93,7 @@ class Connecting {
   adopt(socket: number | RawSocket | Socket): void {
     try {
       const isOfNode = typeof socket !== 'number' && !isRawSocket(socket)
+      if (typeof socket === 'number') refuseTransport(socket)
       const descriptor = isOfNode ? descriptorOf(socket) : numberOf(socket)
       threadLoop().acquire(this.#held.engine)
       const attempt = new Attempt(this, undefined, (error) => this.#end(error, null))
@@ -105,12 +107,14 @@ class Connecting {
     }
   }
 
-  adoptPipe({ begin, transportClass }: PipeTarget): void {
+  adoptPipe({ take, transportClass }: PipeTarget): void {
     try {
+      const { begin, begun } = take()
       threadLoop().acquire(this.#held.engine)
       const attempt = new Attempt(this, undefined, (error) => this.#end(error, null), transportClass)
       begin(this.#held.loop.outgoing, attempt)
       this.#attempts.push(attempt)
+      begun?.()
     } catch (error) {
       this.#end(error, null) // as above
     }

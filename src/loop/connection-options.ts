@@ -73,6 +73,14 @@ export interface AcceptedSocketOptions extends Pick<CommonConnectionOptions, 'en
   readonly socket: number | RawSocket | Socket
 }
 
+/** How a pipe that was found is given away. */
+export interface PipeTaking {
+  /** Gives it to native code. @throws the system's error; then it stays the caller's, and the attempt is over */
+  begin(outgoing: Outgoing, attempt: ConnectAttempt): void
+  /** It is given: whose it was lets go of it. */
+  readonly begun?: () => void
+}
+
 /** Whereto, as it was checked. */
 export interface ConnectionSettings {
   readonly engine: EngineName | null
@@ -82,8 +90,8 @@ export interface ConnectionSettings {
     | { readonly kind: 'socket'; readonly socket: number | RawSocket | Socket }
     | {
         readonly kind: 'pipe'
-        /** Gives the pipe to native code. @throws what is wrong with it; then it stays the caller's */
-        readonly begin: (outgoing: Outgoing, attempt: ConnectAttempt) => void
+        /** Finds the pipe. @throws what is wrong with it, before anything has begun */
+        readonly take: () => PipeTaking
         readonly transportClass: typeof TcpTransport
       }
     | { readonly kind: 'unix'; readonly path: string }

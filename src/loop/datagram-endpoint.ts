@@ -9,7 +9,10 @@ import { callExceptionHandler } from '../workers/exception-handler.js'
 import { threadLoop } from '../workers/thread-loop.js'
 import { connectionResource } from '../workers/transport.js'
 import type { DatagramPlace, DatagramSettings } from './datagram-options.js'
-import { lookUp } from './name-lookup.js'
+import { descriptorOf } from './descriptors.js'
+import { lookUp, unlessAborted } from './name-lookup.js'
+import { isRawSocket, type RawSocket } from './raw-socket.js'
+import { refuseTransport } from './refuse-transport.js'
 
 /** An endpoint and its protocol, as asyncio returns them. */
 export type DatagramEndpoint<Made extends DatagramProtocol> = [transport: DatagramTransport, protocol: Made]
@@ -31,7 +34,7 @@ export class LoopEndpoints {
     const { signal } = settings
     signal?.throwIfAborted()
     const resource = connectionResource()
-    const places = await placesOf(settings)
+    const places = await unlessAborted(placesOf(settings), signal)
     signal?.throwIfAborted()
     if (this.#closed)
       throw new ShardloopError('ERR_SHARDLOOP_CLOSED', 'the loop was closed before it was opened')
@@ -117,11 +120,7 @@ async function addressesOf(place: DatagramPlace | null, family: 0 | 4 | 6): Prom
 
 /** Opens the first that can be had. @throws the system's error of the first that cannot */
 function open(settings: DatagramSettings, places: readonly Places[]): NativeDatagramSocket {
-  if (settings.socket !== undefined) {
-    const adopted = native.adoptDatagramSocket(settings.socket, settings.offload)
-    if ('errno' in adopted) throw systemError(adopted.errno, adopted.syscall)
-    return adopted
-  }
+  if (settings.socket !== undefined) return adopt(settings.socket, settings.offload)
   let failure: Error | undefined
   for (const { local, remote } of places) {
     try {
@@ -132,6 +131,15 @@ function open(settings: DatagramSettings, places: readonly Places[]): NativeData
   }
   // A name has no address of the other one's family.
   throw failure ?? systemError(constants.errno.EAFNOSUPPORT, 'bind')
+}
+
+/** @throws what is wrong with the socket; then it stays the caller's */
+function adopt(socket: number | RawSocket, offload: boolean): NativeDatagramSocket {
+  if (typeof socket === 'number') refuseTransport(socket)
+  const adopted = native.adoptDatagramSocket(descriptorOf(socket), offload)
+  if ('errno' in adopted) throw systemError(adopted.errno, adopted.syscall)
+  if (isRawSocket(socket)) socket.detach()
+  return adopted
 }
 
 function openOne(

@@ -9,6 +9,7 @@ import { show, wrong } from '../server/given-options.js'
 import type { EngineName } from '../workers/engine.js'
 import { isUnixPath, UNIX_PATH_EXPECTED } from '../workers/unix-path.js'
 import { type CommonConnectionOptions, ConnectionGiven } from './connection-options.js'
+import { isRawSocket, type RawSocket } from './raw-socket.js'
 
 /** Where an endpoint is: `host` an address or a name, of which the first address counts that can be had. */
 export interface DatagramHost {
@@ -65,9 +66,9 @@ export interface DatagramEndpointOptions extends CommonConnectionOptions, Datagr
   readonly multicastInterface?: string
   /**
    * In place of `local`, `remote` and the options of opening: the descriptor of a socket of datagrams, which is the
-   * endpoint's from now on.
+   * endpoint's from now on. A RawSocket: it is detached.
    */
-  readonly socket?: number
+  readonly socket?: number | RawSocket
 }
 
 /** An IP address or name, and port. */
@@ -81,7 +82,7 @@ export interface DatagramPlace {
 export interface DatagramSettings {
   readonly engine: EngineName | null
   readonly signal: AbortSignal | undefined
-  readonly socket: number | undefined
+  readonly socket: number | RawSocket | undefined
   /** null: none. A string is the name of a Unix socket. */
   readonly local: DatagramPlace | string | null
   readonly remote: DatagramPlace | string | null
@@ -126,7 +127,7 @@ export function parseDatagramOptions(options: unknown): DatagramSettings {
   const settings: DatagramSettings = {
     engine: given.engine(),
     signal: given.signal(),
-    socket: given.descriptor(),
+    socket: given.datagramSocket(),
     local: given.place('local', 0, null),
     remote: given.place('remote', 1, 'localhost'),
     family: given.kind(),
@@ -221,11 +222,11 @@ class DatagramGiven extends ConnectionGiven {
     throw wrong(name, value, "an interface's address, name or number")
   }
 
-  descriptor(): number | undefined {
+  datagramSocket(): number | RawSocket | undefined {
     const value = this.take('socket')
-    if (value === undefined) return undefined
+    if (value === undefined || isRawSocket(value)) return value
     if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= 0x7fffffff)
       return value
-    throw wrong('socket', value, "a descriptor's number")
+    throw wrong('socket', value, "a descriptor's number, or a RawSocket")
   }
 }

@@ -7,9 +7,9 @@ import { type Callback, ScheduledCall } from '../workers/handles.js'
 import { invalid } from '../workers/invalid.js'
 import type { Scheduler } from '../workers/scheduler.js'
 import { threadLog } from '../workers/thread-log.js'
-import { threadLoop } from '../workers/thread-loop.js'
 import { DescriptorWatcher, GONE, READABLE, WRITABLE } from './descriptor-watcher.js'
 import { descriptorHolders, isRawSocket, type RawSocket, serialOf } from './raw-socket.js'
+import { refuseTransport } from './refuse-transport.js'
 
 /** One of the two ways in which a descriptor can be ready. */
 export type Direction = 'reader' | 'writer'
@@ -369,15 +369,6 @@ export function descriptorOf(target: number | RawSocket): number {
   }
   if (Number.isInteger(target) && target >= 0 && target <= 0x7fffffff) return target
   throw invalid('fd', target, "a descriptor's number, or a RawSocket")
-}
-
-/** @throws ShardloopError ERR_SHARDLOOP_ARGUMENT for a descriptor that a connection or server of this thread uses (asyncio) */
-export function refuseTransport(fd: number): void {
-  if (!threadLoop().uses(fd)) return
-  throw new ShardloopError(
-    'ERR_SHARDLOOP_ARGUMENT',
-    `descriptor ${fd} is used by a transport or a server of this thread; expected one that shardloop does not read from`,
-  )
 }
 
 /** Whether native code says that calls on a descriptor return at once. @throws the system's error for one that is not open */

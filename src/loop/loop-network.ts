@@ -125,11 +125,13 @@ export class LoopNetwork {
     return connectPipe(factory, source, true, engine, creationStack(this.connectWritePipe), this.#connects)
   }
 
+  /** @param method for messages */
   subprocess<Made extends SubprocessProtocol>(
+    method: 'subprocessExec' | 'subprocessShell',
     factory: () => Made,
     settings: SubprocessSettings,
   ): Promise<ConnectedSubprocess<Made>> {
-    checkFactory('subprocessExec', factory)
+    checkFactory(method, factory)
     return startSubprocess(factory, settings, this.#connects)
   }
 

@@ -376,7 +376,8 @@ export interface Loop extends AsyncDisposable {
    * and its tasks in the executor, rejects calls of other threads' functions that wait (ERR_SHARDLOOP_CLOSED), takes back what
    * it exposed, watches no descriptor any more (operations that wait reject with ERR_SHARDLOOP_CLOSED), and removes its signal
    * handlers and the thread's exception handler.
-   * Resolves when nothing native is left. Look-ups that run end as they would have. Idempotent; `getLoop` gives another loop from now on.
+   * Resolves when nothing native is left. A subprocess that has not ended 3 s after it was killed is logged, and left alone. Look-ups
+   * that run end as they would have. Idempotent; `getLoop` gives another loop from now on.
    */
   close(): Promise<void>
   /** Whether `close` was called. */
@@ -558,7 +559,8 @@ export class EventLoop implements Loop {
     command: readonly [program: string, ...args: string[]],
     options: SubprocessOptions = {},
   ): Promise<ConnectedSubprocess<Made>> {
-    return this.#open('subprocessExec').#network.subprocess(factory, parseExec(command, options))
+    const network = this.#open('subprocessExec').#network
+    return network.subprocess('subprocessExec', factory, parseExec(command, options))
   }
 
   async subprocessShell<Made extends SubprocessProtocol>(
@@ -566,7 +568,8 @@ export class EventLoop implements Loop {
     command: string,
     options: SubprocessOptions = {},
   ): Promise<ConnectedSubprocess<Made>> {
-    return this.#open('subprocessShell').#network.subprocess(factory, parseShell(command, options))
+    const network = this.#open('subprocessShell').#network
+    return network.subprocess('subprocessShell', factory, parseShell(command, options))
   }
 
   async sendFile(

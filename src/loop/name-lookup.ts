@@ -84,7 +84,8 @@ function checkPort(port: unknown): void {
   throw invalid('port', port, 'an integer from 0 to 65535')
 }
 
-function unlessAborted<Value>(work: Promise<Value>, signal: AbortSignal | undefined): Promise<Value> {
+/** Waits for `work` until the signal, which is not aborted yet, says otherwise: then it rejects with its reason. */
+export function unlessAborted<Value>(work: Promise<Value>, signal: AbortSignal | undefined): Promise<Value> {
   if (signal === undefined) return work
   return new Promise((resolve, reject) => {
     const abort = (): void => reject(signal.reason)

@@ -4,7 +4,6 @@ import { ShardloopError, type SystemError } from '../errors.js'
 import type { NativePipe } from '../native/binding.js'
 import { show } from '../server/given-options.js'
 import type { EngineName } from '../workers/engine.js'
-import type { ConnectAttempt, Outgoing } from '../workers/outgoing.js'
 import {
   ReadPipe,
   type ReadPipeTransport,
@@ -13,7 +12,15 @@ import {
 } from '../workers/pipe-transport.js'
 import type { Protocol } from '../workers/protocol.js'
 import { type Connects, connect, descriptorOf } from './connect.js'
-import { type CommonConnectionOptions, type ConnectionSettings, takeOptions } from './connection-options.js'
+import {
+  type CommonConnectionOptions,
+  type ConnectionSettings,
+  type PipeTaking,
+  takeOptions,
+} from './connection-options.js'
+import { descriptorOf as numberOf } from './descriptors.js'
+import { isRawSocket, type RawSocket } from './raw-socket.js'
+import { refuseTransport } from './refuse-transport.js'
 
 /** A pipe and its protocol, as asyncio returns them. */
 export type ConnectedPipe<End, Made extends Protocol> = [transport: End, protocol: Made]
@@ -25,12 +32,12 @@ export type PipeOptions = Pick<CommonConnectionOptions, 'engine'>
  * What can be read, or written, as a pipe: a pipe or FIFO, a socket, a terminal or another character device that can be waited
  * for. A descriptor: it is the transport's from now on, but that of 0, 1 and 2 a duplicate is taken, for those numbers must
  * not become other files'. A stream of Node with a handle (`process.stdin`, a socket of node:net) from which nothing was read
- * that is not consumed: a duplicate of its descriptor is taken, and the stream is destroyed.
+ * that is not consumed: a duplicate of its descriptor is taken, and the stream is destroyed. A RawSocket: it is detached.
  *
  * The descriptor becomes non-blocking, and with it its duplicates, in other processes, too (fcntl(2): O_NONBLOCK is the open
  * file's): who shares a terminal with others should give it a duplicate that was opened anew (`/dev/tty`).
  */
-export type PipeSource = number | Socket | NodeJS.ReadStream | NodeJS.WriteStream
+export type PipeSource = number | RawSocket | Socket | NodeJS.ReadStream | NodeJS.WriteStream
 
 type End<Writes extends boolean> = Writes extends true ? WritePipeTransport : ReadPipeTransport
 
@@ -52,7 +59,7 @@ export async function connectPipe<Made extends Protocol, Writes extends boolean>
     timeoutMs: 0,
     to: {
       kind: 'pipe',
-      begin: (outgoing, attempt) => begin(source, writes, outgoing, attempt),
+      take: () => taking(source, writes),
       transportClass: writes ? WritePipe : ReadPipe,
     },
   }
@@ -77,34 +84,43 @@ export function parsePipeOptions(method: string, options: unknown): EngineName |
 /** @throws ShardloopError ERR_SHARDLOOP_ARGUMENT */
 export function checkPipe(method: string, pipe: unknown): PipeSource {
   if (typeof pipe === 'number' && Number.isInteger(pipe) && pipe >= 0 && pipe <= 0x7fff_ffff) return pipe
+  if (isRawSocket(pipe)) return pipe
   if (typeof pipe === 'object' && pipe !== null && '_handle' in pipe && 'destroy' in pipe)
     return pipe as unknown as PipeSource
   throw new ShardloopError(
     'ERR_SHARDLOOP_ARGUMENT',
-    `${method}: expected a descriptor's number, or a stream with a handle (process.stdin, a socket), given ${show(pipe)}`,
+    `${method}: expected a descriptor's number, a RawSocket, or a stream with a handle (process.stdin, a socket), given ${show(pipe)}`,
   )
 }
 
 /** The largest of the descriptors that a process has from its start. */
 const STDERR = 2
 
-function begin(
-  source: PipeSource | NativePipe,
-  writes: boolean,
-  outgoing: Outgoing,
-  attempt: ConnectAttempt,
-): void {
-  if (typeof source === 'number') outgoing.adoptPipe(source, writes, source <= STDERR, attempt)
-  else if ('closeEnd' in source) outgoing.adoptPipeEnd(source, writes, attempt)
-  else {
-    outgoing.adoptPipe(descriptorOf(source as Socket), writes, true, attempt)
-    source.destroy()
+function taking(source: PipeSource | NativePipe, writes: boolean): PipeTaking {
+  if (typeof source === 'number') {
+    refuseTransport(source)
+    return { begin: (outgoing, attempt) => outgoing.adoptPipe(source, writes, source <= STDERR, attempt) }
+  }
+  if ('closeEnd' in source)
+    return { begin: (outgoing, attempt) => outgoing.adoptPipeEnd(source, writes, attempt) }
+  if (isRawSocket(source)) {
+    const fd = numberOf(source)
+    return {
+      begin: (outgoing, attempt) => outgoing.adoptPipe(fd, writes, false, attempt),
+      begun: () => void source.detach(),
+    }
+  }
+  const fd = descriptorOf(source as Socket)
+  return {
+    begin: (outgoing, attempt) => outgoing.adoptPipe(fd, writes, true, attempt),
+    begun: () => void source.destroy(),
   }
 }
 
 /** What the system says of something that is no pipe says little. */
 function explained(error: unknown, source: unknown): unknown {
-  const { errno, syscall } = error as Partial<SystemError>
+  // Not all that a program throws is an object.
+  const { errno, syscall } = (error ?? {}) as Partial<SystemError>
   const what = typeof source === 'number' ? `descriptor ${source}` : 'the descriptor'
   const refused = (why: string): ShardloopError =>
     new ShardloopError('ERR_SHARDLOOP_ARGUMENT', `${what} cannot be used as a pipe: ${why}`, { cause: error })

@@ -11,6 +11,7 @@ import type { IpSocketAddress, SocketAddress } from '../workers/protocol.js'
 import { threadSingletonGetter } from '../workers/thread-singleton.js'
 import type { SocketOptions } from '../workers/transport-socket.js'
 import { isUnixPath, UNIX_PATH_EXPECTED } from '../workers/unix-path.js'
+import { refuseTransport } from './refuse-transport.js'
 
 /** Where a socket is to be: an IP address and a port, or the name of a Unix socket. */
 export type SocketTarget = Pick<IpSocketAddress, 'address' | 'port'> | string
@@ -192,7 +193,8 @@ export function serialOf(target: number | RawSocket): number {
 
 /**
  * Opens a socket, or takes one over by its descriptor.
- * @throws ShardloopError ERR_SHARDLOOP_OPTION; the system's error, also for a descriptor that is no socket's
+ * @throws ShardloopError ERR_SHARDLOOP_OPTION; ERR_SHARDLOOP_ARGUMENT for a descriptor that a transport uses; the system's error,
+ * also for one that is no socket's
  */
 export function openSocket(options: RawSocketOptions): RawSocket {
   const given = takeOptions('openSocket', options)
@@ -206,6 +208,7 @@ export function openSocket(options: RawSocketOptions): RawSocket {
   }
   if (options.family !== undefined || options.type !== undefined)
     throw wrong('fd', fd, 'neither family nor type beside it: it has its own')
+  refuseTransport(fd)
   return opened(native.adoptSocket(fd))
 }
 

@@ -11,17 +11,19 @@ import {
 import { native } from '../native/index.js'
 import { invalid } from '../workers/invalid.js'
 import type { SocketAddress } from '../workers/protocol.js'
+import { exactCopy } from '../workers/read-slabs.js'
 import { takeOptions } from './connection-options.js'
+import { type Descriptors, type Direction, descriptorOf, isNonblocking, type Waiter } from './descriptors.js'
+import { lookUp, unlessAborted } from './name-lookup.js'
 import {
-  type Descriptors,
-  type Direction,
-  descriptorOf,
-  isNonblocking,
-  refuseTransport,
-  type Waiter,
-} from './descriptors.js'
-import { lookUp } from './name-lookup.js'
-import { acceptedSocket, checkTarget, isRawSocket, type RawSocket, type SocketTarget } from './raw-socket.js'
+  acceptedSocket,
+  checkTarget,
+  descriptorHolders,
+  isRawSocket,
+  type RawSocket,
+  type SocketTarget,
+} from './raw-socket.js'
+import { refuseTransport } from './refuse-transport.js'
 
 /** Options of `sockRecv` and its like. */
 export interface SocketOperationOptions {
@@ -30,7 +32,7 @@ export interface SocketOperationOptions {
 }
 
 /** As they were before the program may have replaced them (a test runner's timers). */
-const [later, never] = [setTimeout, clearTimeout]
+const [later, never, nextTurn] = [setTimeout, clearTimeout, setImmediate]
 
 const { EAGAIN, EINPROGRESS } = constants.errno
 
@@ -134,8 +136,8 @@ class Operation {
  */
 export class SocketOperations {
   readonly #descriptors: Descriptors
-  /** What is received goes here first, for how much it will be is not known. Made for the first; no user ever sees it. */
-  #scratch: Buffer | undefined
+  /** What is received goes here first, for how much it will be is not known. No user ever sees it. */
+  #scratch: Buffer = Buffer.allocUnsafeSlow(0)
 
   constructor(descriptors: Descriptors) {
     this.#descriptors = descriptors
@@ -146,7 +148,7 @@ export class SocketOperations {
     return this.#run('sockRecv', 'reader', socket, options, (fd) => {
       const room = this.#room(maxBytes)
       const count = checked(native.socketReceive(fd, room), 'recv')
-      return count === WOULD_WAIT ? count : exactly(room, count)
+      return count === WOULD_WAIT ? count : exactCopy(room, 0, count)
     })
   }
 
@@ -171,7 +173,7 @@ export class SocketOperations {
     return this.#run('sockRecvfrom', 'reader', socket, options, (fd) => {
       const room = this.#room(maxBytes)
       const received = receivedFrom(fd, room)
-      return received === WOULD_WAIT ? received : [exactly(room, received[0]), received[1]]
+      return received === WOULD_WAIT ? received : [exactCopy(room, 0, received[0]), received[1]]
     })
   }
 
@@ -245,13 +247,15 @@ export class SocketOperations {
     if (port >= 0 && isIP(name) === 0) {
       const family = native.socketFamily(fd)
       if (typeof family === 'number') throw systemError(-family, 'getsockname')
-      const [first] = await lookUp(name, family === 'IPv6' ? 6 : 4)
+      const [first] = await whileOpen(fd, unlessAborted(lookUp(name, family === 'IPv6' ? 6 : 4), signal))
       signal?.throwIfAborted()
       name = (first as { address: string }).address
     }
+    // As with the others: those that all end at once leave others their turn.
+    if (!this.#descriptors.mayTry()) await whileOpen(fd, new Promise((resolve) => nextTurn(resolve)))
     for (let pauseMs = UNIX_RETRY_FIRST_MS; ; pauseMs = Math.min(pauseMs * 2, UNIX_RETRY_MAX_MS)) {
       let begun = false
-      const isConnected = await this.#run('sockConnect', 'writer', socket, options, (fd) => {
+      const attempt = (fd: number): boolean | typeof WOULD_WAIT => {
         const errno = begun ? -native.socketError(fd) : -native.socketConnect(fd, name, port)
         if (errno === 0) return true
         if (!begun && errno === EINPROGRESS) {
@@ -261,26 +265,31 @@ export class SocketOperations {
         // Of a Unix socket: the listener's queue is full, and nothing tells when there is room.
         if (!begun && errno === EAGAIN && port === -1) return false
         throw failure(errno, 'connect', name, port)
-      })
-      if (isConnected) return
-      await pause(pauseMs, signal)
+      }
+      if (await this.#run('sockConnect', 'writer', socket, options, attempt, true)) return
+      await whileOpen(fd, pause(pauseMs, signal))
     }
   }
 
-  /** Not an async function: each promise more costs as much as a system call. */
+  /**
+   * Not an async function: each promise more costs as much as a system call.
+   * @param begins the first try begins what is waited for, and nothing tells when that can be made (macOS says of no socket
+   * that is not connected that it is writable)
+   */
   #run<Result>(
     method: string,
     direction: Direction,
     socket: number | RawSocket,
     options: SocketOperationOptions,
     attempt: Attempt<Result>,
+    begins = false,
   ): Promise<Result> {
     const signal = takeSignal(method, options)
     const fd = checkedDescriptor(method, socket)
     if (signal?.aborted) return Promise.reject(signal.reason)
     const descriptors = this.#descriptors
     const waiter = descriptors.waiter(direction, fd)
-    if (waiter === null && descriptors.mayTry()) {
+    if (waiter === null && (begins || descriptors.mayTry())) {
       const result = attempt(fd)
       if (result !== WOULD_WAIT) return Promise.resolve(result)
     }
@@ -304,17 +313,15 @@ export class SocketOperations {
     })
   }
 
+  /** Memory to receive into, until the next call. It grows once: a thread that receives little has little. */
   #room(maxBytes: number): Buffer {
-    if (maxBytes > SOCKET_SCRATCH_BYTES)
-      return Buffer.allocUnsafeSlow(Math.min(maxBytes, SOCKET_RECEIVE_MAX_BYTES))
-    this.#scratch ??= Buffer.allocUnsafeSlow(SOCKET_SCRATCH_BYTES)
-    return maxBytes === SOCKET_SCRATCH_BYTES ? this.#scratch : this.#scratch.subarray(0, maxBytes)
+    const bytes = Math.min(maxBytes, SOCKET_RECEIVE_MAX_BYTES)
+    if (bytes > this.#scratch.length)
+      this.#scratch = Buffer.allocUnsafeSlow(
+        bytes > SOCKET_SCRATCH_BYTES ? SOCKET_RECEIVE_MAX_BYTES : SOCKET_SCRATCH_BYTES,
+      )
+    return bytes === this.#scratch.length ? this.#scratch : this.#scratch.subarray(0, bytes)
   }
-}
-
-/** The first bytes of what was received into, in memory of their own unless they fill what is not the scratch. */
-function exactly(room: Buffer, count: number): Buffer {
-  return count === room.length && count > SOCKET_SCRATCH_BYTES ? room : Buffer.from(room.subarray(0, count))
 }
 
 function receivedFrom(fd: number, room: Uint8Array): [number, SocketAddress | null] | typeof WOULD_WAIT {
@@ -386,6 +393,20 @@ function detached(method: string, when: string): ShardloopError {
     'ERR_SHARDLOOP_DETACHED',
     `${method}: the memory given to it was detached ${when}`,
   )
+}
+
+/** Waits for `work`; rejects with ERR_SHARDLOOP_CLOSED as soon as a RawSocket of that descriptor is closed or detached. */
+function whileOpen<Value>(fd: number, work: Promise<Value>): Promise<Value> {
+  const holders = descriptorHolders()
+  return new Promise<Value>((resolve, reject) => {
+    const holder = {
+      forget: (closing: number, error: Error): void => {
+        if (closing === fd) reject(error)
+      },
+    }
+    holders.add(holder)
+    work.then(resolve, reject).finally(() => holders.delete(holder))
+  })
 }
 
 function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {

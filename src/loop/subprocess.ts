@@ -10,6 +10,7 @@ import type { ReadPipeTransport, WritePipeTransport } from '../workers/pipe-tran
 import type { Protocol } from '../workers/protocol.js'
 import { type RunningChild, threadChildren } from '../workers/thread-children.js'
 import type { Connects } from './connect.js'
+import { unlessAborted } from './name-lookup.js'
 import { connectPipe } from './pipes.js'
 import type { SubprocessSettings } from './subprocess-options.js'
 
@@ -84,9 +85,11 @@ export async function startSubprocess<Made extends SubprocessProtocol>(
   settings: SubprocessSettings,
   connects: Connects,
 ): Promise<ConnectedSubprocess<Made>> {
-  settings.signal?.throwIfAborted()
-  await threadChildren().turn()
-  settings.signal?.throwIfAborted()
+  const { signal } = settings
+  signal?.throwIfAborted()
+  // One that is called off leaves its turn to nobody: those behind it keep theirs.
+  await unlessAborted(threadChildren().turn(), signal)
+  signal?.throwIfAborted()
   const protocol = factory()
   if (protocol === null || typeof protocol !== 'object' || 'then' in protocol) {
     throw new ShardloopError(
@@ -272,6 +275,10 @@ class Subprocess implements SubprocessTransport, RunningChild {
   untilLost(): Promise<void> {
     if (this.#lost) return Promise.resolve()
     return new Promise((resolve) => this.#whenLost.push(resolve))
+  }
+
+  unref(): void {
+    this.#child.unref()
   }
 
   [Symbol.asyncDispose](): Promise<void> {

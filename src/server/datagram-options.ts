@@ -1,9 +1,13 @@
-import { ShardloopError } from '../errors.js'
 import { SOCKET_BUFFER_MAX_BYTES } from '../limits.js'
 import type { DatagramTuningOptions } from '../loop/datagram-options.js'
 import type { ProtocolFactory } from '../workers/protocol.js'
-import { GivenOptions, show, wrong } from './given-options.js'
-import { type DatagramServing, parseOptions, type ServerOptions, type ServerSettings } from './options.js'
+import {
+  type DatagramServing,
+  readOptions,
+  type ServerOptions,
+  type ServerSettings,
+  takeOptions,
+} from './options.js'
 
 /** Those of `createServer` that have to do with connections. */
 const STREAMS_ONLY = ['path', 'socketMode', 'backlog', 'noDelay', 'idleTimeoutMs', 'balance'] as const
@@ -24,24 +28,14 @@ export function parseDatagramServerOptions(
   options: unknown,
   kernelBalances: boolean,
 ): ServerSettings {
-  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
-    throw new ShardloopError('ERR_SHARDLOOP_OPTION', `options: expected an object, given ${show(options)}`)
-  }
-  const { broadcast, receiveBufferBytes, sendBufferBytes, offload, ...others } = options as Record<
-    string,
-    unknown
-  >
-  for (const name of STREAMS_ONLY) {
-    if (others[name] !== undefined)
-      throw wrong(name, others[name], 'nothing: it is for connections, of which a datagram server has none')
-  }
-  const given = new GivenOptions({ broadcast, receiveBufferBytes, sendBufferBytes, offload })
+  const given = takeOptions('createDatagramServer', source, options)
+  given.refuse(STREAMS_ONLY, 'nothing: it is for connections, of which a datagram server has none')
   const datagrams: DatagramServing = {
     broadcast: given.boolean('broadcast', false),
     receiveBufferBytes: given.integer('receiveBufferBytes', 1, SOCKET_BUFFER_MAX_BYTES, null),
     sendBufferBytes: given.integer('sendBufferBytes', 1, SOCKET_BUFFER_MAX_BYTES, null),
     offload: given.boolean('offload', true),
   }
-  const settings = parseOptions(source, others, kernelBalances, 'createDatagramServer')
+  const settings = readOptions(source, given, kernelBalances, STREAMS_ONLY)
   return Object.freeze({ ...settings, datagrams })
 }

@@ -162,12 +162,14 @@ export class GivenOptions {
     return parseResourceLimits('resourceLimits', value)
   }
 
-  refuseUnknown(): void {
+  /** @param hidden those that were read and must not be given: the message does not name them */
+  refuseUnknown(hidden: readonly string[] = []): void {
     for (const key of Object.keys(this.#given)) {
       if (this.#known.includes(key)) continue
+      const known = this.#known.filter((name) => !hidden.includes(name))
       throw new ShardloopError(
         'ERR_SHARDLOOP_OPTION',
-        `unknown option ${show(key)}; known are ${this.#known.join(', ')}`,
+        `unknown option ${show(key)}; known are ${known.join(', ')}`,
       )
     }
   }

@@ -194,20 +194,39 @@ export interface DatagramServing {
 /**
  * Checks the arguments of `createServer`.
  * @param kernelBalances whether SO_REUSEPORT spreads connections on this system
- * @param method for messages
  * @throws ShardloopError ERR_SHARDLOOP_ARGUMENT for the source, ERR_SHARDLOOP_OPTION for the options
  */
 export function parseOptions(
   source: ProtocolFactory | URL,
   options: unknown,
   kernelBalances: boolean,
-  method = 'createServer',
 ): ServerSettings {
+  return readOptions(source, takeOptions('createServer', source, options), kernelBalances)
+}
+
+/**
+ * Options of any kind of server, to be read by name.
+ * @param method for messages
+ * @throws ShardloopError ERR_SHARDLOOP_ARGUMENT for the source, ERR_SHARDLOOP_OPTION when the options are no object
+ */
+export function takeOptions(method: string, source: unknown, options: unknown): GivenOptions {
   checkSource(source, method)
-  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
-    throw new ShardloopError('ERR_SHARDLOOP_OPTION', `options: expected an object, given ${show(options)}`)
-  }
-  const given = new GivenOptions(options as Record<string, unknown>)
+  if (typeof options === 'object' && options !== null && !Array.isArray(options))
+    return new GivenOptions(options as Record<string, unknown>)
+  throw new ShardloopError('ERR_SHARDLOOP_OPTION', `options: expected an object, given ${show(options)}`)
+}
+
+/**
+ * Reads what is in common, behind what is of one kind of server alone; what nobody has asked for by then is unknown.
+ * @param refused those of `createServer` that this kind has not: a message does not name them as known
+ * @throws ShardloopError ERR_SHARDLOOP_OPTION
+ */
+export function readOptions(
+  source: ProtocolFactory | URL,
+  given: GivenOptions,
+  kernelBalances: boolean,
+  refused: readonly string[] = [],
+): ServerSettings {
   const writeHighBytes = given.integer('writeHighBytes', 1, WRITE_BOUND_MAX_BYTES, WRITE_HIGH_DEFAULT_BYTES)
   const path = given.path()
   const reusePort = kernelBalances && path === null
@@ -246,7 +265,7 @@ export function parseOptions(
     signal: given.signal(),
     exceptionHandler: given.callable('exceptionHandler'),
   }
-  given.refuseUnknown()
+  given.refuseUnknown(refused)
   if (path === null) given.refuse(['socketMode'], "nothing without 'path': it is for a Unix socket's file")
   else
     given.refuse(

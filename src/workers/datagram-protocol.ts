@@ -1,7 +1,7 @@
 import type { ExtraInfo, IpSocketAddress, SocketAddress, UnixSocketAddress, WriteData } from './protocol.js'
 import type { SocketOptions } from './transport-socket.js'
 
-/** What a callback may return: a promise is watched, and its rejection ends the endpoint. */
+/** What a callback may return: a promise is watched; its rejection ends the endpoint, and a server that drains waits for it. */
 type CallbackResult = void | PromiseLike<void>
 
 /**

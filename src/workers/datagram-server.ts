@@ -57,6 +57,7 @@ export class DatagramServer implements ServedServer, EndpointOwner {
       for (const place of this.places) this.open(place)
     } catch (error) {
       void this.drain()
+      for (const { endpoint } of this.places) endpoint?.close()
       throw error
     }
   }
@@ -69,13 +70,13 @@ export class DatagramServer implements ServedServer, EndpointOwner {
     void this.drain()
   }
 
-  /** Sends what is queued, and closes. */
+  /** Receives no more; closes each endpoint when no promise of its callbacks is pending, behind what is queued to be sent. */
   drain(): Promise<void> {
     this.draining ??= new Promise((resolve) => {
       this.whenEmpty = resolve
       for (const { endpoint, timer } of this.places) {
         clearTimeout(timer)
-        endpoint?.close()
+        endpoint?.drain()
       }
       if (this.connectionCount === 0) resolve()
     })

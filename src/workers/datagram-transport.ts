@@ -47,6 +47,9 @@ export interface HeldDatagram {
   readonly address: SocketAddress
 }
 
+/** As it was before the program may have replaced it (a test runner's timers). */
+const later = setImmediate
+
 /** Largest watermark: it travels in an int32. */
 const LIMIT_MAX_BYTES = 0x7fffffff
 
@@ -74,6 +77,13 @@ export class Endpoint implements DatagramTransport {
   private socketView: EndpointSocket | undefined = undefined
   private sockname: SocketAddress | undefined = undefined
   private releasing = false
+  private draining = false
+  /** How many promises that callbacks returned are pending. */
+  private pending = 0
+  private readonly fulfilled = (): void => {
+    this.pending -= 1
+    this.finish()
+  }
   private whenLost: (() => void)[] | undefined = undefined
 
   constructor(
@@ -98,6 +108,11 @@ export class Endpoint implements DatagramTransport {
 
   get id(): string {
     return `${this.loop.shardId}-d${this.sequence}`
+  }
+
+  /** @internal Its descriptor's number; -1 once it is lost. */
+  get fd(): number {
+    return this.socket.fd
   }
 
   sendto(data: WriteData, address?: DatagramDestination | null): void {
@@ -142,12 +157,12 @@ export class Endpoint implements DatagramTransport {
   resumeReading(): void {
     if (!this.paused || this.closing) return
     this.paused = false
-    if (this.held === undefined) this.loop.commands.push(COMMAND_DATAGRAM_RESUME, this.handle, 0, 0)
+    if (this.held === undefined) this.readOn()
     else this.releaseLater()
   }
 
   isReading(): boolean {
-    return !this.paused && !this.closing
+    return !this.paused && !this.closing && !this.draining
   }
 
   setWriteBufferLimits(limits: { readonly high?: number; readonly low?: number } = {}): void {
@@ -219,6 +234,21 @@ export class Endpoint implements DatagramTransport {
     if (!this.closing) this.loop.commands.push(COMMAND_DATAGRAM_START, this.handle, 0, 0)
   }
 
+  /** @internal A callback returned a promise: what to call when it is fulfilled. */
+  promised(): () => void {
+    this.pending += 1
+    return this.fulfilled
+  }
+
+  /** @internal Receives no more, and closes once all that came is dealt with. */
+  drain(): void {
+    if (this.closing || this.draining) return
+    this.draining = true
+    this.loop.commands.push(COMMAND_DATAGRAM_PAUSE, this.handle, 0, 0)
+    // Behind the callback that may have called this, and what was received before.
+    later(() => this.finish())
+  }
+
   /** @internal Keeps a datagram for when reading goes on. */
   hold(datagram: HeldDatagram): void {
     this.held ??= []
@@ -243,6 +273,18 @@ export class Endpoint implements DatagramTransport {
       sockname: this.ownName(),
       protocol: this.protocol.constructor?.name,
     }
+  }
+
+  /** Closes an endpoint that drains, unless a callback's promise is pending, or the program has held something back. */
+  private finish(): void {
+    if (this.draining && this.pending === 0 && this.held === undefined) this.close()
+  }
+
+  /** Nothing is held back any more. */
+  private readOn(): void {
+    // Behind the callback that resumed: its promise is not known yet.
+    if (this.draining) later(() => this.finish())
+    else this.loop.commands.push(COMMAND_DATAGRAM_RESUME, this.handle, 0, 0)
   }
 
   private connectedDestination(address: DatagramDestination | null | undefined): AddressForm {
@@ -285,7 +327,7 @@ export class Endpoint implements DatagramTransport {
         const datagram = this.held.shift()
         if (datagram === undefined) {
           this.held = undefined
-          this.loop.commands.push(COMMAND_DATAGRAM_RESUME, this.handle, 0, 0)
+          this.readOn()
         } else {
           this.loop.datagrams.deliverHeld(this, datagram)
         }

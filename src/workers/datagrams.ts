@@ -176,7 +176,8 @@ export class Datagrams {
 
   private watch(result: unknown, endpoint: Endpoint, name: CallbackName): void {
     if (typeof (result as PromiseLike<unknown> | null)?.then !== 'function') return
-    ;(result as PromiseLike<unknown>).then(undefined, (error: unknown) => this.report(error, endpoint, name))
+    const fulfilled = endpoint.promised()
+    ;(result as PromiseLike<unknown>).then(fulfilled, (error: unknown) => this.report(error, endpoint, name))
   }
 
   /** A callback failed: its endpoint ends, its owner's handler is told, everything else goes on. */

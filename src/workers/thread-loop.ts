@@ -51,9 +51,12 @@ export class ThreadLoop {
     return this.#held
   }
 
-  /** Whether a descriptor is that of a connection or a listener of this thread. It looks through all of them. */
+  /** Whether a descriptor is that of a connection, an endpoint or a listener of this thread. It looks through all of them. */
   uses(fd: number): boolean {
-    return this.#held?.loop.native.uses(fd) ?? false
+    const loop = this.#held?.loop
+    if (loop === undefined) return false
+    for (const endpoint of loop.datagrams) if (endpoint.fd === fd) return true
+    return loop.native.uses(fd)
   }
 
   /** As `release`, but a loop without users is kept for a moment: who has made one connection soon makes the next. */

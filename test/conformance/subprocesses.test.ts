@@ -143,7 +143,14 @@ forEachEngine('subprocesses', (test) => {
       await assertRejects(() => t.loop.subprocessExec(make, command), 'ERR_SHARDLOOP_ARGUMENT')
     for (const command of [['cat'], '', 'a\0b', 1, null] as never[])
       await assertRejects(() => t.loop.subprocessShell(make, command), 'ERR_SHARDLOOP_ARGUMENT')
-    await assertRejects(() => t.loop.subprocessExec(1 as never, ['cat']), 'ERR_SHARDLOOP_ARGUMENT')
+    for (const method of ['subprocessExec', 'subprocessShell'] as const)
+      await assert.rejects(
+        () => t.loop[method](1 as never, (method === 'subprocessExec' ? ['cat'] : 'cat') as never),
+        {
+          code: 'ERR_SHARDLOOP_ARGUMENT',
+          message: new RegExp(`^${method}: expected a function`),
+        },
+      )
     for (const options of [
       { stdin: 'stdout' },
       { stdout: -1 },
