@@ -179,6 +179,8 @@ pub const GSO_SEGMENT_MAX_BYTES: usize = 1_452;
 /// Until datagrams are tried again that the kernel had no room for and announces none: on a Unix socket whose peer's queue is
 /// full, and for want of buffers.
 pub const DATAGRAM_RETRY_MS: u64 = 2;
+/// The longest such pause: it doubles each time that nothing has come of it.
+pub const DATAGRAM_RETRY_MAX_MS: u64 = 64;
 /// Different failures of one endpoint that wait to be told. Past it they count as the last of them.
 pub const DATAGRAM_FAILURES_MAX: usize = 16;
 /// What a queued datagram counts for beside its bytes, so that empty ones are bounded, too.

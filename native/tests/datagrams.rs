@@ -13,6 +13,8 @@ use shardloop_native::shard::{Commands, EndpointLimits, Event, Sink};
 use shardloop_native::write_queue::{Pin, PinnedMemory};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, UdpSocket};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -117,6 +119,13 @@ impl Bench {
             // SAFETY: one valid pollfd.
             unsafe { libc::poll(&mut poll, 1, wait) };
         }
+    }
+
+    /// How often the engine asks the kernel in this time.
+    fn polls_during(&mut self, time: Duration) -> u64 {
+        let (before, end) = (self.metrics.read(abi::METRIC_POLLS), Instant::now() + time);
+        self.until(|_| Instant::now() >= end);
+        self.metrics.read(abi::METRIC_POLLS) - before
     }
 
     fn events(&self, kind: i32) -> Vec<&Event> {
@@ -276,6 +285,54 @@ fn each_icmp_error_is_told_also_the_second() {
         }
         let bench = bench.close(2);
         assert_eq!(bench.metrics.read(abi::METRIC_DATAGRAMS_SENT), 3);
+    });
+}
+
+#[test]
+fn the_error_of_one_that_does_not_receive_is_told_and_costs_no_turns() {
+    on_every_engine(|mut bench| {
+        let (gone, address) = bound();
+        drop(gone);
+        let remote = Some(Address::Ip(address));
+        let socket = DatagramSocket::open(&OpenOptions { remote, ..OpenOptions::default() }).unwrap();
+        bench.add(2, socket, 1 << 20);
+        bench.command(abi::COMMAND_DATAGRAM_PAUSE, 2);
+        for round in 1..=3 {
+            bench.send(2, &AddressForm::NONE, b"nobody");
+            bench.flush();
+            bench.until(|seen| {
+                let told = seen.events.iter().filter(|event| event.a == libc::ECONNREFUSED);
+                told.map(|event| event.b).sum::<i32>() >= round
+            });
+        }
+        assert!(bench.polls_during(Duration::from_millis(200)) < 200);
+        bench.close(2);
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_error_that_stands_whoever_asks_costs_few_turns_and_datagrams_come() {
+    on_every_engine(|mut bench| {
+        let (gone, nowhere) = bound();
+        drop(gone);
+        let plain = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = plain.local_addr().unwrap();
+        let on: libc::c_int = 1;
+        let (value, length) = ((&raw const on).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+        // SAFETY: the option is one int, which `value` points to.
+        let set =
+            unsafe { libc::setsockopt(plain.as_raw_fd(), libc::SOL_IP, libc::IP_RECVERR, value, length) };
+        assert_eq!(set, 0);
+        // Its error queue, which nobody reads.
+        plain.send_to(b"nobody", nowhere).unwrap();
+        bench.add(4, DatagramSocket::adopt(plain.into(), true).unwrap(), 1 << 20);
+        bench.until(|seen| seen.events.iter().any(|event| event.a == libc::ECONNREFUSED));
+        assert!(bench.polls_during(Duration::from_millis(200)) < 200);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(b"hello", address).unwrap();
+        bench.until(|seen| seen.came.len() == 1);
+        bench.close(4);
     });
 }
 

@@ -536,8 +536,15 @@ impl System for TokioSystem {
         self.endpoints.look(endpoint)
     }
 
-    fn await_endpoint_room(&mut self, _socket: &Arc<DatagramSocket>, endpoint: u32) {
-        self.endpoints.await_room(endpoint);
+    const ENDPOINT_FAILURE_STAYS: bool = true;
+
+    fn rewatch_endpoint(
+        &mut self,
+        _socket: &Arc<DatagramSocket>,
+        endpoint: u32,
+        awaits_room: bool,
+    ) -> io::Result<()> {
+        self.endpoints.rewatch(endpoint, awaits_room)
     }
 
     fn accept(&mut self, listener: &Arc<Listener>) -> io::Result<(TokioSocket, Peer)> {

@@ -4,6 +4,7 @@
 
 use super::addresses::Address;
 use super::datagrams::{self, Outgoing, Received};
+use super::stream;
 use super::unix::{self, SocketFile};
 use crate::error::{During, SystemError};
 use parking_lot::Mutex;
@@ -124,6 +125,11 @@ impl DatagramSocket {
             }
             result => result,
         }
+    }
+
+    /// The error that it has run into, which is cleared by asking.
+    pub fn take_error(&self) -> Option<io::Error> {
+        stream::take_error(self.as_fd())
     }
 
     /// Where it is.

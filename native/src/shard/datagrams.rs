@@ -4,12 +4,13 @@
 //! until it has. What the kernel does not take to be sent waits in the endpoint's queue, in order.
 #![forbid(unsafe_code)]
 
+mod retrying;
+
 use super::{Commands, Event, SIGNALS_MAX, Shard, Sink, System};
 use crate::abi;
 use crate::error::errno;
 use crate::limits::{
-    DATAGRAM_BATCH, DATAGRAM_FAILURES_MAX, DATAGRAM_OVERHEAD_BYTES, DATAGRAM_READS_PER_BATCH,
-    DATAGRAM_RETRY_MS, ENDPOINTS_MAX,
+    DATAGRAM_BATCH, DATAGRAM_FAILURES_MAX, DATAGRAM_OVERHEAD_BYTES, DATAGRAM_READS_PER_BATCH, ENDPOINTS_MAX,
 };
 use crate::metrics::Metrics;
 use crate::net::datagram_address;
@@ -17,11 +18,12 @@ use crate::net::datagrams::{Outgoing, Received};
 use crate::net::udp::{self, DatagramSocket, Failure};
 use crate::system::Readiness;
 use arrayvec::ArrayVec;
+use retrying::{Again, Retry};
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// How an endpoint starts.
 #[derive(Debug, Clone, Copy)]
@@ -51,8 +53,10 @@ struct Endpoint {
     closing: bool,
     listed_ready: bool,
     listed_signal: bool,
-    /// The kernel had no room, and nothing tells when it has.
-    retries: bool,
+    /// The kernel had no room, and is to tell when it has.
+    awaits_room: bool,
+    retry: Retry,
+    listed_timed: bool,
     write_paused: bool,
     told_paused: bool,
     failures: VecDeque<Failures>,
@@ -84,7 +88,12 @@ impl Endpoint {
     }
 
     fn may_receive(&self) -> bool {
-        self.readable && self.started && !self.paused && !self.closing && self.is_open()
+        self.readable && self.receives()
+    }
+
+    /// Whether it is received from as soon as there is something.
+    fn receives(&self) -> bool {
+        self.started && !self.paused && !self.closing && self.is_open()
     }
 }
 
@@ -104,8 +113,10 @@ pub(super) struct Datagrams {
     exhausted: Vec<u32>,
     /// Endpoints with events other than datagrams to deliver.
     signals: VecDeque<u32>,
-    /// When those that `retries` says it of are tried again.
-    retry_at: Option<Instant>,
+    /// Endpoints for which time alone makes something to do.
+    timed: Vec<u32>,
+    /// When the first of them is due.
+    due_at: Option<Instant>,
 }
 
 impl Datagrams {
@@ -120,7 +131,7 @@ impl Datagrams {
 
     /// When time alone makes something to do.
     pub(super) fn next_wake(&self) -> Option<Instant> {
-        self.retry_at
+        self.due_at
     }
 
     /// The batch is collected.
@@ -213,7 +224,9 @@ impl<S: System> Shard<S> {
             closing: false,
             listed_ready: false,
             listed_signal: false,
-            retries: false,
+            awaits_room: false,
+            retry: Retry::default(),
+            listed_timed: false,
             write_paused: false,
             told_paused: false,
             failures: VecDeque::new(),
@@ -238,7 +251,10 @@ impl<S: System> Shard<S> {
         found.reason = reason;
         let dropped = mem::take(&mut found.queue).len();
         found.queued = 0;
-        found.retries = false;
+        found.retry = Retry::default();
+        if mem::take(&mut found.listed_timed) {
+            self.datagrams.timed.retain(|&listed| listed != endpoint);
+        }
         self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, dropped as u64);
         if self.datagrams.left == Some(endpoint) {
             self.datagrams.left = None; // its number may be another's when that is looked at
@@ -248,11 +264,26 @@ impl<S: System> Shard<S> {
     }
 
     pub(super) fn on_endpoint_ready(&mut self, endpoint: u32, told: Readiness, sink: &mut dyn Sink) {
-        let Some(socket) = self.datagrams.get(endpoint).and_then(|found| found.socket.clone()) else {
-            return;
-        };
+        let Some(found) = self.datagrams.get(endpoint) else { return };
+        let Some(socket) = found.socket.clone() else { return };
         let readiness = self.system.look_at_endpoint(&socket, endpoint, told);
-        if readiness.writable {
+        let has_room = readiness.writable && mem::take(&mut found.awaits_room);
+        // An error stands, and is told with whatever happens, until somebody takes it: by receiving, or here.
+        let asks = readiness.failed || (readiness.readable && !found.receives());
+        let error = if asks { socket.take_error() } else { None };
+        let is_taken = error.is_some();
+        if let Some(error) = error {
+            found.retry.succeeded();
+            self.datagram_failed(endpoint, errno(&error), false);
+        }
+        let stays = readiness.failed && S::ENDPOINT_FAILURE_STAYS;
+        if has_room || (stays && is_taken) {
+            self.rewatch_endpoint(endpoint);
+        } else if stays {
+            // A call has taken it before; or it is of a kind that stands (IP_RECVERR), and would be told at once again.
+            self.retry_endpoint_later(endpoint, Again::Watch);
+        }
+        if has_room {
             self.send_queued_datagrams(endpoint);
         }
         let Some(found) = self.datagrams.get(endpoint).filter(|_| readiness.readable) else { return };
@@ -441,17 +472,18 @@ impl<S: System> Shard<S> {
             };
             match udp::failure(&error, socket.is_unix()) {
                 Failure::Later => {
-                    self.system.await_endpoint_room(&socket, endpoint);
-                    return done;
+                    if self.await_endpoint_room(endpoint) {
+                        return done;
+                    }
+                    break;
                 }
                 Failure::Again => {
-                    self.retry_endpoint_later(endpoint);
+                    self.retry_endpoint_later(endpoint, Again::Send);
                     return done;
                 }
                 Failure::Socket => {
-                    self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, (batch.len() - done) as u64);
                     self.lose_endpoint(endpoint, errno(&error));
-                    return batch.len();
+                    break;
                 }
                 Failure::One => {
                     self.datagram_failed(endpoint, send_errno(&error), true);
@@ -464,28 +496,18 @@ impl<S: System> Shard<S> {
                 }
             }
         }
-        done
+        // It is lost when some are left.
+        self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, (batch.len() - done) as u64);
+        batch.len()
     }
 
-    fn retry_endpoint_later(&mut self, endpoint: u32) {
-        if let Some(found) = self.datagrams.get(endpoint) {
-            found.retries = true;
-            let at = self.now + Duration::from_millis(DATAGRAM_RETRY_MS);
-            self.datagrams.retry_at.get_or_insert(at);
+    /// To be told when there is room. False when the endpoint is lost.
+    fn await_endpoint_room(&mut self, endpoint: u32) -> bool {
+        let Some(found) = self.datagrams.get(endpoint) else { return false };
+        if !mem::replace(&mut found.awaits_room, true) {
+            self.rewatch_endpoint(endpoint);
         }
-    }
-
-    /// Time has passed: tries again what nothing tells of.
-    pub(super) fn retry_endpoints(&mut self, now: Instant) {
-        if self.datagrams.retry_at.is_none_or(|at| at > now) {
-            return;
-        }
-        self.datagrams.retry_at = None;
-        for endpoint in 0..self.datagrams.endpoints.len() as u32 {
-            if self.datagrams.get(endpoint).is_some_and(|found| mem::take(&mut found.retries)) {
-                self.send_queued_datagrams(endpoint);
-            }
-        }
+        self.datagrams.get(endpoint).is_some_and(|found| found.is_open())
     }
 
     fn queue_datagram(&mut self, endpoint: u32, outgoing: &Outgoing<'_>) {
@@ -520,6 +542,9 @@ impl<S: System> Shard<S> {
             }
             found.queue = queue;
             found.queued -= freed;
+            if done > 0 {
+                found.retry.succeeded();
+            }
             if done < count {
                 break;
             }
