@@ -168,9 +168,10 @@ pub const TOPICS_PER_CONNECTION_MAX: usize = 1024;
 pub const DATAGRAM_BATCH: usize = 64;
 /// Calls by which one endpoint receives in one batch. Past it the endpoint waits on the ready list.
 pub const DATAGRAM_READS_PER_BATCH: usize = 4;
-/// Largest datagram that is received, address apart. A longer one (only Unix sockets have such) is dropped, counted and told.
+/// Largest datagram that is sent: what an IPv4 packet holds. A longer one is refused.
 pub const DATAGRAM_MAX_BYTES: usize = 65_507;
-/// Memory for each datagram of a call; with GRO the kernel puts several into it, up to the length of an IP packet.
+/// Largest datagram that is received, address apart, as this is the memory for each of a call. A longer one (only Unix sockets
+/// have such) is dropped, counted and told. With GRO the kernel puts several into it, up to the length of an IP packet.
 pub const DATAGRAM_SLOT_BYTES: usize = 64 * 1024;
 /// Segments that the kernel is given at most as one (UDP_MAX_SEGMENTS of Linux before 6.9).
 pub const GSO_SEGMENTS_MAX: usize = 64;

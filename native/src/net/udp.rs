@@ -113,13 +113,12 @@ impl DatagramSocket {
     pub fn send(&self, outgoing: &[Outgoing<'_>]) -> io::Result<usize> {
         let merges = self.merges_sent.load(Ordering::Relaxed) && outgoing.len() > 1;
         match datagrams::send(self.as_fd(), outgoing, merges) {
-            // A device that cannot, or a path with a small MTU (udp(7), UDP_SEGMENT). The same without it tells what is wrong
-            // otherwise.
-            Err(error) if merges && matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO)) => {
-                let result = datagrams::send(self.as_fd(), &outgoing[..1], false);
-                if result.is_ok() {
+            // The same without it is sent, or tells what is wrong otherwise.
+            Err(error) if merges && may_be_of_merging(&error) => {
+                let result = datagrams::send(self.as_fd(), outgoing, false);
+                if result.is_ok() && error.raw_os_error() == Some(libc::EIO) {
                     self.merges_sent.store(false, Ordering::Relaxed);
-                    log::debug!("segments are sent one by one, as the kernel did not take several: {error}");
+                    log::debug!("segments are sent one by one, as the device does not take several: {error}");
                 }
                 result
             }
@@ -218,6 +217,12 @@ impl DatagramSocket {
     }
 }
 
+/// Whether the kernel may have refused several datagrams as one, each of which it would take: EIO for a device that cannot
+/// (udp(7), UDP_SEGMENT); EMSGSIZE, of older kernels EINVAL, for a destination whose path has a smaller MTU.
+fn may_be_of_merging(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE))
+}
+
 /// ENODEV for a name of no interface.
 fn interface_index(interface: &str) -> io::Result<u32> {
     if interface.is_empty() {
@@ -266,7 +271,7 @@ fn bound(domain: Domain, options: &OpenOptions) -> Result<(Socket, Option<Socket
     Ok((socket, file))
 }
 
-/// Checks a socket from elsewhere, and makes it non-blocking. Whether it is a Unix socket.
+/// Checks a socket from elsewhere, and makes it non-blocking and no other program's. Whether it is a Unix socket.
 fn inspect(socket: &Socket) -> Result<bool, SystemError> {
     if socket.r#type().during("getsockopt")? != Type::DGRAM {
         return Err(io::Error::from_raw_os_error(libc::EPROTOTYPE)).during("getsockopt");
@@ -277,6 +282,7 @@ fn inspect(socket: &Socket) -> Result<bool, SystemError> {
         return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)).during("getsockname");
     }
     socket.set_nonblocking(true).during("fcntl")?;
+    socket.set_cloexec(true).during("fcntl")?;
     Ok(family == libc::AF_UNIX)
 }
 
@@ -370,6 +376,13 @@ mod tests {
         let stream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (_fd, error) = DatagramSocket::adopt(stream.into(), true).unwrap_err();
         assert_eq!(error.errno(), libc::EPROTOTYPE);
+    }
+
+    #[test]
+    fn what_a_path_refuses_of_several_may_be_of_merging_and_what_waits_is_not() {
+        for (errno, may_be) in [(libc::EMSGSIZE, true), (libc::EINVAL, true), (libc::EAGAIN, false)] {
+            assert_eq!(may_be_of_merging(&io::Error::from_raw_os_error(errno)), may_be);
+        }
     }
 
     #[test]
