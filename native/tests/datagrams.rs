@@ -4,17 +4,18 @@
 
 use shardloop_native::abi;
 use shardloop_native::engine::{SocketEngine, mio::MioEngine, tokio::TokioEngine};
-use shardloop_native::limits::DATAGRAM_SLOT_BYTES;
+use shardloop_native::limits::{DATAGRAM_SLOT_BYTES, ENDPOINTS_MAX};
 use shardloop_native::metrics::Metrics;
 use shardloop_native::net::addresses::Address;
 use shardloop_native::net::datagram_address::{self, AddressForm, Form};
+#[cfg(target_os = "linux")]
+use shardloop_native::net::datagrams::{self, Outgoing, Received};
 use shardloop_native::net::udp::{DatagramSocket, OpenOptions};
 use shardloop_native::shard::{Commands, EndpointLimits, Event, Sink};
 use shardloop_native::write_queue::{Pin, PinnedMemory};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, UdpSocket};
-#[cfg(target_os = "linux")]
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,7 +103,7 @@ impl Bench {
 
     fn add(&mut self, endpoint: u32, socket: DatagramSocket, write_max_bytes: usize) {
         let limits = EndpointLimits { write_high_bytes: 2_000, write_low_bytes: 500, write_max_bytes };
-        self.engine.add_endpoint(Instant::now(), endpoint, Arc::new(socket), limits);
+        self.engine.add_endpoint(Instant::now(), endpoint, Arc::new(socket), limits).unwrap();
         self.command(abi::COMMAND_DATAGRAM_START, endpoint);
         self.flush();
     }
@@ -334,6 +335,84 @@ fn an_error_that_stands_whoever_asks_costs_few_turns_and_datagrams_come() {
         bench.until(|seen| seen.came.len() == 1);
         bench.close(4);
     });
+}
+
+#[test]
+fn a_number_that_is_in_use_or_beyond_the_limit_is_refused_and_the_others_go_on() {
+    on_every_engine(|mut bench| {
+        let (socket, address) = bound();
+        bench.add(0, socket, 1 << 20);
+        let limits = EndpointLimits { write_high_bytes: 1, write_low_bytes: 1, write_max_bytes: 1 };
+        for (number, errno) in [(0, libc::EEXIST), (ENDPOINTS_MAX as u32, libc::EMFILE)] {
+            let refused = bench.engine.add_endpoint(Instant::now(), number, Arc::new(bound().0), limits);
+            assert_eq!(refused.unwrap_err().raw_os_error(), Some(errno));
+        }
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"hello", address).unwrap();
+        bench.until(|seen| seen.came.len() == 1);
+        bench.close(0);
+    });
+}
+
+#[test]
+fn a_socket_that_is_watched_already_is_lost_as_the_second_and_stays_the_firsts() {
+    on_every_engine(|mut bench| {
+        let (socket, address) = bound();
+        let socket = Arc::new(socket);
+        let limits = EndpointLimits { write_high_bytes: 1, write_low_bytes: 1, write_max_bytes: 1 };
+        for number in 0..2 {
+            bench.engine.add_endpoint(Instant::now(), number, socket.clone(), limits).unwrap();
+        }
+        bench.until(|seen| !seen.events.is_empty());
+        let [event] = bench.events(abi::EVENT_DATAGRAM_CLOSED)[..] else { panic!("one is lost") };
+        if cfg!(target_os = "linux") {
+            assert_eq!((event.handle, event.a), (1, libc::EEXIST)); // kqueue knows the one by the other's name
+        }
+        bench.seen.events.clear();
+        bench.command(abi::COMMAND_DATAGRAM_START, 0);
+        bench.flush();
+        // The first look finds nothing: so the second datagram comes only if the kernel tells of it.
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for count in 1..=2 {
+            client.send_to(b"hello", address).unwrap();
+            bench.until(|seen| seen.came.len() == count);
+        }
+        bench.close(0);
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_the_kernel_does_not_take_as_one_is_sent_one_by_one_and_the_next_is_merged_again() {
+    let to = UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert!(datagrams::merge_received(to.as_fd()));
+    let (from, _) = bound();
+    let without_checksums = |on: libc::c_int| {
+        let (fd, value) = (from.as_fd().as_raw_fd(), (&raw const on).cast());
+        let length = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the option is one int, which `value` points to.
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, value, length) }
+    };
+    let destination = AddressForm::of(&Address::Ip(to.local_addr().unwrap()));
+    let one = Outgoing { destination: destination.as_bytes(), payload: &[7; 100] };
+    let mut received = Received::default();
+    // Where there are no checksums the kernel refuses to cut: EINVAL.
+    for (refuses, packets) in [(0, 1), (1, 5), (0, 1)] {
+        assert_eq!(without_checksums(refuses), 0);
+        assert_eq!(from.send(&[one; 5]).unwrap(), 5);
+        assert_eq!(datagrams::receive(to.as_fd(), &mut received, 64, true).unwrap(), packets);
+    }
+}
+
+#[test]
+fn a_socket_from_elsewhere_is_not_handed_on_to_other_programs() {
+    let plain = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let flags = |fd, call, argument: libc::c_int| {
+        // SAFETY: a descriptor that is open, and a number.
+        unsafe { libc::fcntl(fd, call, argument) }
+    };
+    assert_eq!(flags(plain.as_raw_fd(), libc::F_SETFD, 0), 0);
+    let socket = DatagramSocket::adopt(plain.into(), true).unwrap();
+    assert_eq!(flags(socket.as_fd().as_raw_fd(), libc::F_GETFD, 0), libc::FD_CLOEXEC);
 }
 
 #[test]

@@ -223,8 +223,7 @@ impl SocketEngine for MioEngine {
     }
 
     fn uses(&mut self, fd: RawFd) -> bool {
-        let is = super::is(fd);
-        self.shard().any(|socket| is(socket.as_fd()), |listener| is(listener.as_fd()))
+        super::uses(self.shard(), fd)
     }
 
     fn connect(&mut self, now: Instant, request: u32, server: u16, start: Start) {
@@ -245,8 +244,8 @@ impl SocketEngine for MioEngine {
         endpoint: u32,
         socket: Arc<DatagramSocket>,
         limits: EndpointLimits,
-    ) {
-        self.shard_mut().add_endpoint(now, endpoint, socket, limits);
+    ) -> io::Result<()> {
+        self.shard_mut().add_endpoint(now, endpoint, socket, limits)
     }
 
     fn endpoint_queued_bytes(&mut self, endpoint: u32) -> usize {

@@ -139,6 +139,11 @@ impl Datagrams {
         self.ready.append(&mut self.exhausted);
     }
 
+    /// Those of endpoints that are open.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &DatagramSocket> {
+        self.endpoints.iter().flatten().filter_map(|endpoint| endpoint.socket.as_deref())
+    }
+
     fn get(&mut self, endpoint: u32) -> Option<&mut Endpoint> {
         self.endpoints.get_mut(endpoint as usize)?.as_mut()
     }
@@ -197,24 +202,31 @@ impl Datagrams {
 }
 
 impl<S: System> Shard<S> {
-    /// Sends and receives by a socket, under a number that is free. Its closed event follows, once.
+    /// Sends and receives by a socket, under a number that is free. Its closed event follows, once. EEXIST for a number that is in
+    /// use, EMFILE for one that is beyond the limit; then nothing follows.
     pub fn add_endpoint(
         &mut self,
         now: Instant,
         endpoint: u32,
         socket: Arc<DatagramSocket>,
         limits: EndpointLimits,
-    ) {
+    ) -> io::Result<()> {
         self.set_time(now);
         let place = endpoint as usize;
-        assert!(place < ENDPOINTS_MAX, "an endpoint's number is beyond the limit");
+        if place >= ENDPOINTS_MAX {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         if place >= self.datagrams.endpoints.len() {
             self.datagrams.endpoints.resize_with(place + 1, || None);
         }
-        debug_assert!(self.datagrams.endpoints[place].is_none(), "an endpoint's number is in use");
+        if self.datagrams.endpoints[place].is_some() {
+            return Err(io::Error::from_raw_os_error(libc::EEXIST));
+        }
         let watched = self.system.watch_endpoint(&socket, endpoint);
+        // One that is not watched is lost at once, and is not to be unwatched: its descriptor may be another endpoint's, too.
+        let reason = watched.as_ref().map_or_else(errno, |()| 0);
         self.datagrams.endpoints[place] = Some(Endpoint {
-            socket: Some(socket),
+            socket: watched.is_ok().then_some(socket),
             limits,
             queue: VecDeque::new(),
             queued: 0,
@@ -230,12 +242,13 @@ impl<S: System> Shard<S> {
             write_paused: false,
             told_paused: false,
             failures: VecDeque::new(),
-            reason: 0,
+            reason,
         });
         self.datagrams.count += 1;
-        if let Err(error) = watched {
-            self.lose_endpoint(endpoint, errno(&error));
+        if watched.is_err() {
+            self.datagrams.signal(endpoint);
         }
+        Ok(())
     }
 
     /// Bytes in an endpoint's queue.
