@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use shardloop_native::abi;
-use shardloop_native::engine::{SocketEngine, mio::MioEngine, tokio::TokioEngine};
-use shardloop_native::limits::{DATAGRAM_SLOT_BYTES, ENDPOINTS_MAX};
+use shardloop_native::engine::{Engine, SocketEngine, mio::MioEngine, tokio::TokioEngine};
+use shardloop_native::limits::{
+    DATAGRAM_CLOSE_MS, DATAGRAM_RETRY_MAX_MS, DATAGRAM_SLOT_BYTES, ENDPOINTS_MAX,
+};
 use shardloop_native::metrics::Metrics;
 use shardloop_native::net::addresses::Address;
 use shardloop_native::net::datagram_address::{self, AddressForm, Form};
@@ -16,6 +18,7 @@ use shardloop_native::write_queue::{Pin, PinnedMemory};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -413,6 +416,83 @@ fn a_socket_from_elsewhere_is_not_handed_on_to_other_programs() {
     assert_eq!(flags(plain.as_raw_fd(), libc::F_SETFD, 0), 0);
     let socket = DatagramSocket::adopt(plain.into(), true).unwrap();
     assert_eq!(flags(socket.as_fd().as_raw_fd(), libc::F_GETFD, 0), libc::FD_CLOEXEC);
+}
+
+/// A Unix socket with a name that nobody reads from yet.
+fn named(name: &str) -> (UnixDatagram, std::path::PathBuf) {
+    let path = std::env::temp_dir().join(format!("shardloop-{}-{name}", std::process::id()));
+    _ = std::fs::remove_file(&path);
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    (socket, path)
+}
+
+fn form_of(path: &std::path::Path) -> AddressForm {
+    AddressForm::unix(path.as_os_str().as_bytes())
+}
+
+#[test]
+fn a_peer_that_does_not_read_delays_no_other_and_gets_all_in_order_when_it_does() {
+    on_every_engine(|mut bench| {
+        let ((slow, slow_path), (quick, quick_path)) = (named("slow"), named("quick"));
+        let plain = UnixDatagram::unbound().unwrap();
+        bench.add(1, DatagramSocket::adopt(plain.into(), true).unwrap(), 1 << 20);
+        let all = 600u32; // more than a queue has room for (net.unix.max_dgram_qlen, 10 to 512)
+        let mut buffer = [0; 8];
+        let reads = |socket: &UnixDatagram, buffer: &mut [u8; 8]| {
+            socket.recv(buffer).unwrap();
+            u32::from_ne_bytes(*buffer.first_chunk().unwrap())
+        };
+        for number in 0..all {
+            bench.send(1, &form_of(&slow_path), &number.to_ne_bytes());
+        }
+        // Of the same flush, and of a later one.
+        for number in 0..2u32 {
+            bench.send(1, &form_of(&quick_path), &number.to_ne_bytes());
+            bench.flush();
+            assert_eq!(reads(&quick, &mut buffer), number);
+        }
+        assert!(bench.engine.endpoint_queued_bytes(1) > 0);
+        let reader = std::thread::spawn(move || (0..all).all(|number| reads(&slow, &mut [0; 8]) == number));
+        bench.until(|seen| seen.events.iter().any(|event| event.kind == abi::EVENT_DATAGRAM_RESUME));
+        let bench = bench.close(1);
+        assert!(reader.join().unwrap(), "in order");
+        assert_eq!(bench.metrics.read(abi::METRIC_DATAGRAMS_SENT), u64::from(all) + 2);
+        for path in [slow_path, quick_path] {
+            std::fs::remove_file(path).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_closed_endpoint_without_room_is_tried_seldom_and_ends_at_its_deadline() {
+    let metrics = Arc::<Metrics>::default();
+    let mut engine = MioEngine::open(metrics.clone(), None).unwrap(); // which has its time from here
+    let (_deaf, path) = named("deaf");
+    let socket = DatagramSocket::adopt(UnixDatagram::unbound().unwrap().into(), true).unwrap();
+    let limits = EndpointLimits { write_high_bytes: 1 << 20, write_low_bytes: 0, write_max_bytes: 1 << 20 };
+    let mut now = Instant::now();
+    engine.add_endpoint(now, 1, Arc::new(socket), limits).unwrap();
+    let bytes = [form_of(&path).as_bytes(), b"x"].concat();
+    let datagram = ([abi::COMMAND_DATAGRAM, 1, 0, bytes.len() as i32], bytes);
+    let mut commands = vec![datagram; 600];
+    commands.push(([abi::COMMAND_DATAGRAM_CLOSE, 1, 0, 0], Vec::new()));
+    engine.submit(now, &Given(commands));
+    let (closed, tries) = (now, metrics.read(abi::METRIC_WRITES));
+    let mut seen = Narrow { room: 0, events: Vec::new(), came: Vec::new() };
+    while seen.events.is_empty() {
+        now = engine.next_wake().expect("time alone ends it");
+        engine.collect(now, &mut seen, &NoPins);
+        engine.end_batch(now);
+    }
+    let [event] = seen.events[..] else { panic!("nothing else is told") };
+    assert_eq!((event.kind, event.a), (abi::EVENT_DATAGRAM_CLOSED, libc::ETIMEDOUT));
+    assert_eq!(now - closed, Duration::from_millis(DATAGRAM_CLOSE_MS));
+    let (sent, dropped) = (abi::METRIC_DATAGRAMS_SENT, abi::METRIC_DATAGRAMS_DROPPED);
+    assert_eq!(metrics.read(sent) + metrics.read(dropped), 600);
+    let most = DATAGRAM_CLOSE_MS / DATAGRAM_RETRY_MAX_MS + 8;
+    assert!(metrics.read(abi::METRIC_WRITES) - tries < most);
+    std::fs::remove_file(path).unwrap();
 }
 
 #[test]

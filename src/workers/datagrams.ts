@@ -159,8 +159,10 @@ export class Datagrams {
   private end(endpoint: Endpoint, errno: number): void {
     this.endpoints[endpoint.handle] = undefined
     this.free.push(endpoint.handle)
+    // A closed one that had no room for too long.
+    const syscall = errno === constants.errno.ETIMEDOUT ? 'sendmsg' : 'recvmsg'
     const error =
-      endpoint.error ?? (errno === 0 || endpoint.error === null ? null : systemError(errno, 'recvmsg'))
+      endpoint.error ?? (errno === 0 || endpoint.error === null ? null : systemError(errno, syscall))
     endpoint.ended()
     this.call(endpoint, 'connectionLost', error)
     endpoint.resource.emitDestroy()

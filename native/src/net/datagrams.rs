@@ -267,8 +267,7 @@ unsafe fn segment_length(header: &libc::msghdr) -> Option<usize> {
         let mut next = libc::CMSG_FIRSTHDR(header);
         while let Some(message) = next.as_ref() {
             if message.cmsg_level == libc::SOL_UDP && message.cmsg_type == libc::UDP_GRO {
-                let whole = libc::CMSG_LEN(size_of::<libc::c_int>() as libc::c_uint) as usize;
-                if (message.cmsg_len as usize) < whole {
+                if message.cmsg_len < libc::CMSG_LEN(size_of::<libc::c_int>() as libc::c_uint) as _ {
                     return None; // cut (MSG_CTRUNC)
                 }
                 let length = libc::CMSG_DATA(message).cast::<libc::c_int>().read_unaligned();

@@ -25,6 +25,7 @@ pub struct DatagramSocket {
     file: Option<SocketFile>,
     socket: Socket,
     is_unix: bool,
+    is_connected: bool,
     /// The kernel puts several datagrams into one packet.
     merges_received: bool,
     /// It takes several as one, unless it has refused that.
@@ -94,12 +95,23 @@ impl DatagramSocket {
         let offload = offload && !is_unix;
         let merges_received = offload && datagrams::merge_received(socket.as_fd());
         let merges_sent = AtomicBool::new(offload && cfg!(any(target_os = "linux", target_os = "android")));
-        Self { file, socket, is_unix, merges_received, merges_sent }
+        let is_connected = socket.peer_addr().is_ok();
+        Self { file, socket, is_unix, is_connected, merges_received, merges_sent }
     }
 
-    /// Whether nothing tells when there is room for what it would send: of a Unix socket's peers, each has a queue of its own.
+    /// Whether it is a Unix socket.
     pub fn is_unix(&self) -> bool {
         self.is_unix
+    }
+
+    /// Whether there may be room for what goes to one peer and none for another's: each Unix socket has a queue of its own.
+    pub fn fills_by_peer(&self) -> bool {
+        self.is_unix && !self.is_connected
+    }
+
+    /// Whether the kernel tells when there is room again. Linux does so of a connected Unix socket's peer, too.
+    pub fn tells_of_room(&self) -> bool {
+        !self.is_unix || (self.is_connected && cfg!(any(target_os = "linux", target_os = "android")))
     }
 
     /// Receives up to `most` packets into `received`; how many.
@@ -299,11 +311,11 @@ pub enum Failure {
     Socket,
 }
 
-/// Classifies an error.
-pub fn failure(error: &io::Error, is_unix: bool) -> Failure {
+/// Classifies an error of a socket of which the kernel tells, or does not tell, when it can go on.
+pub fn failure(error: &io::Error, tells: bool) -> Failure {
     let Some(errno) = error.raw_os_error() else { return Failure::One }; // a name that no kernel takes
     if errno == libc::EAGAIN || errno == libc::EWOULDBLOCK {
-        return if is_unix { Failure::Again } else { Failure::Later };
+        return if tells { Failure::Later } else { Failure::Again };
     }
     match errno {
         libc::ENOBUFS | libc::ENOMEM => Failure::Again,

@@ -4,20 +4,19 @@
 //! until it has. What the kernel does not take to be sent waits in the endpoint's queue, in order.
 #![forbid(unsafe_code)]
 
+mod queue;
 mod retrying;
+mod sending;
 
 use super::{Commands, Event, SIGNALS_MAX, Shard, Sink, System};
 use crate::abi;
 use crate::error::errno;
-use crate::limits::{
-    DATAGRAM_BATCH, DATAGRAM_FAILURES_MAX, DATAGRAM_OVERHEAD_BYTES, DATAGRAM_READS_PER_BATCH, ENDPOINTS_MAX,
-};
+use crate::limits::{DATAGRAM_BATCH, DATAGRAM_FAILURES_MAX, DATAGRAM_READS_PER_BATCH, ENDPOINTS_MAX};
 use crate::metrics::Metrics;
-use crate::net::datagram_address;
-use crate::net::datagrams::{Outgoing, Received};
+use crate::net::datagrams::Received;
 use crate::net::udp::{self, DatagramSocket, Failure};
 use crate::system::Readiness;
-use arrayvec::ArrayVec;
+use queue::Queue;
 use retrying::{Again, Retry};
 use std::collections::VecDeque;
 use std::io;
@@ -41,16 +40,16 @@ struct Endpoint {
     /// None once the endpoint is lost.
     socket: Option<Arc<DatagramSocket>>,
     limits: EndpointLimits,
-    /// What waits to be sent, destination in front.
-    queue: VecDeque<Box<[u8]>>,
-    queued: usize,
+    queue: Queue,
     /// The kernel said that datagrams wait, and receiving has not yet found the end of them.
     readable: bool,
     /// JavaScript has its protocol.
     started: bool,
     paused: bool,
-    /// It closes when the queue is empty.
+    /// It closes when the queue is empty,
     closing: bool,
+    /// or when nothing was sent until then.
+    closes_at: Option<Instant>,
     listed_ready: bool,
     listed_signal: bool,
     /// The kernel had no room, and is to tell when it has.
@@ -222,18 +221,19 @@ impl<S: System> Shard<S> {
         if self.datagrams.endpoints[place].is_some() {
             return Err(io::Error::from_raw_os_error(libc::EEXIST));
         }
+        let queue = Queue::new(socket.fills_by_peer());
         let watched = self.system.watch_endpoint(&socket, endpoint);
         // One that is not watched is lost at once, and is not to be unwatched: its descriptor may be another endpoint's, too.
         let reason = watched.as_ref().map_or_else(errno, |()| 0);
         self.datagrams.endpoints[place] = Some(Endpoint {
             socket: watched.is_ok().then_some(socket),
             limits,
-            queue: VecDeque::new(),
-            queued: 0,
+            queue,
             readable: true, // what came before it was watched need not be announced
             started: false,
             paused: false,
             closing: false,
+            closes_at: None,
             listed_ready: false,
             listed_signal: false,
             awaits_room: false,
@@ -254,7 +254,7 @@ impl<S: System> Shard<S> {
     /// Bytes in an endpoint's queue.
     pub fn endpoint_queued_bytes(&self, endpoint: u32) -> usize {
         let found = self.datagrams.endpoints.get(endpoint as usize).and_then(Option::as_ref);
-        found.map_or(0, |endpoint| endpoint.queued)
+        found.map_or(0, |endpoint| endpoint.queue.bytes())
     }
 
     /// The endpoint is over; what waits is dropped, and counted.
@@ -262,9 +262,9 @@ impl<S: System> Shard<S> {
         let Some(found) = self.datagrams.get(endpoint) else { return };
         let Some(socket) = found.socket.take() else { return };
         found.reason = reason;
-        let dropped = mem::take(&mut found.queue).len();
-        found.queued = 0;
+        let dropped = found.queue.clear();
         found.retry = Retry::default();
+        found.closes_at = None;
         if mem::take(&mut found.listed_timed) {
             self.datagrams.timed.retain(|&listed| listed != endpoint);
         }
@@ -343,25 +343,32 @@ impl<S: System> Shard<S> {
             self.metrics.add(abi::METRIC_READS, 1);
             match socket.receive(self.datagrams.received.get_or_insert_default(), most) {
                 Ok(count) => {
-                    if count < most
-                        && let Some(found) = self.datagrams.get(endpoint)
-                    {
-                        // It found the end of what there is, and more is a new edge.
-                        found.readable = false;
+                    if let Some(found) = self.datagrams.get(endpoint) {
+                        found.retry.received();
+                        // A short one found the end of what there is, and more is a new edge.
+                        found.readable = count == most;
                     }
                     self.datagrams.left = Some(endpoint);
                     if !self.datagrams.hand_on(&self.metrics, sink) {
                         return false;
                     }
                 }
-                Err(error) => match udp::failure(&error, false) {
+                Err(error) => match udp::failure(&error, true) {
                     Failure::Later => {
                         if let Some(found) = self.datagrams.get(endpoint) {
                             found.readable = false;
                         }
                         return true;
                     }
-                    Failure::Again | Failure::One => self.datagram_failed(endpoint, errno(&error), false),
+                    Failure::One => self.datagram_failed(endpoint, errno(&error), false),
+                    Failure::Again => {
+                        if let Some(found) = self.datagrams.get(endpoint) {
+                            found.readable = false;
+                        }
+                        self.datagram_failed(endpoint, errno(&error), false);
+                        self.retry_endpoint_later(endpoint, Again::Receive);
+                        return true;
+                    }
                     Failure::Socket => {
                         self.lose_endpoint(endpoint, errno(&error));
                         return true;
@@ -412,6 +419,7 @@ impl<S: System> Shard<S> {
             abi::COMMAND_DATAGRAM_CLOSE => {
                 found.closing = true;
                 self.close_when_sent(endpoint);
+                self.set_close_deadline(endpoint);
             }
             abi::COMMAND_DATAGRAM_ABORT => self.lose_endpoint(endpoint, 0),
             abi::COMMAND_DATAGRAM_LIMITS => {
@@ -435,142 +443,11 @@ impl<S: System> Shard<S> {
         }
     }
 
-    /// Sends the datagrams of this endpoint that begin at `first`, and stand one behind the other.
-    fn send_datagrams(&mut self, endpoint: u32, first: usize, commands: &dyn Commands) {
-        let [operation, word, ..] = commands.record(first);
-        let mut next = first;
-        while next < commands.len() {
-            let mut batch: ArrayVec<Outgoing<'_>, DATAGRAM_BATCH> = ArrayVec::new();
-            while next < commands.len() && !batch.is_full() && commands.record(next)[..2] == [operation, word]
-            {
-                let parts = commands.bytes(next).and_then(datagram_address::split);
-                debug_assert!(parts.is_some(), "a datagram has no address in front of it");
-                if let Some((destination, payload)) = parts {
-                    batch.push(Outgoing { destination, payload });
-                }
-                next += 1;
-            }
-            if batch.is_empty() {
-                break;
-            }
-            let Some(found) = self.datagrams.get(endpoint) else { return };
-            let sent = if found.queue.is_empty() { self.send_batch(endpoint, &batch) } else { 0 };
-            for outgoing in &batch[sent..] {
-                self.queue_datagram(endpoint, outgoing);
-            }
-        }
-        self.update_endpoint_watermarks(endpoint);
-    }
-
-    /// Sends datagrams until the kernel has no room. How many are done with: taken, or failed and told.
-    fn send_batch(&mut self, endpoint: u32, batch: &[Outgoing<'_>]) -> usize {
-        let Some(socket) = self.datagrams.get(endpoint).and_then(|found| found.socket.clone()) else {
-            return batch.len();
-        };
-        let mut done = 0;
-        // The error of an earlier one was told by the call that was to send this one.
-        let mut excused = None;
-        while done < batch.len() {
-            self.metrics.add(abi::METRIC_WRITES, 1);
-            let error = match socket.send(&batch[done..]) {
-                Ok(count) => {
-                    let sent = &batch[done..done + count];
-                    let bytes: usize = sent.iter().map(|outgoing| outgoing.payload.len()).sum();
-                    self.metrics.add(abi::METRIC_DATAGRAMS_SENT, count as u64);
-                    self.metrics.add(abi::METRIC_BYTES_WRITTEN, bytes as u64);
-                    done += count;
-                    continue;
-                }
-                Err(error) => error,
-            };
-            match udp::failure(&error, socket.is_unix()) {
-                Failure::Later => {
-                    if self.await_endpoint_room(endpoint) {
-                        return done;
-                    }
-                    break;
-                }
-                Failure::Again => {
-                    self.retry_endpoint_later(endpoint, Again::Send);
-                    return done;
-                }
-                Failure::Socket => {
-                    self.lose_endpoint(endpoint, errno(&error));
-                    break;
-                }
-                Failure::One => {
-                    self.datagram_failed(endpoint, send_errno(&error), true);
-                    let is_of_earlier = error.raw_os_error() == Some(libc::ECONNREFUSED) && !socket.is_unix();
-                    if is_of_earlier && excused.replace(done) != Some(done) {
-                        continue;
-                    }
-                    self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, 1);
-                    done += 1;
-                }
-            }
-        }
-        // It is lost when some are left.
-        self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, (batch.len() - done) as u64);
-        batch.len()
-    }
-
-    /// To be told when there is room. False when the endpoint is lost.
-    fn await_endpoint_room(&mut self, endpoint: u32) -> bool {
-        let Some(found) = self.datagrams.get(endpoint) else { return false };
-        if !mem::replace(&mut found.awaits_room, true) {
-            self.rewatch_endpoint(endpoint);
-        }
-        self.datagrams.get(endpoint).is_some_and(|found| found.is_open())
-    }
-
-    fn queue_datagram(&mut self, endpoint: u32, outgoing: &Outgoing<'_>) {
-        let Some(found) = self.datagrams.get(endpoint).filter(|found| found.is_open()) else { return };
-        let cost = cost_of(outgoing.destination.len() + outgoing.payload.len());
-        if found.queued + cost > found.limits.write_max_bytes {
-            self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, 1);
-            self.datagram_failed(endpoint, abi::DATAGRAM_OVERFLOW, true);
-            return;
-        }
-        found.queue.push_back([outgoing.destination, outgoing.payload].concat().into());
-        found.queued += cost;
-    }
-
-    /// There may be room again.
-    fn send_queued_datagrams(&mut self, endpoint: u32) {
-        while let Some(found) = self.datagrams.get(endpoint).filter(|found| !found.queue.is_empty()) {
-            let mut queue = mem::take(&mut found.queue);
-            let (done, count) = {
-                let parts =
-                    queue.iter().take(DATAGRAM_BATCH).filter_map(|bytes| datagram_address::split(bytes));
-                let batch: ArrayVec<Outgoing<'_>, DATAGRAM_BATCH> =
-                    parts.map(|(destination, payload)| Outgoing { destination, payload }).collect();
-                (self.send_batch(endpoint, &batch), batch.len())
-            };
-            let freed: usize = queue.drain(..done).map(|bytes| cost_of(bytes.len())).sum();
-            let Some(found) = self.datagrams.get(endpoint) else { return };
-            if !found.is_open() {
-                // Lost meanwhile, with what was taken out of it.
-                self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, queue.len() as u64);
-                return;
-            }
-            found.queue = queue;
-            found.queued -= freed;
-            if done > 0 {
-                found.retry.succeeded();
-            }
-            if done < count {
-                break;
-            }
-        }
-        self.update_endpoint_watermarks(endpoint);
-        self.close_when_sent(endpoint);
-    }
-
     fn update_endpoint_watermarks(&mut self, endpoint: u32) {
         let Some(found) = self.datagrams.get(endpoint) else { return };
-        if found.queued > found.limits.write_high_bytes {
+        if found.queue.bytes() > found.limits.write_high_bytes {
             found.write_paused = true;
-        } else if found.queued <= found.limits.write_low_bytes {
+        } else if found.queue.bytes() <= found.limits.write_low_bytes {
             found.write_paused = false;
         }
         if found.write_paused != found.told_paused {
@@ -601,14 +478,4 @@ impl<S: System> Shard<S> {
             }
         }
     }
-}
-
-/// What a datagram counts for in a queue.
-fn cost_of(length: usize) -> usize {
-    length + DATAGRAM_OVERHEAD_BYTES
-}
-
-/// Of an error without a number: a name that no kernel takes.
-fn send_errno(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(libc::EINVAL)
 }

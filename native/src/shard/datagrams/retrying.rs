@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 /// What is to be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Again {
+    /// To receive.
+    Receive,
     /// To send what is queued.
     Send,
     /// To be told of failures.
@@ -21,8 +23,11 @@ pub(super) struct Retry {
     at: Option<Instant>,
     /// The pause before that; 0: there was none yet.
     pause_ms: u64,
+    receives: bool,
     sends: bool,
     watches: bool,
+    /// To receive has failed, and not succeeded since.
+    receiving_failed: bool,
 }
 
 impl Retry {
@@ -31,8 +36,16 @@ impl Retry {
         self.pause_ms = 0;
     }
 
+    /// Something was received.
+    pub(super) fn received(&mut self) {
+        if mem::take(&mut self.receiving_failed) {
+            self.succeeded();
+        }
+    }
+
     fn later(&mut self, now: Instant, again: Again) -> Instant {
         match again {
+            Again::Receive => (self.receives, self.receiving_failed) = (true, true),
             Again::Send => self.sends = true,
             Again::Watch => self.watches = true,
         }
@@ -44,7 +57,8 @@ impl Retry {
 }
 
 impl Datagrams {
-    fn list_timed(&mut self, endpoint: u32, at: Instant) {
+    /// Time alone makes something to do then.
+    pub(super) fn list_timed(&mut self, endpoint: u32, at: Instant) {
         let Some(found) = self.get(endpoint) else { return };
         if !mem::replace(&mut found.listed_timed, true) {
             self.timed.push(endpoint);
@@ -74,22 +88,31 @@ impl<S: System> Shard<S> {
                 found.retry.at = None;
                 let watches = mem::take(&mut found.retry.watches);
                 let sends = mem::take(&mut found.retry.sends);
+                let receives = mem::take(&mut found.retry.receives);
+                found.readable |= receives;
                 if watches {
                     self.rewatch_endpoint(endpoint);
+                }
+                if receives {
+                    self.resume_endpoint(endpoint);
                 }
                 if sends {
                     self.send_queued_datagrams(endpoint);
                 }
-                // Of the other the outcome is yet to come.
+                // Of the others the outcome is yet to come.
                 if sends
                     && !watches
+                    && !receives
                     && let Some(found) = self.datagrams.get(endpoint)
                     && found.retry.at.is_none()
                 {
                     found.retry.succeeded();
                 }
             }
-            if let Some(at) = self.datagrams.get(endpoint).and_then(|found| found.retry.at) {
+            let Some(found) = self.datagrams.get(endpoint) else { continue };
+            if found.closes_at.is_some_and(|at| at <= now) {
+                self.lose_endpoint(endpoint, libc::ETIMEDOUT);
+            } else if let Some(at) = found.retry.at.into_iter().chain(found.closes_at).min() {
                 self.datagrams.list_timed(endpoint, at);
             }
         }
