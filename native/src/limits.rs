@@ -168,17 +168,23 @@ pub const TOPICS_PER_CONNECTION_MAX: usize = 1024;
 pub const DATAGRAM_BATCH: usize = 64;
 /// Calls by which one endpoint receives in one batch. Past it the endpoint waits on the ready list.
 pub const DATAGRAM_READS_PER_BATCH: usize = 4;
-/// Largest datagram that is received, address apart. A longer one (only Unix sockets have such) is dropped, counted and told.
+/// Largest datagram that is sent: what an IPv4 packet holds. A longer one is refused.
 pub const DATAGRAM_MAX_BYTES: usize = 65_507;
-/// Memory for each datagram of a call; with GRO the kernel puts several into it, up to the length of an IP packet.
+/// Largest datagram that is received, address apart, as this is the memory for each of a call. A longer one (only Unix sockets
+/// have such) is dropped, counted and told. With GRO the kernel puts several into it, up to the length of an IP packet.
 pub const DATAGRAM_SLOT_BYTES: usize = 64 * 1024;
 /// Segments that the kernel is given at most as one (UDP_MAX_SEGMENTS of Linux before 6.9).
 pub const GSO_SEGMENTS_MAX: usize = 64;
 /// Largest segment: what an Ethernet frame holds of an IPv6 packet's payload. The kernel refuses those beyond the path's MTU.
 pub const GSO_SEGMENT_MAX_BYTES: usize = 1_452;
-/// Until datagrams are tried again that the kernel had no room for and announces none: on a Unix socket whose peer's queue is
-/// full, and for want of buffers.
+/// Until is tried again what nothing announces: room in the queue of one of the peers of a Unix socket that is not connected,
+/// and buffers that the kernel had none of.
 pub const DATAGRAM_RETRY_MS: u64 = 2;
+/// The longest such pause: it doubles each time that nothing has come of it.
+pub const DATAGRAM_RETRY_MAX_MS: u64 = 64;
+/// Time for which an endpoint that was closed waits for room without anything being sent. Past it what is left is dropped, and
+/// the endpoint's end says ETIMEDOUT.
+pub const DATAGRAM_CLOSE_MS: u64 = 5_000;
 /// Different failures of one endpoint that wait to be told. Past it they count as the last of them.
 pub const DATAGRAM_FAILURES_MAX: usize = 16;
 /// What a queued datagram counts for beside its bytes, so that empty ones are bounded, too.

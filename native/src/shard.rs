@@ -23,6 +23,7 @@ use crate::error::errno;
 use crate::limits::{READS_PER_BATCH, RELIEF_MIN, TIMER_TICK_MS, UNPOLLED_BATCHES};
 use crate::metrics::Metrics;
 use crate::net::addresses::Peer;
+use crate::net::udp::DatagramSocket;
 use crate::system::{Readiness, Ready, Socket, Source, System};
 use crate::timer::{Tick, TimerWheel};
 use crate::topics::Topics;
@@ -289,12 +290,18 @@ impl<S: System> Shard<S> {
         self.connections.get(handle)?.socket.as_ref()
     }
 
-    /// Whether one of its sockets, those that linger included, or one of its listeners is so.
-    pub fn any(&self, socket: impl Fn(&S::Socket) -> bool, listener: impl Fn(&S::Listener) -> bool) -> bool {
+    /// Whether one of its sockets, those that linger included, one of its listeners or one of its endpoints is so.
+    pub fn any(
+        &self,
+        socket: impl Fn(&S::Socket) -> bool,
+        listener: impl Fn(&S::Listener) -> bool,
+        endpoint: impl Fn(&DatagramSocket) -> bool,
+    ) -> bool {
         let mut open = self.connections.iter().filter_map(|(_, connection)| connection.socket.as_ref());
         open.any(&socket)
             || self.lingering.values().any(&socket)
             || self.listeners.iter().flatten().any(|listening| listener(&listening.listener))
+            || self.datagrams.sockets().any(endpoint)
     }
 
     /// The system.

@@ -178,8 +178,18 @@ pub trait System {
     ) -> Readiness {
         told
     }
-    /// As [`System::await_room`].
-    fn await_endpoint_room(&mut self, _socket: &Arc<DatagramSocket>, _endpoint: u32) {}
+    /// Whether a failure that it was told of stays, so that an endpoint must be watched anew to be told of the next.
+    const ENDPOINT_FAILURE_STAYS: bool = false;
+    /// Watches an endpoint anew: to be told of room or not to be told any more, or since it has failed. Its error must have been
+    /// taken before, as it would be told at once again. Fails for want of memory; then it is not watched any more.
+    fn rewatch_endpoint(
+        &mut self,
+        _socket: &Arc<DatagramSocket>,
+        _endpoint: u32,
+        _awaits_room: bool,
+    ) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Whether JavaScript has been running for so long that new connections are better left to others. Never when it has
     /// just been seen: on its own thread.

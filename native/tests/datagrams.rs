@@ -3,16 +3,22 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use shardloop_native::abi;
-use shardloop_native::engine::{SocketEngine, mio::MioEngine, tokio::TokioEngine};
-use shardloop_native::limits::DATAGRAM_SLOT_BYTES;
+use shardloop_native::engine::{Engine, SocketEngine, mio::MioEngine, tokio::TokioEngine};
+use shardloop_native::limits::{
+    DATAGRAM_CLOSE_MS, DATAGRAM_RETRY_MAX_MS, DATAGRAM_SLOT_BYTES, ENDPOINTS_MAX,
+};
 use shardloop_native::metrics::Metrics;
 use shardloop_native::net::addresses::Address;
 use shardloop_native::net::datagram_address::{self, AddressForm, Form};
+#[cfg(target_os = "linux")]
+use shardloop_native::net::datagrams::{self, Outgoing, Received};
 use shardloop_native::net::udp::{DatagramSocket, OpenOptions};
 use shardloop_native::shard::{Commands, EndpointLimits, Event, Sink};
 use shardloop_native::write_queue::{Pin, PinnedMemory};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -100,7 +106,7 @@ impl Bench {
 
     fn add(&mut self, endpoint: u32, socket: DatagramSocket, write_max_bytes: usize) {
         let limits = EndpointLimits { write_high_bytes: 2_000, write_low_bytes: 500, write_max_bytes };
-        self.engine.add_endpoint(Instant::now(), endpoint, Arc::new(socket), limits);
+        self.engine.add_endpoint(Instant::now(), endpoint, Arc::new(socket), limits).unwrap();
         self.command(abi::COMMAND_DATAGRAM_START, endpoint);
         self.flush();
     }
@@ -117,6 +123,13 @@ impl Bench {
             // SAFETY: one valid pollfd.
             unsafe { libc::poll(&mut poll, 1, wait) };
         }
+    }
+
+    /// How often the engine asks the kernel in this time.
+    fn polls_during(&mut self, time: Duration) -> u64 {
+        let (before, end) = (self.metrics.read(abi::METRIC_POLLS), Instant::now() + time);
+        self.until(|_| Instant::now() >= end);
+        self.metrics.read(abi::METRIC_POLLS) - before
     }
 
     fn events(&self, kind: i32) -> Vec<&Event> {
@@ -277,6 +290,209 @@ fn each_icmp_error_is_told_also_the_second() {
         let bench = bench.close(2);
         assert_eq!(bench.metrics.read(abi::METRIC_DATAGRAMS_SENT), 3);
     });
+}
+
+#[test]
+fn the_error_of_one_that_does_not_receive_is_told_and_costs_no_turns() {
+    on_every_engine(|mut bench| {
+        let (gone, address) = bound();
+        drop(gone);
+        let remote = Some(Address::Ip(address));
+        let socket = DatagramSocket::open(&OpenOptions { remote, ..OpenOptions::default() }).unwrap();
+        bench.add(2, socket, 1 << 20);
+        bench.command(abi::COMMAND_DATAGRAM_PAUSE, 2);
+        for round in 1..=3 {
+            bench.send(2, &AddressForm::NONE, b"nobody");
+            bench.flush();
+            bench.until(|seen| {
+                let told = seen.events.iter().filter(|event| event.a == libc::ECONNREFUSED);
+                told.map(|event| event.b).sum::<i32>() >= round
+            });
+        }
+        assert!(bench.polls_during(Duration::from_millis(200)) < 200);
+        bench.close(2);
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_error_that_stands_whoever_asks_costs_few_turns_and_datagrams_come() {
+    on_every_engine(|mut bench| {
+        let (gone, nowhere) = bound();
+        drop(gone);
+        let plain = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = plain.local_addr().unwrap();
+        let on: libc::c_int = 1;
+        let (value, length) = ((&raw const on).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+        // SAFETY: the option is one int, which `value` points to.
+        let set =
+            unsafe { libc::setsockopt(plain.as_raw_fd(), libc::SOL_IP, libc::IP_RECVERR, value, length) };
+        assert_eq!(set, 0);
+        // Its error queue, which nobody reads.
+        plain.send_to(b"nobody", nowhere).unwrap();
+        bench.add(4, DatagramSocket::adopt(plain.into(), true).unwrap(), 1 << 20);
+        bench.until(|seen| seen.events.iter().any(|event| event.a == libc::ECONNREFUSED));
+        assert!(bench.polls_during(Duration::from_millis(200)) < 200);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(b"hello", address).unwrap();
+        bench.until(|seen| seen.came.len() == 1);
+        bench.close(4);
+    });
+}
+
+#[test]
+fn a_number_that_is_in_use_or_beyond_the_limit_is_refused_and_the_others_go_on() {
+    on_every_engine(|mut bench| {
+        let (socket, address) = bound();
+        bench.add(0, socket, 1 << 20);
+        let limits = EndpointLimits { write_high_bytes: 1, write_low_bytes: 1, write_max_bytes: 1 };
+        for (number, errno) in [(0, libc::EEXIST), (ENDPOINTS_MAX as u32, libc::EMFILE)] {
+            let refused = bench.engine.add_endpoint(Instant::now(), number, Arc::new(bound().0), limits);
+            assert_eq!(refused.unwrap_err().raw_os_error(), Some(errno));
+        }
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"hello", address).unwrap();
+        bench.until(|seen| seen.came.len() == 1);
+        bench.close(0);
+    });
+}
+
+#[test]
+fn a_socket_that_is_watched_already_is_lost_as_the_second_and_stays_the_firsts() {
+    on_every_engine(|mut bench| {
+        let (socket, address) = bound();
+        let socket = Arc::new(socket);
+        let limits = EndpointLimits { write_high_bytes: 1, write_low_bytes: 1, write_max_bytes: 1 };
+        for number in 0..2 {
+            bench.engine.add_endpoint(Instant::now(), number, socket.clone(), limits).unwrap();
+        }
+        bench.until(|seen| !seen.events.is_empty());
+        let [event] = bench.events(abi::EVENT_DATAGRAM_CLOSED)[..] else { panic!("one is lost") };
+        if cfg!(target_os = "linux") {
+            assert_eq!((event.handle, event.a), (1, libc::EEXIST)); // kqueue knows the one by the other's name
+        }
+        bench.seen.events.clear();
+        bench.command(abi::COMMAND_DATAGRAM_START, 0);
+        bench.flush();
+        // The first look finds nothing: so the second datagram comes only if the kernel tells of it.
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for count in 1..=2 {
+            client.send_to(b"hello", address).unwrap();
+            bench.until(|seen| seen.came.len() == count);
+        }
+        bench.close(0);
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_the_kernel_does_not_take_as_one_is_sent_one_by_one_and_the_next_is_merged_again() {
+    let to = UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert!(datagrams::merge_received(to.as_fd()));
+    let (from, _) = bound();
+    let without_checksums = |on: libc::c_int| {
+        let (fd, value) = (from.as_fd().as_raw_fd(), (&raw const on).cast());
+        let length = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the option is one int, which `value` points to.
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, value, length) }
+    };
+    let destination = AddressForm::of(&Address::Ip(to.local_addr().unwrap()));
+    let one = Outgoing { destination: destination.as_bytes(), payload: &[7; 100] };
+    let mut received = Received::default();
+    // Where there are no checksums the kernel refuses to cut: EINVAL.
+    for (refuses, packets) in [(0, 1), (1, 5), (0, 1)] {
+        assert_eq!(without_checksums(refuses), 0);
+        assert_eq!(from.send(&[one; 5]).unwrap(), 5);
+        assert_eq!(datagrams::receive(to.as_fd(), &mut received, 64, true).unwrap(), packets);
+    }
+}
+
+#[test]
+fn a_socket_from_elsewhere_is_not_handed_on_to_other_programs() {
+    let plain = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let flags = |fd, call, argument: libc::c_int| {
+        // SAFETY: a descriptor that is open, and a number.
+        unsafe { libc::fcntl(fd, call, argument) }
+    };
+    assert_eq!(flags(plain.as_raw_fd(), libc::F_SETFD, 0), 0);
+    let socket = DatagramSocket::adopt(plain.into(), true).unwrap();
+    assert_eq!(flags(socket.as_fd().as_raw_fd(), libc::F_GETFD, 0), libc::FD_CLOEXEC);
+}
+
+/// A Unix socket with a name that nobody reads from yet.
+fn named(name: &str) -> (UnixDatagram, std::path::PathBuf) {
+    let path = std::env::temp_dir().join(format!("shardloop-{}-{name}", std::process::id()));
+    _ = std::fs::remove_file(&path);
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    (socket, path)
+}
+
+fn form_of(path: &std::path::Path) -> AddressForm {
+    AddressForm::unix(path.as_os_str().as_bytes())
+}
+
+#[test]
+fn a_peer_that_does_not_read_delays_no_other_and_gets_all_in_order_when_it_does() {
+    on_every_engine(|mut bench| {
+        let ((slow, slow_path), (quick, quick_path)) = (named("slow"), named("quick"));
+        let plain = UnixDatagram::unbound().unwrap();
+        bench.add(1, DatagramSocket::adopt(plain.into(), true).unwrap(), 1 << 20);
+        let all = 600u32; // more than a queue has room for (net.unix.max_dgram_qlen, 10 to 512)
+        let mut buffer = [0; 8];
+        let reads = |socket: &UnixDatagram, buffer: &mut [u8; 8]| {
+            socket.recv(buffer).unwrap();
+            u32::from_ne_bytes(*buffer.first_chunk().unwrap())
+        };
+        for number in 0..all {
+            bench.send(1, &form_of(&slow_path), &number.to_ne_bytes());
+        }
+        // Of the same flush, and of a later one.
+        for number in 0..2u32 {
+            bench.send(1, &form_of(&quick_path), &number.to_ne_bytes());
+            bench.flush();
+            assert_eq!(reads(&quick, &mut buffer), number);
+        }
+        assert!(bench.engine.endpoint_queued_bytes(1) > 0);
+        let reader = std::thread::spawn(move || (0..all).all(|number| reads(&slow, &mut [0; 8]) == number));
+        bench.until(|seen| seen.events.iter().any(|event| event.kind == abi::EVENT_DATAGRAM_RESUME));
+        let bench = bench.close(1);
+        assert!(reader.join().unwrap(), "in order");
+        assert_eq!(bench.metrics.read(abi::METRIC_DATAGRAMS_SENT), u64::from(all) + 2);
+        for path in [slow_path, quick_path] {
+            std::fs::remove_file(path).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_closed_endpoint_without_room_is_tried_seldom_and_ends_at_its_deadline() {
+    let metrics = Arc::<Metrics>::default();
+    let mut engine = MioEngine::open(metrics.clone(), None).unwrap(); // which has its time from here
+    let (_deaf, path) = named("deaf");
+    let socket = DatagramSocket::adopt(UnixDatagram::unbound().unwrap().into(), true).unwrap();
+    let limits = EndpointLimits { write_high_bytes: 1 << 20, write_low_bytes: 0, write_max_bytes: 1 << 20 };
+    let mut now = Instant::now();
+    engine.add_endpoint(now, 1, Arc::new(socket), limits).unwrap();
+    let bytes = [form_of(&path).as_bytes(), b"x"].concat();
+    let datagram = ([abi::COMMAND_DATAGRAM, 1, 0, bytes.len() as i32], bytes);
+    let mut commands = vec![datagram; 600];
+    commands.push(([abi::COMMAND_DATAGRAM_CLOSE, 1, 0, 0], Vec::new()));
+    engine.submit(now, &Given(commands));
+    let (closed, tries) = (now, metrics.read(abi::METRIC_WRITES));
+    let mut seen = Narrow { room: 0, events: Vec::new(), came: Vec::new() };
+    while seen.events.is_empty() {
+        now = engine.next_wake().expect("time alone ends it");
+        engine.collect(now, &mut seen, &NoPins);
+        engine.end_batch(now);
+    }
+    let [event] = seen.events[..] else { panic!("nothing else is told") };
+    assert_eq!((event.kind, event.a), (abi::EVENT_DATAGRAM_CLOSED, libc::ETIMEDOUT));
+    assert_eq!(now - closed, Duration::from_millis(DATAGRAM_CLOSE_MS));
+    let (sent, dropped) = (abi::METRIC_DATAGRAMS_SENT, abi::METRIC_DATAGRAMS_DROPPED);
+    assert_eq!(metrics.read(sent) + metrics.read(dropped), 600);
+    let most = DATAGRAM_CLOSE_MS / DATAGRAM_RETRY_MAX_MS + 8;
+    assert!(metrics.read(abi::METRIC_WRITES) - tries < most);
+    std::fs::remove_file(path).unwrap();
 }
 
 #[test]

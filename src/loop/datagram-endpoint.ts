@@ -55,7 +55,13 @@ export class LoopEndpoints {
       ended: (endpoint) => this.#ended(endpoint),
       handleException: (context: ExceptionContext) => callExceptionHandler(context),
     }
-    const endpoint = loop.datagrams.add(socket, owner, resource)
+    let endpoint: Endpoint
+    try {
+      endpoint = loop.datagrams.add(socket, owner, resource)
+    } catch (error) {
+      threadLoop().releaseLater()
+      throw error
+    }
     this.#endpoints.add(endpoint)
     loop.datagrams.begin(endpoint, factory)
     return [endpoint, endpoint.protocol as Made]

@@ -43,14 +43,23 @@ export class Datagrams {
   /**
    * Makes an endpoint of a socket, which is the endpoint's from now on. Its protocol is to be made by `begin`.
    * @param resource the async context of its callbacks
+   * @throws the system's EMFILE for one too many; then the socket is closed
    */
   add(socket: NativeDatagramSocket, owner: EndpointOwner, resource: AsyncResource): Endpoint {
     const handle = this.free.pop() ?? this.endpoints.length
     const endpoint = new Endpoint(this.loop, owner, handle, ++this.sequence, socket, resource)
     this.endpoints[handle] = endpoint
     const { writeHighBytes, writeLowBytes, writeMaxBytes } = owner
-    this.loop.native.addEndpoint(handle, socket, { writeHighBytes, writeLowBytes, writeMaxBytes })
-    return endpoint
+    const failure = this.loop.native.addEndpoint(handle, socket, {
+      writeHighBytes,
+      writeLowBytes,
+      writeMaxBytes,
+    })
+    if (failure === null) return endpoint
+    if (handle === this.endpoints.length - 1) this.endpoints.pop()
+    else this.endpoints[handle] = undefined
+    socket.close()
+    throw systemError(failure.errno, failure.syscall)
   }
 
   /**
@@ -150,8 +159,10 @@ export class Datagrams {
   private end(endpoint: Endpoint, errno: number): void {
     this.endpoints[endpoint.handle] = undefined
     this.free.push(endpoint.handle)
+    // A closed one that had no room for too long.
+    const syscall = errno === constants.errno.ETIMEDOUT ? 'sendmsg' : 'recvmsg'
     const error =
-      endpoint.error ?? (errno === 0 || endpoint.error === null ? null : systemError(errno, 'recvmsg'))
+      endpoint.error ?? (errno === 0 || endpoint.error === null ? null : systemError(errno, syscall))
     endpoint.ended()
     this.call(endpoint, 'connectionLost', error)
     endpoint.resource.emitDestroy()

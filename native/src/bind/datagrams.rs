@@ -214,16 +214,26 @@ pub fn find_datagram_socket(token: u32) -> Option<NativeDatagramSocket> {
 
 #[napi]
 impl NativeShard {
-    /// Sends and receives by a socket, under a number of no endpoint whose end is still to be told. One closed event follows.
+    /// Sends and receives by a socket, under a number of no endpoint whose end is still to be told. One closed event follows,
+    /// unless it is refused: EMFILE past ENDPOINTS_MAX, EEXIST for a number that is in use.
     #[napi(catch_unwind)]
-    pub fn add_endpoint(&self, endpoint: u32, socket: &NativeDatagramSocket, limits: NativeEndpointLimits) {
-        let Some(socket) = socket.socket.clone() else { return };
+    pub fn add_endpoint(
+        &self,
+        endpoint: u32,
+        socket: &NativeDatagramSocket,
+        limits: NativeEndpointLimits,
+    ) -> Option<SystemFailure> {
+        let socket = socket.socket.clone()?;
+        // Commands that wait may be for an endpoint that had this number, and must find none.
+        self.host().flush();
         let limits = EndpointLimits {
             write_high_bytes: limits.write_high_bytes as usize,
             write_low_bytes: limits.write_low_bytes as usize,
             write_max_bytes: limits.write_max_bytes as usize,
         };
-        self.host().with_engine(|engine| engine.add_endpoint(Instant::now(), endpoint, socket, limits));
+        let added =
+            self.host().with_engine(|engine| engine.add_endpoint(Instant::now(), endpoint, socket, limits));
+        added?.err().map(|error| SystemFailure::new("socket", &error))
     }
 
     /// Bytes of an endpoint's datagrams that are not sent yet.

@@ -67,15 +67,6 @@ impl MioSystem {
         Ok(move || _ = waker.as_ref().map(|waker| waker.wake()))
     }
 
-    fn rewatch_endpoint(&self, socket: &Arc<DatagramSocket>, endpoint: u32, interest: Interest) {
-        let fd = socket.as_fd().as_raw_fd();
-        let token = token(Source::Endpoint(endpoint));
-        // It is watched, so there is nothing that this needs.
-        if let Err(error) = self.poll.registry().reregister(&mut SourceFd(&fd), token, interest) {
-            log::error!("an endpoint is not watched as it should be: {error}");
-        }
-    }
-
     fn deregister(&self, fd: BorrowedFd<'_>) {
         // It fails only when the descriptor is not under watch, which is what is wanted.
         _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
@@ -117,13 +108,16 @@ impl System for MioSystem {
         // the buffer are ours.
         if self.poll.poll(&mut self.events, Some(Duration::ZERO)).is_ok() {
             ready.extend(self.events.iter().map(|event| {
+                let source = source(event.token());
+                // An endpoint's error comes and goes, and is neither something to read nor room.
+                let fails = event.is_error() && !matches!(source, Source::Endpoint(_));
                 let readiness = Readiness {
-                    readable: event.is_readable() || event.is_read_closed() || event.is_error(),
-                    read_closed: event.is_read_closed() || event.is_error(),
-                    writable: event.is_writable() || event.is_write_closed() || event.is_error(),
+                    readable: event.is_readable() || event.is_read_closed() || fails,
+                    read_closed: event.is_read_closed() || fails,
+                    writable: event.is_writable() || (event.is_write_closed() && !event.is_error()) || fails,
                     failed: event.is_error(),
                 };
-                (source(event.token()), readiness)
+                (source, readiness)
             }));
         }
     }
@@ -164,21 +158,17 @@ impl System for MioSystem {
         self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)
     }
 
-    fn look_at_endpoint(
+    /// The kernel says "writable" with each datagram that has left: it is asked only while there is no room.
+    fn rewatch_endpoint(
         &mut self,
         socket: &Arc<DatagramSocket>,
         endpoint: u32,
-        told: Readiness,
-    ) -> Readiness {
-        if told.writable {
-            self.rewatch_endpoint(socket, endpoint, Interest::READABLE);
-        }
-        told
-    }
-
-    /// The kernel says "writable" with each datagram that has left: it is asked only while there is no room.
-    fn await_endpoint_room(&mut self, socket: &Arc<DatagramSocket>, endpoint: u32) {
-        self.rewatch_endpoint(socket, endpoint, Interest::READABLE | Interest::WRITABLE);
+        awaits_room: bool,
+    ) -> io::Result<()> {
+        let fd = socket.as_fd().as_raw_fd();
+        let token = token(Source::Endpoint(endpoint));
+        let interest = if awaits_room { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        self.poll.registry().reregister(&mut SourceFd(&fd), token, interest)
     }
 
     fn unwatch_endpoint(&mut self, socket: &Arc<DatagramSocket>, _endpoint: u32) {
@@ -233,8 +223,7 @@ impl SocketEngine for MioEngine {
     }
 
     fn uses(&mut self, fd: RawFd) -> bool {
-        let is = super::is(fd);
-        self.shard().any(|socket| is(socket.as_fd()), |listener| is(listener.as_fd()))
+        super::uses(self.shard(), fd)
     }
 
     fn connect(&mut self, now: Instant, request: u32, server: u16, start: Start) {
@@ -255,8 +244,8 @@ impl SocketEngine for MioEngine {
         endpoint: u32,
         socket: Arc<DatagramSocket>,
         limits: EndpointLimits,
-    ) {
-        self.shard_mut().add_endpoint(now, endpoint, socket, limits);
+    ) -> io::Result<()> {
+        self.shard_mut().add_endpoint(now, endpoint, socket, limits)
     }
 
     fn endpoint_queued_bytes(&mut self, endpoint: u32) -> usize {

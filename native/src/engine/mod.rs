@@ -40,7 +40,7 @@ use crate::shard::{Commands, EndpointLimits, ServerLimits, Shard, Sink};
 use crate::system::System;
 use crate::write_queue::{FileRange, Pin, PinnedMemory};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -118,7 +118,7 @@ pub trait SocketEngine: Engine<Listener = Arc<Listener>, Free = OwnedFd> {
     fn seat_number(&self) -> u32;
     /// Inspects or tunes a connection's socket, on the thread that owns it, before this returns. False once it is closed.
     fn with_socket(&mut self, handle: Handle, look: Look) -> bool;
-    /// Whether a descriptor is that of one of its connections or listeners.
+    /// Whether a descriptor is that of one of its connections, listeners or endpoints.
     fn uses(&mut self, fd: RawFd) -> bool;
     /// Begins a connection on behalf of a server of this thread's own, as [`Shard::connect`] has it: one event with the
     /// request's number follows. `request` is above 0, and of no request whose event is still to come.
@@ -128,14 +128,15 @@ pub trait SocketEngine: Engine<Listener = Arc<Listener>, Free = OwnedFd> {
     /// Calls that off; its event says ECANCELED, unless it is on its way already.
     fn cancel_connect(&mut self, request: u32);
     /// Sends and receives by a socket of datagrams, which others may hold, too, under a number of no endpoint whose closed
-    /// event is still to come. Exactly one follows, also when the socket cannot be watched.
+    /// event is still to come. Exactly one follows, also when the socket cannot be watched. EEXIST for a number that is in use,
+    /// EMFILE for one from [`ENDPOINTS_MAX`](crate::limits::ENDPOINTS_MAX) on; then nothing follows.
     fn add_endpoint(
         &mut self,
         now: Instant,
         endpoint: u32,
         socket: Arc<DatagramSocket>,
         limits: EndpointLimits,
-    );
+    ) -> io::Result<()>;
     /// Bytes in an endpoint's queue.
     fn endpoint_queued_bytes(&mut self, endpoint: u32) -> usize;
 }
@@ -143,6 +144,12 @@ pub trait SocketEngine: Engine<Listener = Arc<Listener>, Free = OwnedFd> {
 /// Whether it is that descriptor.
 fn is(fd: RawFd) -> impl Fn(BorrowedFd<'_>) -> bool {
     move |other| other.as_raw_fd() == fd
+}
+
+/// Whether it is that of one of the shard's sockets.
+fn uses<S: System<Socket: AsFd, Listener = Arc<Listener>>>(shard: &Shard<S>, fd: RawFd) -> bool {
+    let is = is(fd);
+    shard.any(|socket| is(socket.as_fd()), |listener| is(listener.as_fd()), |socket| is(socket.as_fd()))
 }
 
 /// How a connection begins.

@@ -95,8 +95,7 @@ impl SocketEngine for TokioEngine {
     }
 
     fn uses(&mut self, fd: RawFd) -> bool {
-        let is = super::is(fd);
-        self.call(move |back| back.shard().any(|socket| is(socket.as_fd()), |listener| is(listener.as_fd())))
+        self.call(move |back| super::uses(back.shard(), fd))
     }
 
     fn connect(&mut self, now: Instant, request: u32, server: u16, start: Start) {
@@ -117,8 +116,8 @@ impl SocketEngine for TokioEngine {
         endpoint: u32,
         socket: Arc<DatagramSocket>,
         limits: EndpointLimits,
-    ) {
-        self.call_for_endpoint(move |back| back.shard_mut().add_endpoint(now, endpoint, socket, limits));
+    ) -> io::Result<()> {
+        self.call_for_endpoint(move |back| back.shard_mut().add_endpoint(now, endpoint, socket, limits))
     }
 
     fn endpoint_queued_bytes(&mut self, endpoint: u32) -> usize {
@@ -536,8 +535,15 @@ impl System for TokioSystem {
         self.endpoints.look(endpoint)
     }
 
-    fn await_endpoint_room(&mut self, _socket: &Arc<DatagramSocket>, endpoint: u32) {
-        self.endpoints.await_room(endpoint);
+    const ENDPOINT_FAILURE_STAYS: bool = true;
+
+    fn rewatch_endpoint(
+        &mut self,
+        _socket: &Arc<DatagramSocket>,
+        endpoint: u32,
+        awaits_room: bool,
+    ) -> io::Result<()> {
+        self.endpoints.rewatch(endpoint, awaits_room)
     }
 
     fn accept(&mut self, listener: &Arc<Listener>) -> io::Result<(TokioSocket, Peer)> {

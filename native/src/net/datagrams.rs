@@ -109,11 +109,12 @@ pub struct Outgoing<'a> {
     pub payload: &'a [u8],
 }
 
-/// Of a GSO or GRO control message: a header and an int, aligned as the kernel wants it.
+/// Of control messages, aligned as the kernel wants them: GSO's or GRO's, which is a header and an int, and what the kernel puts
+/// before it when whoever opened a socket asked for it (SO_TIMESTAMPING, SO_RXQ_OVFL, SO_RCVMARK).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-struct Control([u8; 32]);
+struct Control([u8; 256]);
 
 /// Room for any of the addresses, and how much of it is used.
 type Name = (MaybeUninit<libc::sockaddr_storage>, libc::socklen_t);
@@ -255,7 +256,7 @@ unsafe fn form_of(name: *const libc::sockaddr_storage, length: libc::socklen_t) 
     }
 }
 
-/// The length of the datagrams in a packet, when the kernel has put several into it.
+/// The length of the datagrams in a packet, when the kernel has put several into it and there was room to say so.
 ///
 /// # Safety
 /// The header is one that the kernel has filled, and its control messages are where it points to.
@@ -263,10 +264,18 @@ unsafe fn form_of(name: *const libc::sockaddr_storage, length: libc::socklen_t) 
 unsafe fn segment_length(header: &libc::msghdr) -> Option<usize> {
     // SAFETY: by the caller; the macros stay within the length that the header has.
     unsafe {
-        let message = libc::CMSG_FIRSTHDR(header).as_ref()?;
-        let is_length = message.cmsg_level == libc::SOL_UDP && message.cmsg_type == libc::UDP_GRO;
-        let data = libc::CMSG_DATA(message).cast::<libc::c_int>();
-        is_length.then(|| data.read_unaligned()).and_then(|length| usize::try_from(length).ok())
+        let mut next = libc::CMSG_FIRSTHDR(header);
+        while let Some(message) = next.as_ref() {
+            if message.cmsg_level == libc::SOL_UDP && message.cmsg_type == libc::UDP_GRO {
+                if message.cmsg_len < libc::CMSG_LEN(size_of::<libc::c_int>() as libc::c_uint) as _ {
+                    return None; // cut (MSG_CTRUNC)
+                }
+                let length = libc::CMSG_DATA(message).cast::<libc::c_int>().read_unaligned();
+                return usize::try_from(length).ok();
+            }
+            next = libc::CMSG_NXTHDR(header, message);
+        }
+        None
     }
 }
 
@@ -309,9 +318,14 @@ pub fn send(fd: BorrowedFd<'_>, datagrams: &[Outgoing<'_>], merge: bool) -> io::
     while from < datagrams.len() {
         let length = if merge { run(&datagrams[from..]) } else { 1 };
         let mut header = empty_header();
-        if let Some((name, length)) = write_name(&mut names[count], datagrams[from].destination)? {
-            header.msg_name = name;
-            header.msg_namelen = length;
+        match write_name(&mut names[count], datagrams[from].destination) {
+            Ok(Some((name, length))) => {
+                header.msg_name = name;
+                header.msg_namelen = length;
+            }
+            Ok(None) => {}
+            Err(error) if count == 0 => return Err(error),
+            Err(_) => break, // what is before it is sent, and the next call is told
         }
         header.msg_iov = pieces[from].as_mut_ptr();
         header.msg_iovlen = length as _;
@@ -354,9 +368,14 @@ pub fn send(fd: BorrowedFd<'_>, datagrams: &[Outgoing<'_>], _merge: bool) -> io:
         let (base, length) = (datagram.payload.as_ptr(), datagram.payload.len());
         let mut piece = libc::iovec { iov_base: base.cast_mut().cast(), iov_len: length };
         let mut header = empty_header();
-        if let Some((name, length)) = write_name(&mut place, datagram.destination)? {
-            header.msg_name = name;
-            header.msg_namelen = length;
+        match write_name(&mut place, datagram.destination) {
+            Ok(Some((name, length))) => {
+                header.msg_name = name;
+                header.msg_namelen = length;
+            }
+            Ok(None) => {}
+            Err(error) if sent == 0 => return Err(error),
+            Err(_) => return Ok(sent), // the next call is told
         }
         header.msg_iov = &mut piece;
         header.msg_iovlen = 1;
@@ -560,6 +579,36 @@ mod tests {
             assert_eq!((datagram.is_truncated, datagram.payload.len()), (truncated, DATAGRAM_SLOT_BYTES));
             assert_eq!(datagram.source, AddressForm::unix(&[]).as_bytes());
         }
+    }
+
+    #[test]
+    fn a_name_that_no_kernel_takes_ends_the_batch_and_is_told_by_the_next() {
+        let (from, to) = pair();
+        let (good, odd) = (form(&to), AddressForm::unix(&[b'n'; 120]));
+        let one = |form| Outgoing { destination: AddressForm::as_bytes(form), payload: b"x" };
+        let batch = [one(&good), one(&good), one(&odd), one(&good)];
+        assert_eq!(send(from.as_fd(), &batch, true).unwrap(), 2);
+        assert!(send(from.as_fd(), &batch[2..], true).is_err());
+        assert_eq!(send(from.as_fd(), &batch[3..], true).unwrap(), 1);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_length_of_merged_datagrams_is_found_behind_other_control_messages() {
+        let (from, to) = pair();
+        assert!(merge_received(to.as_fd()));
+        let on: libc::c_int = 1;
+        let (value, length) = ((&raw const on).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+        for option in [libc::SO_TIMESTAMP, libc::SO_RXQ_OVFL] {
+            // SAFETY: the option is one int, which `value` points to.
+            let set = unsafe { libc::setsockopt(to.as_raw_fd(), libc::SOL_SOCKET, option, value, length) };
+            assert_eq!(set, 0);
+        }
+        let (payloads, destination) = (payloads(&[64, 64, 64, 10]), form(&to));
+        assert_eq!(send(from.as_fd(), &outgoing(&payloads, &destination), true).unwrap(), 4);
+        let mut received = Received::default();
+        assert_eq!(receive(to.as_fd(), &mut received, DATAGRAM_BATCH, true).unwrap(), 1);
+        assert_eq!(taken(&mut received), payloads);
     }
 
     struct SocketBuffer;

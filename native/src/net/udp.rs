@@ -4,6 +4,7 @@
 
 use super::addresses::Address;
 use super::datagrams::{self, Outgoing, Received};
+use super::stream;
 use super::unix::{self, SocketFile};
 use crate::error::{During, SystemError};
 use parking_lot::Mutex;
@@ -24,6 +25,7 @@ pub struct DatagramSocket {
     file: Option<SocketFile>,
     socket: Socket,
     is_unix: bool,
+    is_connected: bool,
     /// The kernel puts several datagrams into one packet.
     merges_received: bool,
     /// It takes several as one, unless it has refused that.
@@ -93,12 +95,23 @@ impl DatagramSocket {
         let offload = offload && !is_unix;
         let merges_received = offload && datagrams::merge_received(socket.as_fd());
         let merges_sent = AtomicBool::new(offload && cfg!(any(target_os = "linux", target_os = "android")));
-        Self { file, socket, is_unix, merges_received, merges_sent }
+        let is_connected = socket.peer_addr().is_ok();
+        Self { file, socket, is_unix, is_connected, merges_received, merges_sent }
     }
 
-    /// Whether nothing tells when there is room for what it would send: of a Unix socket's peers, each has a queue of its own.
+    /// Whether it is a Unix socket.
     pub fn is_unix(&self) -> bool {
         self.is_unix
+    }
+
+    /// Whether there may be room for what goes to one peer and none for another's: each Unix socket has a queue of its own.
+    pub fn fills_by_peer(&self) -> bool {
+        self.is_unix && !self.is_connected
+    }
+
+    /// Whether the kernel tells when there is room again. Linux does so of a connected Unix socket's peer, too.
+    pub fn tells_of_room(&self) -> bool {
+        !self.is_unix || (self.is_connected && cfg!(any(target_os = "linux", target_os = "android")))
     }
 
     /// Receives up to `most` packets into `received`; how many.
@@ -112,18 +125,22 @@ impl DatagramSocket {
     pub fn send(&self, outgoing: &[Outgoing<'_>]) -> io::Result<usize> {
         let merges = self.merges_sent.load(Ordering::Relaxed) && outgoing.len() > 1;
         match datagrams::send(self.as_fd(), outgoing, merges) {
-            // A device that cannot, or a path with a small MTU (udp(7), UDP_SEGMENT). The same without it tells what is wrong
-            // otherwise.
-            Err(error) if merges && matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO)) => {
-                let result = datagrams::send(self.as_fd(), &outgoing[..1], false);
-                if result.is_ok() {
+            // The same without it is sent, or tells what is wrong otherwise.
+            Err(error) if merges && may_be_of_merging(&error) => {
+                let result = datagrams::send(self.as_fd(), outgoing, false);
+                if result.is_ok() && error.raw_os_error() == Some(libc::EIO) {
                     self.merges_sent.store(false, Ordering::Relaxed);
-                    log::debug!("segments are sent one by one, as the kernel did not take several: {error}");
+                    log::debug!("segments are sent one by one, as the device does not take several: {error}");
                 }
                 result
             }
             result => result,
         }
+    }
+
+    /// The error that it has run into, which is cleared by asking.
+    pub fn take_error(&self) -> Option<io::Error> {
+        stream::take_error(self.as_fd())
     }
 
     /// Where it is.
@@ -212,6 +229,12 @@ impl DatagramSocket {
     }
 }
 
+/// Whether the kernel may have refused several datagrams as one, each of which it would take: EIO for a device that cannot
+/// (udp(7), UDP_SEGMENT); EMSGSIZE, of older kernels EINVAL, for a destination whose path has a smaller MTU.
+fn may_be_of_merging(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE))
+}
+
 /// ENODEV for a name of no interface.
 fn interface_index(interface: &str) -> io::Result<u32> {
     if interface.is_empty() {
@@ -260,7 +283,7 @@ fn bound(domain: Domain, options: &OpenOptions) -> Result<(Socket, Option<Socket
     Ok((socket, file))
 }
 
-/// Checks a socket from elsewhere, and makes it non-blocking. Whether it is a Unix socket.
+/// Checks a socket from elsewhere, and makes it non-blocking and no other program's. Whether it is a Unix socket.
 fn inspect(socket: &Socket) -> Result<bool, SystemError> {
     if socket.r#type().during("getsockopt")? != Type::DGRAM {
         return Err(io::Error::from_raw_os_error(libc::EPROTOTYPE)).during("getsockopt");
@@ -271,6 +294,7 @@ fn inspect(socket: &Socket) -> Result<bool, SystemError> {
         return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)).during("getsockname");
     }
     socket.set_nonblocking(true).during("fcntl")?;
+    socket.set_cloexec(true).during("fcntl")?;
     Ok(family == libc::AF_UNIX)
 }
 
@@ -287,11 +311,11 @@ pub enum Failure {
     Socket,
 }
 
-/// Classifies an error.
-pub fn failure(error: &io::Error, is_unix: bool) -> Failure {
+/// Classifies an error of a socket of which the kernel tells, or does not tell, when it can go on.
+pub fn failure(error: &io::Error, tells: bool) -> Failure {
     let Some(errno) = error.raw_os_error() else { return Failure::One }; // a name that no kernel takes
     if errno == libc::EAGAIN || errno == libc::EWOULDBLOCK {
-        return if is_unix { Failure::Again } else { Failure::Later };
+        return if tells { Failure::Later } else { Failure::Again };
     }
     match errno {
         libc::ENOBUFS | libc::ENOMEM => Failure::Again,
@@ -364,6 +388,13 @@ mod tests {
         let stream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (_fd, error) = DatagramSocket::adopt(stream.into(), true).unwrap_err();
         assert_eq!(error.errno(), libc::EPROTOTYPE);
+    }
+
+    #[test]
+    fn what_a_path_refuses_of_several_may_be_of_merging_and_what_waits_is_not() {
+        for (errno, may_be) in [(libc::EMSGSIZE, true), (libc::EINVAL, true), (libc::EAGAIN, false)] {
+            assert_eq!(may_be_of_merging(&io::Error::from_raw_os_error(errno)), may_be);
+        }
     }
 
     #[test]

@@ -4,24 +4,25 @@
 //! until it has. What the kernel does not take to be sent waits in the endpoint's queue, in order.
 #![forbid(unsafe_code)]
 
+mod queue;
+mod retrying;
+mod sending;
+
 use super::{Commands, Event, SIGNALS_MAX, Shard, Sink, System};
 use crate::abi;
 use crate::error::errno;
-use crate::limits::{
-    DATAGRAM_BATCH, DATAGRAM_FAILURES_MAX, DATAGRAM_OVERHEAD_BYTES, DATAGRAM_READS_PER_BATCH,
-    DATAGRAM_RETRY_MS, ENDPOINTS_MAX,
-};
+use crate::limits::{DATAGRAM_BATCH, DATAGRAM_FAILURES_MAX, DATAGRAM_READS_PER_BATCH, ENDPOINTS_MAX};
 use crate::metrics::Metrics;
-use crate::net::datagram_address;
-use crate::net::datagrams::{Outgoing, Received};
+use crate::net::datagrams::Received;
 use crate::net::udp::{self, DatagramSocket, Failure};
 use crate::system::Readiness;
-use arrayvec::ArrayVec;
+use queue::Queue;
+use retrying::{Again, Retry};
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// How an endpoint starts.
 #[derive(Debug, Clone, Copy)]
@@ -39,20 +40,22 @@ struct Endpoint {
     /// None once the endpoint is lost.
     socket: Option<Arc<DatagramSocket>>,
     limits: EndpointLimits,
-    /// What waits to be sent, destination in front.
-    queue: VecDeque<Box<[u8]>>,
-    queued: usize,
+    queue: Queue,
     /// The kernel said that datagrams wait, and receiving has not yet found the end of them.
     readable: bool,
     /// JavaScript has its protocol.
     started: bool,
     paused: bool,
-    /// It closes when the queue is empty.
+    /// It closes when the queue is empty,
     closing: bool,
+    /// or when nothing was sent until then.
+    closes_at: Option<Instant>,
     listed_ready: bool,
     listed_signal: bool,
-    /// The kernel had no room, and nothing tells when it has.
-    retries: bool,
+    /// The kernel had no room, and is to tell when it has.
+    awaits_room: bool,
+    retry: Retry,
+    listed_timed: bool,
     write_paused: bool,
     told_paused: bool,
     failures: VecDeque<Failures>,
@@ -84,7 +87,12 @@ impl Endpoint {
     }
 
     fn may_receive(&self) -> bool {
-        self.readable && self.started && !self.paused && !self.closing && self.is_open()
+        self.readable && self.receives()
+    }
+
+    /// Whether it is received from as soon as there is something.
+    fn receives(&self) -> bool {
+        self.started && !self.paused && !self.closing && self.is_open()
     }
 }
 
@@ -104,8 +112,10 @@ pub(super) struct Datagrams {
     exhausted: Vec<u32>,
     /// Endpoints with events other than datagrams to deliver.
     signals: VecDeque<u32>,
-    /// When those that `retries` says it of are tried again.
-    retry_at: Option<Instant>,
+    /// Endpoints for which time alone makes something to do.
+    timed: Vec<u32>,
+    /// When the first of them is due.
+    due_at: Option<Instant>,
 }
 
 impl Datagrams {
@@ -120,12 +130,17 @@ impl Datagrams {
 
     /// When time alone makes something to do.
     pub(super) fn next_wake(&self) -> Option<Instant> {
-        self.retry_at
+        self.due_at
     }
 
     /// The batch is collected.
     pub(super) fn finish(&mut self) {
         self.ready.append(&mut self.exhausted);
+    }
+
+    /// Those of endpoints that are open.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &DatagramSocket> {
+        self.endpoints.iter().flatten().filter_map(|endpoint| endpoint.socket.as_deref())
     }
 
     fn get(&mut self, endpoint: u32) -> Option<&mut Endpoint> {
@@ -186,49 +201,60 @@ impl Datagrams {
 }
 
 impl<S: System> Shard<S> {
-    /// Sends and receives by a socket, under a number that is free. Its closed event follows, once.
+    /// Sends and receives by a socket, under a number that is free. Its closed event follows, once. EEXIST for a number that is in
+    /// use, EMFILE for one that is beyond the limit; then nothing follows.
     pub fn add_endpoint(
         &mut self,
         now: Instant,
         endpoint: u32,
         socket: Arc<DatagramSocket>,
         limits: EndpointLimits,
-    ) {
+    ) -> io::Result<()> {
         self.set_time(now);
         let place = endpoint as usize;
-        assert!(place < ENDPOINTS_MAX, "an endpoint's number is beyond the limit");
+        if place >= ENDPOINTS_MAX {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         if place >= self.datagrams.endpoints.len() {
             self.datagrams.endpoints.resize_with(place + 1, || None);
         }
-        debug_assert!(self.datagrams.endpoints[place].is_none(), "an endpoint's number is in use");
+        if self.datagrams.endpoints[place].is_some() {
+            return Err(io::Error::from_raw_os_error(libc::EEXIST));
+        }
+        let queue = Queue::new(socket.fills_by_peer());
         let watched = self.system.watch_endpoint(&socket, endpoint);
+        // One that is not watched is lost at once, and is not to be unwatched: its descriptor may be another endpoint's, too.
+        let reason = watched.as_ref().map_or_else(errno, |()| 0);
         self.datagrams.endpoints[place] = Some(Endpoint {
-            socket: Some(socket),
+            socket: watched.is_ok().then_some(socket),
             limits,
-            queue: VecDeque::new(),
-            queued: 0,
+            queue,
             readable: true, // what came before it was watched need not be announced
             started: false,
             paused: false,
             closing: false,
+            closes_at: None,
             listed_ready: false,
             listed_signal: false,
-            retries: false,
+            awaits_room: false,
+            retry: Retry::default(),
+            listed_timed: false,
             write_paused: false,
             told_paused: false,
             failures: VecDeque::new(),
-            reason: 0,
+            reason,
         });
         self.datagrams.count += 1;
-        if let Err(error) = watched {
-            self.lose_endpoint(endpoint, errno(&error));
+        if watched.is_err() {
+            self.datagrams.signal(endpoint);
         }
+        Ok(())
     }
 
     /// Bytes in an endpoint's queue.
     pub fn endpoint_queued_bytes(&self, endpoint: u32) -> usize {
         let found = self.datagrams.endpoints.get(endpoint as usize).and_then(Option::as_ref);
-        found.map_or(0, |endpoint| endpoint.queued)
+        found.map_or(0, |endpoint| endpoint.queue.bytes())
     }
 
     /// The endpoint is over; what waits is dropped, and counted.
@@ -236,9 +262,12 @@ impl<S: System> Shard<S> {
         let Some(found) = self.datagrams.get(endpoint) else { return };
         let Some(socket) = found.socket.take() else { return };
         found.reason = reason;
-        let dropped = mem::take(&mut found.queue).len();
-        found.queued = 0;
-        found.retries = false;
+        let dropped = found.queue.clear();
+        found.retry = Retry::default();
+        found.closes_at = None;
+        if mem::take(&mut found.listed_timed) {
+            self.datagrams.timed.retain(|&listed| listed != endpoint);
+        }
         self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, dropped as u64);
         if self.datagrams.left == Some(endpoint) {
             self.datagrams.left = None; // its number may be another's when that is looked at
@@ -248,11 +277,26 @@ impl<S: System> Shard<S> {
     }
 
     pub(super) fn on_endpoint_ready(&mut self, endpoint: u32, told: Readiness, sink: &mut dyn Sink) {
-        let Some(socket) = self.datagrams.get(endpoint).and_then(|found| found.socket.clone()) else {
-            return;
-        };
+        let Some(found) = self.datagrams.get(endpoint) else { return };
+        let Some(socket) = found.socket.clone() else { return };
         let readiness = self.system.look_at_endpoint(&socket, endpoint, told);
-        if readiness.writable {
+        let has_room = readiness.writable && mem::take(&mut found.awaits_room);
+        // An error stands, and is told with whatever happens, until somebody takes it: by receiving, or here.
+        let asks = readiness.failed || (readiness.readable && !found.receives());
+        let error = if asks { socket.take_error() } else { None };
+        let is_taken = error.is_some();
+        if let Some(error) = error {
+            found.retry.succeeded();
+            self.datagram_failed(endpoint, errno(&error), false);
+        }
+        let stays = readiness.failed && S::ENDPOINT_FAILURE_STAYS;
+        if has_room || (stays && is_taken) {
+            self.rewatch_endpoint(endpoint);
+        } else if stays {
+            // A call has taken it before; or it is of a kind that stands (IP_RECVERR), and would be told at once again.
+            self.retry_endpoint_later(endpoint, Again::Watch);
+        }
+        if has_room {
             self.send_queued_datagrams(endpoint);
         }
         let Some(found) = self.datagrams.get(endpoint).filter(|_| readiness.readable) else { return };
@@ -299,25 +343,32 @@ impl<S: System> Shard<S> {
             self.metrics.add(abi::METRIC_READS, 1);
             match socket.receive(self.datagrams.received.get_or_insert_default(), most) {
                 Ok(count) => {
-                    if count < most
-                        && let Some(found) = self.datagrams.get(endpoint)
-                    {
-                        // It found the end of what there is, and more is a new edge.
-                        found.readable = false;
+                    if let Some(found) = self.datagrams.get(endpoint) {
+                        found.retry.received();
+                        // A short one found the end of what there is, and more is a new edge.
+                        found.readable = count == most;
                     }
                     self.datagrams.left = Some(endpoint);
                     if !self.datagrams.hand_on(&self.metrics, sink) {
                         return false;
                     }
                 }
-                Err(error) => match udp::failure(&error, false) {
+                Err(error) => match udp::failure(&error, true) {
                     Failure::Later => {
                         if let Some(found) = self.datagrams.get(endpoint) {
                             found.readable = false;
                         }
                         return true;
                     }
-                    Failure::Again | Failure::One => self.datagram_failed(endpoint, errno(&error), false),
+                    Failure::One => self.datagram_failed(endpoint, errno(&error), false),
+                    Failure::Again => {
+                        if let Some(found) = self.datagrams.get(endpoint) {
+                            found.readable = false;
+                        }
+                        self.datagram_failed(endpoint, errno(&error), false);
+                        self.retry_endpoint_later(endpoint, Again::Receive);
+                        return true;
+                    }
                     Failure::Socket => {
                         self.lose_endpoint(endpoint, errno(&error));
                         return true;
@@ -368,6 +419,7 @@ impl<S: System> Shard<S> {
             abi::COMMAND_DATAGRAM_CLOSE => {
                 found.closing = true;
                 self.close_when_sent(endpoint);
+                self.set_close_deadline(endpoint);
             }
             abi::COMMAND_DATAGRAM_ABORT => self.lose_endpoint(endpoint, 0),
             abi::COMMAND_DATAGRAM_LIMITS => {
@@ -391,148 +443,11 @@ impl<S: System> Shard<S> {
         }
     }
 
-    /// Sends the datagrams of this endpoint that begin at `first`, and stand one behind the other.
-    fn send_datagrams(&mut self, endpoint: u32, first: usize, commands: &dyn Commands) {
-        let [operation, word, ..] = commands.record(first);
-        let mut next = first;
-        while next < commands.len() {
-            let mut batch: ArrayVec<Outgoing<'_>, DATAGRAM_BATCH> = ArrayVec::new();
-            while next < commands.len() && !batch.is_full() && commands.record(next)[..2] == [operation, word]
-            {
-                let parts = commands.bytes(next).and_then(datagram_address::split);
-                debug_assert!(parts.is_some(), "a datagram has no address in front of it");
-                if let Some((destination, payload)) = parts {
-                    batch.push(Outgoing { destination, payload });
-                }
-                next += 1;
-            }
-            if batch.is_empty() {
-                break;
-            }
-            let Some(found) = self.datagrams.get(endpoint) else { return };
-            let sent = if found.queue.is_empty() { self.send_batch(endpoint, &batch) } else { 0 };
-            for outgoing in &batch[sent..] {
-                self.queue_datagram(endpoint, outgoing);
-            }
-        }
-        self.update_endpoint_watermarks(endpoint);
-    }
-
-    /// Sends datagrams until the kernel has no room. How many are done with: taken, or failed and told.
-    fn send_batch(&mut self, endpoint: u32, batch: &[Outgoing<'_>]) -> usize {
-        let Some(socket) = self.datagrams.get(endpoint).and_then(|found| found.socket.clone()) else {
-            return batch.len();
-        };
-        let mut done = 0;
-        // The error of an earlier one was told by the call that was to send this one.
-        let mut excused = None;
-        while done < batch.len() {
-            self.metrics.add(abi::METRIC_WRITES, 1);
-            let error = match socket.send(&batch[done..]) {
-                Ok(count) => {
-                    let sent = &batch[done..done + count];
-                    let bytes: usize = sent.iter().map(|outgoing| outgoing.payload.len()).sum();
-                    self.metrics.add(abi::METRIC_DATAGRAMS_SENT, count as u64);
-                    self.metrics.add(abi::METRIC_BYTES_WRITTEN, bytes as u64);
-                    done += count;
-                    continue;
-                }
-                Err(error) => error,
-            };
-            match udp::failure(&error, socket.is_unix()) {
-                Failure::Later => {
-                    self.system.await_endpoint_room(&socket, endpoint);
-                    return done;
-                }
-                Failure::Again => {
-                    self.retry_endpoint_later(endpoint);
-                    return done;
-                }
-                Failure::Socket => {
-                    self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, (batch.len() - done) as u64);
-                    self.lose_endpoint(endpoint, errno(&error));
-                    return batch.len();
-                }
-                Failure::One => {
-                    self.datagram_failed(endpoint, send_errno(&error), true);
-                    let is_of_earlier = error.raw_os_error() == Some(libc::ECONNREFUSED) && !socket.is_unix();
-                    if is_of_earlier && excused.replace(done) != Some(done) {
-                        continue;
-                    }
-                    self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, 1);
-                    done += 1;
-                }
-            }
-        }
-        done
-    }
-
-    fn retry_endpoint_later(&mut self, endpoint: u32) {
-        if let Some(found) = self.datagrams.get(endpoint) {
-            found.retries = true;
-            let at = self.now + Duration::from_millis(DATAGRAM_RETRY_MS);
-            self.datagrams.retry_at.get_or_insert(at);
-        }
-    }
-
-    /// Time has passed: tries again what nothing tells of.
-    pub(super) fn retry_endpoints(&mut self, now: Instant) {
-        if self.datagrams.retry_at.is_none_or(|at| at > now) {
-            return;
-        }
-        self.datagrams.retry_at = None;
-        for endpoint in 0..self.datagrams.endpoints.len() as u32 {
-            if self.datagrams.get(endpoint).is_some_and(|found| mem::take(&mut found.retries)) {
-                self.send_queued_datagrams(endpoint);
-            }
-        }
-    }
-
-    fn queue_datagram(&mut self, endpoint: u32, outgoing: &Outgoing<'_>) {
-        let Some(found) = self.datagrams.get(endpoint).filter(|found| found.is_open()) else { return };
-        let cost = cost_of(outgoing.destination.len() + outgoing.payload.len());
-        if found.queued + cost > found.limits.write_max_bytes {
-            self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, 1);
-            self.datagram_failed(endpoint, abi::DATAGRAM_OVERFLOW, true);
-            return;
-        }
-        found.queue.push_back([outgoing.destination, outgoing.payload].concat().into());
-        found.queued += cost;
-    }
-
-    /// There may be room again.
-    fn send_queued_datagrams(&mut self, endpoint: u32) {
-        while let Some(found) = self.datagrams.get(endpoint).filter(|found| !found.queue.is_empty()) {
-            let mut queue = mem::take(&mut found.queue);
-            let (done, count) = {
-                let parts =
-                    queue.iter().take(DATAGRAM_BATCH).filter_map(|bytes| datagram_address::split(bytes));
-                let batch: ArrayVec<Outgoing<'_>, DATAGRAM_BATCH> =
-                    parts.map(|(destination, payload)| Outgoing { destination, payload }).collect();
-                (self.send_batch(endpoint, &batch), batch.len())
-            };
-            let freed: usize = queue.drain(..done).map(|bytes| cost_of(bytes.len())).sum();
-            let Some(found) = self.datagrams.get(endpoint) else { return };
-            if !found.is_open() {
-                // Lost meanwhile, with what was taken out of it.
-                self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, queue.len() as u64);
-                return;
-            }
-            found.queue = queue;
-            found.queued -= freed;
-            if done < count {
-                break;
-            }
-        }
-        self.update_endpoint_watermarks(endpoint);
-        self.close_when_sent(endpoint);
-    }
-
     fn update_endpoint_watermarks(&mut self, endpoint: u32) {
         let Some(found) = self.datagrams.get(endpoint) else { return };
-        if found.queued > found.limits.write_high_bytes {
+        if found.queue.bytes() > found.limits.write_high_bytes {
             found.write_paused = true;
-        } else if found.queued <= found.limits.write_low_bytes {
+        } else if found.queue.bytes() <= found.limits.write_low_bytes {
             found.write_paused = false;
         }
         if found.write_paused != found.told_paused {
@@ -563,14 +478,4 @@ impl<S: System> Shard<S> {
             }
         }
     }
-}
-
-/// What a datagram counts for in a queue.
-fn cost_of(length: usize) -> usize {
-    length + DATAGRAM_OVERHEAD_BYTES
-}
-
-/// Of an error without a number: a name that no kernel takes.
-fn send_errno(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(libc::EINVAL)
 }

@@ -161,10 +161,17 @@ impl<S: System, D: Driver> Front<S, D> {
         self.post(work);
     }
 
-    /// Has the back take an endpoint; the event of its end is to come.
-    pub fn call_for_endpoint(&mut self, work: impl FnOnce(&mut Back<S>) + Send + 'static) {
+    /// Has the back take an endpoint; the event of its end is to come, unless the back refuses.
+    pub fn call_for_endpoint(
+        &mut self,
+        work: impl FnOnce(&mut Back<S>) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
         self.endpoints += 1;
-        self.call(work);
+        let taken = self.call(work);
+        if taken.is_err() {
+            self.endpoints -= 1;
+        }
+        taken
     }
 
     /// Lets the back work until something is done.

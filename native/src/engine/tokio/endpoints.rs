@@ -3,7 +3,7 @@
 //! - The kernel says "writable" with each datagram that has left (udp(7) sockets free their buffers one by one), so that is
 //!   asked for only while there is no room.
 //! - An error, such as ICMP's, is told without anything to read. The reactor takes that for the end of the writing half, which
-//!   stays: so that the next error is told, too, the socket is watched anew.
+//!   stays: so that the next error is told, too, the socket is watched anew once the shard has taken this one.
 
 use super::{ReadyList, SourceWaker};
 use crate::net::udp::DatagramSocket;
@@ -12,8 +12,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, Ready};
 
 /// A socket of datagrams, for as long as it is watched.
 struct EndpointRef(Arc<DatagramSocket>);
@@ -27,7 +27,6 @@ impl AsRawFd for EndpointRef {
 struct Watched {
     io: AsyncFd<EndpointRef>,
     waker: Waker,
-    awaits_room: bool,
 }
 
 impl Watched {
@@ -36,37 +35,37 @@ impl Watched {
         // SAFETY: the reference keeps the socket's descriptor open, and the AsyncFd has it until it is dropped or gives it back.
         let registered = unsafe { AsyncFd::register_with_interest(EndpointRef(socket), interest) };
         let io = registered.map_err(|failed| failed.into_parts().1)?;
-        let watched = Self { io, waker, awaits_room };
-        let (readiness, failed) = watched.poll();
+        let watched = Self { io, waker };
         // What the reactor has been told already is for the first look.
-        if readiness.readable || readiness.writable || failed {
+        if watched.look() != Readiness::default() {
             watched.waker.wake_by_ref();
         }
         Ok(watched)
     }
 
     /// Takes what the reactor has been told, and sees to it that the waker hears of what comes next; unless the socket has
-    /// failed, which is the second of what it says.
-    fn poll(&self) -> (Readiness, bool) {
+    /// failed, of which only watching it anew would tell more.
+    fn look(&self) -> Readiness {
         let mut readiness = Readiness::default();
         let mut context = Context::from_waker(&self.waker);
         while let Poll::Ready(Ok(mut guard)) = self.io.poll_read_ready(&mut context) {
             readiness.readable = true;
-            let closed = guard.ready().is_read_closed();
+            readiness.failed = guard.ready().is_read_closed();
             guard.clear_ready();
-            if closed {
-                return (readiness, true);
+            if readiness.failed {
+                return readiness;
             }
         }
         while let Poll::Ready(Ok(mut guard)) = self.io.poll_write_ready(&mut context) {
-            readiness.writable = true;
-            let closed = guard.ready().is_write_closed();
+            // An error alone is no room.
+            readiness.writable |= guard.ready() & Ready::WRITABLE != Ready::EMPTY;
+            readiness.failed = guard.ready().is_write_closed();
             guard.clear_ready();
-            if closed {
-                return (readiness, true);
+            if readiness.failed {
+                break;
             }
         }
-        (readiness, false)
+        readiness
     }
 }
 
@@ -99,35 +98,17 @@ impl Endpoints {
         }
     }
 
-    pub(super) fn look(&mut self, endpoint: u32) -> Readiness {
-        let Some(Some(watched)) = self.watched.get(endpoint as usize) else { return Readiness::default() };
-        let (mut readiness, failed) = watched.poll();
-        if failed || (watched.awaits_room && readiness.writable) {
-            self.watch_anew(endpoint, false);
-        }
-        readiness.readable |= failed; // what is read is the error
-        readiness
+    pub(super) fn look(&self, endpoint: u32) -> Readiness {
+        let watched = self.watched.get(endpoint as usize).and_then(Option::as_ref);
+        watched.map_or_else(Readiness::default, Watched::look)
     }
 
-    pub(super) fn await_room(&mut self, endpoint: u32) {
-        if self
-            .watched
-            .get(endpoint as usize)
-            .and_then(Option::as_ref)
-            .is_some_and(|found| !found.awaits_room)
-        {
-            self.watch_anew(endpoint, true);
-        }
-    }
-
-    fn watch_anew(&mut self, endpoint: u32, awaits_room: bool) {
-        let Some(place) = self.watched.get_mut(endpoint as usize) else { return };
-        let Some(Watched { io, waker, .. }) = place.take() else { return };
+    /// Anew. When that fails it is not watched any more: its place in the kernel was given back.
+    pub(super) fn rewatch(&mut self, endpoint: u32, awaits_room: bool) -> io::Result<()> {
+        let Some(place) = self.watched.get_mut(endpoint as usize) else { return Ok(()) };
+        let Some(Watched { io, waker }) = place.take() else { return Ok(()) };
         let EndpointRef(socket) = io.into_inner();
-        match Watched::new(socket, waker, awaits_room) {
-            Ok(watched) => *place = Some(watched),
-            // It was watched until now, and its place in the kernel is free: for want of memory.
-            Err(error) => log::error!("an endpoint cannot be watched any more: {error}"),
-        }
+        *place = Some(Watched::new(socket, waker, awaits_room)?);
+        Ok(())
     }
 }
