@@ -34,6 +34,9 @@ export interface LoadResult {
   readonly requestsTotal: number
   readonly requestsPerSec: number
   readonly latencyUs: LatencySummary
+  /** Of datagrams: how many were sent in the window, and how many got no answer. */
+  readonly sent?: number
+  readonly lost?: number
   readonly failures: { readonly first: string | null }
   readonly cpu: {
     readonly serverSecs: number | null

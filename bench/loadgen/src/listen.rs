@@ -114,6 +114,11 @@ impl Listeners {
         Ok(listeners)
     }
 
+    /// The server.
+    pub fn addr(&self) -> &Address {
+        &self.options.target.addr
+    }
+
     /// How many listen.
     pub fn count(&self) -> usize {
         self.listeners.len()

@@ -88,7 +88,7 @@ enum Mode {
         #[command(flatten)]
         common: Common,
         /// Seconds to measure; without it each line "WARMUP SECS" on stdin is answered by a JSON line, after a first line
-        /// "listening on N connections", until stdin closes
+        /// "connecting to ADDRESS (N connections)", until stdin closes
         #[arg(long, value_name = "S", value_parser = seconds)]
         secs: Option<Duration>,
         /// Seconds of load before that
@@ -285,7 +285,7 @@ fn measure_as_told(listeners: &mut Listeners) -> Result<(), LoadError> {
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "{line}").and_then(|()| stdout.flush()).map_err(LoadError::system("write"))
     };
-    tell(format!("listening on {} connections", listeners.count()))?;
+    tell(format!("connecting to tcp://{} ({} connections)", listeners.addr(), listeners.count()))?;
     for line in io::stdin().lock().lines() {
         let line = line.map_err(LoadError::system("read"))?;
         let wrong =
