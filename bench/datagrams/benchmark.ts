@@ -67,12 +67,12 @@ export const DATAGRAMS: PairedBenchmark<DatagramPeer> = {
   name: 'datagrams',
   title: 'echo of datagrams, beside node:dgram and C',
   method:
-    'all threads of the server on the first, the load generator on the second, over loopback. A datagram without an answer in 100 ms is lost, and another one is sent in its place. A server that is not busy waits for the load generator, and takes fewer datagrams by a call than it could: of C that lowers what it does by processor time. The processor time of a datagram is also that of the client that receives it: the kernel hands it over while the server sends.',
+    'all threads of the server on the first, the load generator on the second, over loopback. A datagram without an answer in 100 ms is lost, and another one is sent in its place. The C server does without GSO and GRO, which ours uses where several datagrams in a row go to one socket. A server that is not busy waits for the load generator, and takes fewer datagrams by a call than it could: of C that lowers what it does by processor time. The processor time of a datagram is also that of the client that receives it: the kernel hands it over while the server sends.',
   peers: PEERS,
   rows: ROWS,
   bars: ROWS.flatMap(bars),
   groups: [],
-  duration: 'about a quarter of an hour',
+  duration: 'five minutes on a quiet machine, and up to twenty on a noisy one',
   absent: (peer) => {
     if (peer !== 'c') return null
     const found = cProgram()

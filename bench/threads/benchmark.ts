@@ -132,12 +132,12 @@ export const THREADS: PairedBenchmark<ThreadPeer> = {
   name: 'threads',
   title: 'messages and calls between threads beside MessagePort, and broadcasts beside node:net',
   method:
-    'of messages and calls the main thread has the first and the other thread the second, and their processor time is that of the whole process; 256 messages are sent before the loop turns, 4,096 may be under way, and every one is acknowledged in the end. Of broadcasts all threads of the server have the first, the load generator, which reads and compares every byte, has the second; the next broadcasts are asked for when all connections have had the last, and the server has told before that it has accepted all of them.',
+    'of messages and calls the main thread has the first and the other thread the second, and their processor time is that of the whole process; 256 messages are sent before the loop turns, 4,096 may be under way, and every one is acknowledged in the end. Of broadcasts all threads of the server have the first, the load generator, which reads and compares every byte, has the second; the next broadcasts are asked for when all connections have had the last, and the server has told before that it has accepted all of them; latency is how long it takes until all have it.',
   peers: PEERS,
   rows: ROWS,
   bars: ROWS.flatMap(barsOf),
   groups: ['messages', 'calls', 'broadcast'],
-  duration: 'about three quarters of an hour',
+  duration: 'a quarter of an hour on a quiet machine, and up to three quarters on a noisy one',
   absent: () => null,
   check(rows) {
     for (const row of rows.map(rowOf)) if (row.work === 'broadcast') checkDescriptors(row.connections)
@@ -145,8 +145,7 @@ export const THREADS: PairedBenchmark<ThreadPeer> = {
   start: (row, peer) => {
     const found = rowOf(row)
     if (found.work === 'messages') return startMessages(messagesCommand(found, peer))
-    const { connections, size, atOnce } = found
-    return startListening(broadcastCommand(peer), connections, size, atOnce)
+    return startListening(broadcastCommand(peer), found, measuredCpus())
   },
   countCalls: null,
 }

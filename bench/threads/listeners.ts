@@ -1,7 +1,6 @@
 /** The load generator's `listen`, beside a server: it keeps its connections from one measurement to the next. */
 import { readFileSync } from 'node:fs'
 import { type LoadResult, loadgenProgram } from '../load.js'
-import { measuredCpus } from '../machine.js'
 import type { Measurable } from '../paired/benchmark.js'
 import { type RunningServer, startServer, within } from '../servers.js'
 
@@ -10,14 +9,21 @@ const GRACE_MS = 60_000
 /** Descriptors of a server that are no connections, and some to spare. */
 const DESCRIPTORS_RESERVED = 200
 
-/** Starts a server and so many listeners, all of which it has accepted. */
+/** What the listeners of a server get. */
+export interface Listening {
+  readonly connections: number
+  /** Bytes of a broadcast. */
+  readonly size: number
+  /** Broadcasts that are asked for at once. */
+  readonly atOnce: number
+}
+
+/** Starts a server and its listeners, all of which it has accepted; on a CPU each, or with null on any. */
 export async function startListening(
   command: readonly string[],
-  connections: number,
-  size: number,
-  atOnce: number,
+  { connections, size, atOnce }: Listening,
+  [serverCpu, clientCpu]: readonly [number | null, number | null],
 ): Promise<Measurable> {
-  const [serverCpu, clientCpu] = measuredCpus()
   const server = await startServer(serverCpu, command)
   let listeners: RunningServer
   try {

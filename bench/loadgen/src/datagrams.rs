@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use mio::{Events, Interest, Poll, Token, net::UdpSocket};
@@ -28,6 +28,8 @@ use crate::{
 const SIZE_MAX: usize = 65_507;
 /// Datagrams that go out, or come in, by one call.
 const BATCH_MAX: usize = 64;
+/// Lower bits of a datagram's number that count within a run: more than a run sends in days.
+const COUNTER_BITS: u32 = 40;
 /// How often datagrams are looked for that are out for too long.
 const LOSS_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -73,6 +75,7 @@ pub fn run(options: DatagramOptions) -> Result<Outcome, LoadError> {
     reserve_descriptors(options.sockets)?;
     let mut load = Load::new(options)?;
     load.measure()?;
+    load.drain()?;
     Ok(load.outcome())
 }
 
@@ -81,7 +84,7 @@ struct Client {
     socket: UdpSocket,
     /// Where its bytes start in the pattern.
     origin: u64,
-    /// Number of the next datagram.
+    /// Number of the next datagram; the first ones of all begin with [`run_number`].
     next: u64,
     /// Numbers and times of those that are out, in the order in which they were sent.
     out: VecDeque<(u64, u64)>,
@@ -101,6 +104,8 @@ struct Load {
     poll: Poll,
     events: Events,
     clients: Vec<Client>,
+    /// Number of the first datagram of each client.
+    first: u64,
     pattern: Pattern,
     text: DatagramText,
     incoming: DatagramBatch,
@@ -111,6 +116,8 @@ struct Load {
     counts: Counts,
     latencies: Latencies,
     failures: Failures,
+    /// New datagrams go out.
+    sending: bool,
     used: CpuUse,
     progress: Progress,
 }
@@ -118,6 +125,7 @@ struct Load {
 impl Load {
     fn new(options: DatagramOptions) -> Result<Self, LoadError> {
         let poll = Poll::new().map_err(LoadError::system("epoll_create1"))?;
+        let first = run_number();
         let clients = (0..options.sockets)
             .map(|number| {
                 let mut socket = connected(options.addr).map_err(LoadError::system("connect"))?;
@@ -125,7 +133,7 @@ impl Load {
                     .register(&mut socket, Token(number), Interest::READABLE)
                     .map_err(LoadError::system("epoll_ctl"))?;
                 let origin = Pattern::origin(number as u64);
-                Ok(Client { socket, origin, next: 0, out: VecDeque::with_capacity(options.out) })
+                Ok(Client { socket, origin, next: first, out: VecDeque::with_capacity(options.out) })
             })
             .collect::<Result<_, LoadError>>()?;
         let slots = options.out.min(BATCH_MAX);
@@ -133,6 +141,7 @@ impl Load {
             poll,
             events: Events::with_capacity(EVENTS_PER_POLL),
             clients,
+            first,
             pattern: Pattern::new(),
             text: DatagramText::new(options.size),
             // One slot more than answers come, so that one call finds the socket empty; a byte more than they have, so that
@@ -145,6 +154,7 @@ impl Load {
             counts: Counts::default(),
             latencies: Latencies::new(),
             failures: Failures::default(),
+            sending: true,
             used: CpuUse::default(),
             progress: Progress::new(options.progress),
             options,
@@ -155,7 +165,7 @@ impl Load {
         self.clock.elapsed().as_nanos() as u64
     }
 
-    /// Warm-up and measured window. What is out at the end is neither answered nor lost.
+    /// Warm-up and measured window. What is out at the end counts neither as answered nor as lost.
     fn measure(&mut self) -> Result<(), LoadError> {
         let start_ns = self.now_ns();
         for number in 0..self.clients.len() {
@@ -189,6 +199,22 @@ impl Load {
             self.progress.tick(now_ns, counts.answered_total, |per_sec| {
                 format!("datagrams {}/s  lost {}", show_count(per_sec), show_count(lost as f64))
             });
+        }
+        Ok(())
+    }
+
+    /// Waits for what is out, until nothing has come for a while: the server must not be at it still when the next run begins.
+    fn drain(&mut self) -> Result<(), LoadError> {
+        self.sending = false;
+        let (mut answered, mut answered_at) = (self.counts.answered_total, Instant::now());
+        while self.failures.count() == 0
+            && self.clients.iter().any(|client| !client.out.is_empty())
+            && answered_at.elapsed() < DATAGRAM_TIMEOUT
+        {
+            self.turn(LOSS_INTERVAL)?;
+            if self.counts.answered_total > answered {
+                (answered, answered_at) = (self.counts.answered_total, Instant::now());
+            }
         }
         Ok(())
     }
@@ -237,8 +263,16 @@ impl Load {
         let client = &mut self.clients[number];
         let found = self.incoming.received(index);
         let answered = self.text.read(&self.pattern, client.origin, found);
-        let Some(answered) = answered.filter(|answered| *answered < client.next) else {
-            return Err(Failure::WrongDatagram { socket: number as u64, length: found.len() });
+        let ours = self.first..client.next;
+        let Some(answered) = answered.filter(|answered| ours.contains(answered)) else {
+            if self.is_of_another_run(index) {
+                self.counts.late += 1;
+                return Ok(());
+            }
+            return Err(Failure::WrongDatagram {
+                socket: number as u64,
+                length: self.incoming.received(index).len(),
+            });
         };
         // Answers come in order as a rule: the first one is it.
         let Some(place) = client.out.iter().position(|(datagram, _)| *datagram == answered) else {
@@ -254,10 +288,19 @@ impl Load {
         Ok(())
     }
 
+    /// Whether a datagram is one that an earlier run has sent, unchanged: the server may answer it when its port is ours.
+    fn is_of_another_run(&self, index: usize) -> bool {
+        let found = self.incoming.received(index);
+        self.clients.iter().any(|client| {
+            let number = self.text.read(&self.pattern, client.origin, found);
+            number.is_some_and(|number| number >> COUNTER_BITS != self.first >> COUNTER_BITS)
+        })
+    }
+
     /// Sends until the window is full, or the kernel has no room: then the next answer, or the next look for losses, goes on.
     fn top_up(&mut self, number: usize, now_ns: u64) -> Result<(), Failure> {
         let client = &mut self.clients[number];
-        loop {
+        while self.sending {
             let count = (self.options.out - client.out.len()).min(self.outgoing.slots());
             if count == 0 {
                 return Ok(());
@@ -282,6 +325,7 @@ impl Load {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     fn top_up_or_fail(&mut self, number: usize, now_ns: u64) {
@@ -340,6 +384,12 @@ impl Load {
     }
 }
 
+/// The first number of a run: its upper bits are those of no other run that this server has lately seen.
+fn run_number() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (now.as_nanos() as u64 ^ u64::from(std::process::id())) << COUNTER_BITS
+}
+
 fn connected(addr: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
@@ -349,5 +399,5 @@ fn connected(addr: SocketAddr) -> io::Result<UdpSocket> {
 
 /// What the system says of a socket, usually that nobody has the server's port.
 fn broken(number: usize, client: &Client, source: io::Error) -> Failure {
-    Failure::DatagramsRefused { socket: number as u64, sent: client.next, source }
+    Failure::DatagramsRefused { socket: number as u64, sent: client.next % (1 << COUNTER_BITS), source }
 }

@@ -110,6 +110,29 @@ fn a_datagram_that_was_not_sent_ends_the_run() {
 }
 
 #[test]
+fn what_an_earlier_run_has_sent_is_late_and_not_wrong() {
+    // The first datagram is answered after the run that has sent it, and to whoever is there then.
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = socket.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut first, mut buffer) = (None, vec![0; 65_536]);
+        while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+            match &first {
+                None => first = Some((peer, buffer[..length].to_vec())),
+                Some((sender, bytes)) if *sender != peer => drop(socket.send_to(bytes, peer)),
+                Some(_) => {}
+            }
+            let _ = socket.send_to(&buffer[..length], peer);
+        }
+    });
+    let one = DatagramOptions { sockets: 1, ..options(addr) };
+    assert!(load(one.clone()).0);
+    let (passed, json) = load(one);
+    assert!(passed, "{json}");
+    assert!(json["late"].as_u64().unwrap() > 0, "{json}");
+}
+
+#[test]
 fn a_port_that_nobody_has_is_a_failure() {
     let addr = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (passed, json) = load(options(addr));
