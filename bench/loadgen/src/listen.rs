@@ -151,6 +151,10 @@ impl Listeners {
         }
         let secs = opened_at.elapsed().as_secs_f64();
         let used = opened.until(&CpuSample::take(self.options.server_pid)?);
+        if self.failures.count() == 0 {
+            // Nobody was lost, nor gained; and the connection that asks gets answers and no broadcasts.
+            self.check_count()?;
+        }
         Ok(self.outcome(secs, broadcasts, self.asked - asked_before, &used, &latencies))
     }
 
@@ -232,6 +236,11 @@ impl Listeners {
             // The server has no event for this that we could wait for.
             std::thread::sleep(ACCEPT_POLL_INTERVAL);
         }
+    }
+
+    fn check_count(&mut self) -> Result<(), LoadError> {
+        let (accepted, wanted) = (self.control.count()?, self.options.connections);
+        if accepted == wanted { Ok(()) } else { Err(LoadError::NotAccepted { accepted, wanted }) }
     }
 
     /// Has the server broadcast, and reads until every listener has everything.
