@@ -34,6 +34,9 @@ export interface LoadResult {
   readonly requestsTotal: number
   readonly requestsPerSec: number
   readonly latencyUs: LatencySummary
+  /** Of datagrams: how many were sent in the window, and how many got no answer. */
+  readonly sent?: number
+  readonly lost?: number
   readonly failures: { readonly first: string | null }
   readonly cpu: {
     readonly serverSecs: number | null
@@ -48,9 +51,10 @@ export function loadgenProgram(name: 'loadgen' | 'raw-mio-echo' | 'raw-tokio-ech
   return join(ROOT, 'target', 'release', name)
 }
 
-/** One run of the load generator on `cpu`. Rejects when a byte was wrong, a connection failed, or it does not end. */
-export async function runLoad(cpu: number, args: readonly string[]): Promise<LoadResult> {
-  const [program, ...rest] = pinned(cpu, [loadgenProgram('loadgen'), ...args, '--json'])
+/** One run of the load generator on `cpu`, or with null on any. Rejects when a byte was wrong, a connection failed, or it does not end. */
+export async function runLoad(cpu: number | null, args: readonly string[]): Promise<LoadResult> {
+  const command = [loadgenProgram('loadgen'), ...args, '--json']
+  const [program, ...rest] = cpu === null ? command : pinned(cpu, command)
   const child = spawn(program as string, rest, { stdio: ['ignore', 'pipe', 'pipe'] })
   const guard = setTimeout(() => child.kill('SIGKILL'), GRACE_MS)
   let stdout = ''

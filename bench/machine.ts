@@ -122,3 +122,14 @@ export function output(program: string, args: readonly string[]): string | null 
     return null
   }
 }
+
+/** Throws by name where benchmarks do not run. */
+export function checkMachine(): void {
+  if (process.platform !== 'linux') {
+    throw new Error(
+      'the benchmark needs Linux: it pins processes with taskset and reads processor times from /proc',
+    )
+  }
+  if (output('taskset', ['--version']) === null)
+    throw new Error('the benchmark needs taskset (package util-linux)')
+}

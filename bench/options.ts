@@ -48,6 +48,8 @@ const QUICK_NAMES: readonly string[] = [...ROWS.map((row) => row.id), ...PARTS].
 
 const HELP = `npm run bench [-- OPTIONS]
 npm run bench -- supervision [--help]   breaks shards instead: stalls, deaths, queues
+npm run bench -- threads [--help]       messages and calls between threads, and broadcasts
+npm run bench -- datagrams [--help]     echo of datagrams
 
   --quick          under four minutes: fewer and shorter rounds, good to see whether something broke; without --rows
                    not ${QUICK_LEFT_OUT.join(',')}

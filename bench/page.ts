@@ -2,6 +2,7 @@
 
 import { PEER_IDS, PEERS, type PeerId } from './peers.js'
 import { escaped } from './plots.js'
+import type { Verdict } from './results.js'
 
 /** The style sheet: one for both colour schemes, with a colour for each server. */
 export const PAGE_STYLE: string = `
@@ -57,4 +58,34 @@ export function table(head: readonly string[], lines: readonly (readonly string[
     (line) => `<tr>${line.map((cell, column) => `<td${kind(column)}>${cell}</td>`).join('')}</tr>`,
   )
   return `<div class="scroll"><table>${top}<tbody>${body.join('\n')}</tbody></table></div>`
+}
+
+/** How verdicts are called on a page. */
+export const VERDICTS: Readonly<Record<Verdict, string>> = {
+  pass: 'pass',
+  fail: 'fail',
+  undecided: 'undecided',
+  'not-measured': 'not measured',
+}
+
+/** A bar with its verdict. */
+interface Judged {
+  readonly bar: { readonly kind: 'must' | 'aim' }
+  readonly verdict: Verdict
+}
+
+/** How many bars pass and fail. */
+export function verdictCounts(bars: readonly Judged[]): string {
+  const must = bars.filter(({ bar }) => bar.kind === 'must')
+  const aims = bars.filter(({ bar }) => bar.kind === 'aim')
+  const number = (of: readonly Judged[], verdict: Verdict): number =>
+    of.filter((one) => one.verdict === verdict).length
+  if (bars.length === 0) return ''
+  const open = number(must, 'undecided') + number(must, 'not-measured')
+  return `<div class="counts">
+<div><b class="pass">${number(must, 'pass')}</b>of ${must.length} bars pass</div>
+<div><b class="${number(must, 'fail') > 0 ? 'fail' : 'soft'}">${number(must, 'fail')}</b>fail</div>
+<div><b class="${open > 0 ? 'undecided' : 'soft'}">${open}</b>undecided</div>
+<div><b>${number(aims, 'pass')} of ${aims.length}</b>aims reached</div></div>
+<p><a href="#bars">Every bar with its interval</a> is at the end; <a href="#method">how this was measured</a> below it.</p>`
 }

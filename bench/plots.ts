@@ -9,9 +9,15 @@ const RIGHT = 150
 const LINE = 26
 const HEAD = 26
 
-/** A labelled value with an optional interval. */
-export interface RatioLine {
+/** Whom a line is about. */
+export interface PlotPeer {
+  /** Gives the line its colour, and its label unless there is a title. */
   readonly peer: PeerId
+  readonly title?: string
+}
+
+/** A labelled value with an optional interval. */
+export interface RatioLine extends PlotPeer {
   readonly interval: Interval | null
   /** Shown when there is no interval. */
   readonly rough: number | null
@@ -37,7 +43,7 @@ export function ratioPlot(
     y += HEAD
     for (const line of group.lines) {
       const middle = y + LINE / 2
-      body.push(text(LABELS - 12, middle + 4, PEERS[line.peer].title, 'label', 'end'))
+      body.push(text(LABELS - 12, middle + 4, labelOf(line), 'label', 'end'))
       body.push(`<line x1="${x(0)}" x2="${x(most)}" y1="${middle}" y2="${middle}" class="guide"/>`)
       for (const goal of line.goals) {
         const tip = `${x(goal)},${middle - 9} ${x(goal)},${middle + 9}`
@@ -72,7 +78,7 @@ export function barPlot(
   title: string,
   groups: readonly {
     readonly title: string
-    readonly lines: readonly { readonly peer: PeerId; readonly value: number; readonly text: string }[]
+    readonly lines: readonly (PlotPeer & { readonly value: number; readonly text: string })[]
   }[],
 ): string {
   const body: string[] = []
@@ -85,7 +91,7 @@ export function barPlot(
       const middle = y + LINE / 2
       const width = (Math.max(line.value, 0) / most) * (WIDTH - LABELS - RIGHT)
       body.push(
-        text(LABELS - 12, middle + 4, PEERS[line.peer].title, 'label', 'end'),
+        text(LABELS - 12, middle + 4, labelOf(line), 'label', 'end'),
         `<rect x="${LABELS}" y="${y + 5}" width="${width.toFixed(1)}" height="${LINE - 10}" rx="2" class="fill ${line.peer}"/>`,
         text(LABELS + width + 8, middle + 4, line.text, 'figure'),
       )
@@ -129,7 +135,7 @@ export function percentilePlot(
       const last = line.p999 ?? line.p99
       const shown = [line.p50, line.p99].map(format.micros).join(' · ')
       body.push(
-        text(LABELS - 12, middle + 4, PEERS[line.peer].title, 'label', 'end'),
+        text(LABELS - 12, middle + 4, labelOf(line), 'label', 'end'),
         `<line x1="${x(line.p50)}" x2="${x(last)}" y1="${middle}" y2="${middle}" class="span thin ${line.peer}"/>`,
         `<circle cx="${x(line.p50)}" cy="${middle}" r="4.5" class="dot hollow ${line.peer}"/>`,
         `<circle cx="${x(line.p99)}" cy="${middle}" r="4.5" class="dot ${line.peer}"/>`,
@@ -148,6 +154,10 @@ export function percentilePlot(
       `<line x1="${x(value)}" x2="${x(value)}" y1="${top}" y2="${y}" class="grid"/>${text(x(value), y + 16, format.micros(value), 'tick', 'middle')}`,
   )
   return svg(title, y + 24, axis, body)
+}
+
+function labelOf({ peer, title }: PlotPeer): string {
+  return title ?? PEERS[peer].title
 }
 
 /** Text for HTML and SVG. */

@@ -1,20 +1,13 @@
 /** The HTML report: one file without scripts or outside references. */
 import * as format from './format.js'
 import { IDLE_CONNECTIONS } from './memory.js'
-import { PAGE_STYLE, peerName, table } from './page.js'
+import { PAGE_STYLE, peerName, table, VERDICTS, verdictCounts } from './page.js'
 import { barPlot, escaped, percentilePlot } from './plots.js'
 import { rowSections } from './report-rows.js'
-import { type BarResult, evaluate, latencySamples, type Results, type Verdict } from './results.js'
+import { type BarResult, evaluate, latencySamples, type Results } from './results.js'
 import { GENERATION_ROUNDS, OTHER_CPU_MAX, STEAL_MAX } from './rounds.js'
 import { BUSY_FLOOR, METRIC_TITLES, type Probe, ROWS } from './rows.js'
 import { BOOTSTRAP_RESAMPLES, median, SEED } from './statistics.js'
-
-const VERDICTS: Readonly<Record<Verdict, string>> = {
-  pass: 'pass',
-  fail: 'fail',
-  undecided: 'undecided',
-  'not-measured': 'not measured',
-}
 
 /** The page for `results`. */
 export function htmlReport(results: Results): string {
@@ -28,7 +21,7 @@ export function htmlReport(results: Results): string {
 <h1>${title}</h1>
 <p class="soft">${escaped(environment.date.slice(0, 16).replace('T', ' '))} UTC, commit ${escaped(commit)}, Node ${escaped(environment.node)}</p>
 ${results.quick ? '<p>A quick run has few and short rounds. It shows that something broke, not by how much something changed.</p>' : ''}
-${summary(bars)}
+${verdictCounts(bars)}
 ${rowSections(results, bars)}
 ${memorySection(results)}
 ${syscallSection(results)}
@@ -38,21 +31,6 @@ ${barSection(bars)}
 ${methodSection(results)}
 </body></html>
 `
-}
-
-function summary(bars: readonly BarResult[]): string {
-  const must = bars.filter(({ bar }) => bar.kind === 'must')
-  const aims = bars.filter(({ bar }) => bar.kind === 'aim')
-  const number = (of: readonly BarResult[], verdict: Verdict): number =>
-    of.filter((one) => one.verdict === verdict).length
-  if (bars.length === 0) return ''
-  const open = number(must, 'undecided') + number(must, 'not-measured')
-  return `<div class="counts">
-<div><b class="pass">${number(must, 'pass')}</b>of ${must.length} bars pass</div>
-<div><b class="${number(must, 'fail') > 0 ? 'fail' : 'soft'}">${number(must, 'fail')}</b>fail</div>
-<div><b class="${open > 0 ? 'undecided' : 'soft'}">${open}</b>undecided</div>
-<div><b>${number(aims, 'pass')} of ${aims.length}</b>aims reached</div></div>
-<p><a href="#bars">Every bar with its interval</a> is at the end; <a href="#method">how this was measured</a> below it.</p>`
 }
 
 function memorySection(results: Results): string {

@@ -142,7 +142,7 @@ export function evaluate(results: Results): BarResult[] {
 }
 
 /** Whether the interval lies on the bar's good side, on its bad side, or across it. */
-export function verdictOf(bar: Bar, interval: Interval): Verdict {
+export function verdictOf(bar: Pick<Bar, 'direction' | 'value'>, interval: Interval): Verdict {
   if (bar.direction === 'at-least') {
     return interval.low >= bar.value ? 'pass' : interval.high < bar.value ? 'fail' : 'undecided'
   }

@@ -6,7 +6,7 @@
  * {@link GENERATION_ROUNDS} rounds: long enough to be warm, and often enough that the luck of one process (where its
  * heap lies, what its compiler decided) does not pass for a property of the server. Rows never share a process.
  */
-import { type Pair, pairsOf } from './comparisons.js'
+import { pairsOf } from './comparisons.js'
 import { measureConnects, startTarget, targetFlags } from './connect/measure.js'
 import { type LatencySummary, type LoadResult, runLoad } from './load.js'
 import { measuredCpus } from './machine.js'
@@ -65,8 +65,18 @@ export interface RowResult {
   readonly samples: readonly Sample[]
 }
 
+/** What {@link cleanPairs} looks at. */
+interface OneOfRound {
+  readonly round: number
+  readonly peer: string
+  readonly leftOut: LeftOut | null
+}
+
 /** The rounds in which both of a pair count, as pairs of samples. */
-export function cleanPairs(samples: readonly Sample[], pair: Pair): [ours: Sample, theirs: Sample][] {
+export function cleanPairs<One extends OneOfRound>(
+  samples: readonly One[],
+  pair: { readonly peer: One['peer']; readonly against: One['peer'] },
+): [ours: One, theirs: One][] {
   const clean = samples.filter((sample) => sample.leftOut === null)
   const theirs = new Map(clean.filter((one) => one.peer === pair.against).map((one) => [one.round, one]))
   return clean.flatMap((sample) => {

@@ -2,14 +2,16 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { takesPart } from './comparisons.js'
+import { DATAGRAMS } from './datagrams/benchmark.js'
 import { checkEngines } from './engines.js'
 import { handlesArePresent, measureHandles } from './handles-part.js'
 import { insideCommand } from './inside.js'
 import { type LatencySample, measureInsideLatency } from './inside-latency.js'
 import { loadgenProgram, RESULTS, ROOT } from './load.js'
-import { describeMachine, output, resultName } from './machine.js'
+import { checkMachine, describeMachine, resultName } from './machine.js'
 import { measureMemory } from './memory.js'
 import { type BenchOptions, readOptions } from './options.js'
+import { runPaired } from './paired/command.js'
 import { isPython, PEERS, type PeerId } from './peers.js'
 import { bunProgram, pythonProgram, rowCommand, serverCommand } from './programs.js'
 import { htmlReport } from './report.js'
@@ -20,6 +22,7 @@ import { SEED, seededRandom } from './statistics.js'
 import { runSupervision } from './supervision/run.js'
 import { countSyscalls, type SyscallResult, straceIsPresent } from './syscalls.js'
 import { ProgressLine, tables } from './terminal.js'
+import { THREADS } from './threads/benchmark.js'
 
 const BUN_ABSENT =
   'Bun.listen: the peer is not installed; "npm ci --prefix bench/peers" installs it where there is a package of it'
@@ -32,9 +35,14 @@ process.once('SIGTERM', () => process.exit(143))
 
 try {
   const args = process.argv.slice(2)
-  const options = args[0] === 'supervision' ? null : readOptions(args)
-  if (args[0] === 'supervision') process.exitCode = await runSupervision(args.slice(1))
-  else if (options !== null) process.exitCode = await run(options)
+  const [command, ...rest] = args
+  if (command === 'supervision') process.exitCode = await runSupervision(rest)
+  else if (command === 'threads') process.exitCode = await runPaired(THREADS, rest)
+  else if (command === 'datagrams') process.exitCode = await runPaired(DATAGRAMS, rest)
+  else {
+    const options = readOptions(args)
+    if (options !== null) process.exitCode = await run(options)
+  }
 } catch (error) {
   process.stderr.write(`\nbench: ${(error as Error).message}\n`)
   process.exitCode = 2
@@ -157,16 +165,6 @@ async function run(options: BenchOptions): Promise<number> {
   for (const file of save(results, true)) process.stdout.write(`${file}\n`)
   if (broken) return 2
   return evaluate(results).some(({ bar, verdict }) => bar.kind === 'must' && verdict === 'fail') ? 1 : 0
-}
-
-function checkMachine(): void {
-  if (process.platform !== 'linux') {
-    throw new Error(
-      'the benchmark needs Linux: it pins processes with taskset and reads processor times from /proc',
-    )
-  }
-  if (output('taskset', ['--version']) === null)
-    throw new Error('the benchmark needs taskset (package util-linux)')
 }
 
 function peerIsPresent(peer: PeerId, absent: string[]): boolean {

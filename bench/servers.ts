@@ -12,7 +12,7 @@ const IO_THREAD = 'shard-io'
 /** A server that is ready. */
 export interface RunningServer {
   readonly pid: number
-  /** HOST:PORT or unix:PATH; a client's is what it connects to. */
+  /** HOST:PORT, unix:PATH or thread:ID; a client's is what it connects to. */
   readonly addr: string
   readonly child: ChildProcess
   /** Lines that it prints on stdout after the ready line. */
@@ -40,7 +40,8 @@ export class ProgramFailure extends Error {
 
 /**
  * Starts a command on `cpus`, or with null on any, and waits for its line `listening on ADDRESS (shards N, engine E)`, where
- * the address is tcp://HOST:PORT or unix:PATH; a client says `connecting to` instead. Rejects with {@link ProgramFailure} when it ends before, and when it was told an engine by `--engine` and runs another: its figures would go by
+ * the address is tcp://HOST:PORT, udp://HOST:PORT or unix:PATH; a client says `connecting to` instead, to thread:ID when that is a
+ * thread of its own. Rejects with {@link ProgramFailure} when it ends before, and when it was told an engine by `--engine` and runs another: its figures would go by
  * the wrong name.
  */
 export async function startServer(cpus: Cpus | null, command: readonly string[]): Promise<RunningServer> {
@@ -61,7 +62,7 @@ export async function startServer(cpus: Cpus | null, command: readonly string[])
 
   const ready = await within(START_TIMEOUT_MS, Promise.race([lines.next(), ended]))
   const line = typeof ready === 'object' && ready !== null && ready.done !== true ? ready.value : null
-  const addr = /^(?:listening on|connecting to) (?:tcp:\/\/(\S+)|(unix:\S+))/
+  const addr = /^(?:listening on|connecting to) (?:(?:tcp|udp):\/\/(\S+)|((?:unix|thread):\S+))/
     .exec(line ?? '')
     ?.slice(1)
     .find((found) => found !== undefined)
@@ -104,11 +105,14 @@ export function placeThreads({ pid }: RunningServer, javascriptCpu: number, ioCp
   const threads = readdirSync(`/proc/${pid}/task`)
   const isIo = (thread: string): boolean =>
     readFileSync(`/proc/${pid}/task/${thread}/comm`, 'utf8') === `${IO_THREAD}\n`
-  for (const thread of [String(pid), ...threads.filter(isIo)]) {
-    const cpu = thread === String(pid) ? javascriptCpu : ioCpu
-    const { status, stderr } = spawnSync('taskset', ['-p', '-c', String(cpu), thread], { encoding: 'utf8' })
-    if (status !== 0) throw new Error(`thread ${thread} of ${pid} cannot be moved to CPU ${cpu}: ${stderr}`)
-  }
+  for (const thread of [String(pid), ...threads.filter(isIo)])
+    placeThread(thread, thread === String(pid) ? javascriptCpu : ioCpu)
+}
+
+/** Gives a thread, by its number, one CPU. */
+export function placeThread(thread: string, cpu: number): void {
+  const { status, stderr } = spawnSync('taskset', ['-p', '-c', String(cpu), thread], { encoding: 'utf8' })
+  if (status !== 0) throw new Error(`thread ${thread} cannot be moved to CPU ${cpu}: ${stderr}`)
 }
 
 /** The promise's value, or null after `ms`. */

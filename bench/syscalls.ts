@@ -11,14 +11,18 @@ import { measuredCpus, output } from './machine.js'
 import type { PeerId } from './peers.js'
 import { serverCommand } from './programs.js'
 import type { Row } from './rows.js'
-import { startServer, within } from './servers.js'
+import { type RunningServer, startServer, within } from './servers.js'
 
 const ATTACH_TIMEOUT_MS = 10_000
 
 /** Calls of one server on one row. */
-export interface SyscallResult {
+export interface SyscallResult extends CallsPerRequest {
   readonly row: string
   readonly peer: PeerId
+}
+
+/** What a server does for a request. */
+export interface CallsPerRequest {
   readonly requests: number
   readonly perRequest: number
   /** The same by name, most frequent first. */
@@ -30,6 +34,8 @@ export function straceIsPresent(): boolean {
   return output('strace', ['-V']) !== null
 }
 
+/** Load before the first count. */
+const WARMUP_SECS = 0.3
 /** The longer of the two counts takes this many times the time of the shorter. */
 const LONGER = 4
 /** How often both are counted when the longer one saw no more requests. */
@@ -61,32 +67,45 @@ export async function countSyscalls(row: Row, peer: PeerId, secs: number): Promi
   ]
   if (row.mode === 'echo') load.push('--pipeline', String(row.pipeline))
   load.push('--warmup', '0', '--secs')
-  const run = (length: number): Promise<LoadResult> => runLoad(clientCpu, [...load, String(length)])
   try {
-    // Warm first: a server that still compiles its code makes other calls.
-    await run(0.3)
-    const counts = async (): Promise<{ short: Count; long: Count; requests: number }> => {
-      const short = await countWhile(server.pid, () => run(secs / LONGER))
-      const long = await countWhile(server.pid, () => run(secs))
-      return { short, long, requests: long.requests - short.requests }
-    }
-    let { short, long, requests } = await counts()
-    // A machine that does much else may leave next to nothing of one of the two.
-    for (let tries = 1; requests <= 0 && tries < COUNT_TRIES; tries++)
-      ({ short, long, requests } = await counts())
-    if (requests <= 0) throw new Error(`${peer} did no more in ${secs} s than in ${secs / LONGER} s`)
-    const names = new Set([...Object.keys(long.calls), ...Object.keys(short.calls)])
-    const slope = (name: string): number => ((long.calls[name] ?? 0) - (short.calls[name] ?? 0)) / requests
-    const byName = Object.fromEntries(
-      [...names]
-        .map((name): [string, number] => [name, slope(name)])
-        .sort(([, one], [, other]) => other - one),
+    const counted = await countPerRequest(
+      peer,
+      server,
+      (length) => runLoad(clientCpu, [...load, String(length)]),
+      secs,
     )
-    const perRequest = Object.values(byName).reduce((sum, count) => sum + count, 0)
-    return { row: row.id, peer, requests, perRequest, byName }
+    return { row: row.id, peer, ...counted }
   } finally {
     await server.stop()
   }
+}
+
+/** Counts the calls of a server that `run` loads for a number of seconds; `name` is for errors. */
+export async function countPerRequest(
+  name: string,
+  { pid }: RunningServer,
+  run: (secs: number) => Promise<LoadResult>,
+  secs: number,
+): Promise<CallsPerRequest> {
+  // Warm first: a server that still compiles its code makes other calls.
+  await run(WARMUP_SECS)
+  const counts = async (): Promise<{ short: Count; long: Count; requests: number }> => {
+    const short = await countWhile(pid, () => run(secs / LONGER))
+    const long = await countWhile(pid, () => run(secs))
+    return { short, long, requests: long.requests - short.requests }
+  }
+  let { short, long, requests } = await counts()
+  // A machine that does much else may leave next to nothing of one of the two.
+  for (let tries = 1; requests <= 0 && tries < COUNT_TRIES; tries++)
+    ({ short, long, requests } = await counts())
+  if (requests <= 0) throw new Error(`${name} did no more in ${secs} s than in ${secs / LONGER} s`)
+  const names = new Set([...Object.keys(long.calls), ...Object.keys(short.calls)])
+  const slope = (call: string): number => ((long.calls[call] ?? 0) - (short.calls[call] ?? 0)) / requests
+  const byName = Object.fromEntries(
+    [...names].map((call): [string, number] => [call, slope(call)]).sort(([, one], [, other]) => other - one),
+  )
+  const perRequest = Object.values(byName).reduce((sum, count) => sum + count, 0)
+  return { requests, perRequest, byName }
 }
 
 async function countWhile(pid: number, run: () => Promise<LoadResult>): Promise<Count> {

@@ -16,7 +16,8 @@ import { OTHER_CPU_MAX, type RowResult, STEAL_MAX } from './rounds.js'
 import { METRIC_TITLES, type Rate } from './rows.js'
 import { median, quantile } from './statistics.js'
 
-const VERDICTS: Readonly<Record<Verdict, string>> = {
+/** How verdicts are called on a terminal. */
+export const VERDICTS: Readonly<Record<Verdict, string>> = {
   pass: 'pass',
   fail: 'FAIL',
   undecided: 'undecided',
@@ -179,7 +180,8 @@ export function barTable(bars: readonly BarResult[]): string {
   return `bars\n${table(['', 'row', 'what', 'goal', 'measured [95 %]', ''], lines)}\n${note}`
 }
 
-function table(head: readonly string[], lines: readonly (readonly string[])[]): string {
+/** A table of a terminal, figures to the right. */
+export function table(head: readonly string[], lines: readonly (readonly string[])[]): string {
   const all = [head, ...lines]
   const widths = head.map((_, column) => Math.max(...all.map((line) => [...(line[column] ?? '')].length)))
   const pad = (text: string, column: number): string => {

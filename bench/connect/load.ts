@@ -1,8 +1,7 @@
 /** Connects as fast as a client can, and measures it from inside: nobody else knows when its window opens and closes. */
-import { readFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { LatencySummary } from '../load.js'
-import { sortedQuantile } from '../statistics.js'
+import { latencySummary, type ProcessorSample, sampleProcessor } from '../measured-inside.js'
 import type { Connector } from './connector.js'
 
 /** Where to connect to. */
@@ -33,9 +32,6 @@ export interface ConnectReport {
   }
 }
 
-/** USER_HZ, the unit of /proc, is 100 on every Linux that Node runs on. */
-const TICKS_PER_SEC = 100
-
 /**
  * Keeps `atOnce` connections under way, for a warm-up and a window. Resolves when all are gone; a connection that fails keeps
  * further ones from being opened, and is in the report.
@@ -50,17 +46,17 @@ export async function connectAsFastAsPossible(
   const load = new Load(connector, target)
   load.start(atOnce)
   await delay(warmupSecs * 1000)
-  const [before, endedBefore] = [sample(target.pid), load.ended]
+  const [before, endedBefore] = [sampleProcessor(target.pid), load.ended]
   load.record()
   await delay(secs * 1000)
-  const [after, endedAfter, latencies] = [sample(target.pid), load.ended, load.stopRecording()]
+  const [after, endedAfter, latencies] = [sampleProcessor(target.pid), load.ended, load.stopRecording()]
   await load.stop()
-  const used = (read: (one: Sample) => number): number => read(after) - read(before)
+  const used = (read: (one: ProcessorSample) => number): number => read(after) - read(before)
   return {
     secs: used(({ atMs }) => atMs) / 1000,
     connections: endedAfter - endedBefore,
     connectionsTotal: load.ended,
-    latencyUs: summary(latencies),
+    latencyUs: latencySummary(latencies),
     failure: load.failure,
     cpu: {
       ownSecs: used(({ ownSecs }) => ownSecs),
@@ -68,47 +64,6 @@ export async function connectAsFastAsPossible(
       machineBusySecs: used(({ busySecs }) => busySecs),
       machineStealSecs: used(({ stealSecs }) => stealSecs),
     },
-  }
-}
-
-/** Processor times since some point in the past. */
-interface Sample {
-  readonly atMs: number
-  readonly ownSecs: number
-  readonly targetSecs: number
-  readonly busySecs: number
-  readonly stealSecs: number
-}
-
-function sample(targetPid: string): Sample {
-  const { user, system } = process.cpuUsage()
-  // The name in parentheses may hold spaces and parentheses itself; utime and stime are fields 14 and 15.
-  const target = readFileSync(`/proc/${targetPid}/stat`, 'utf8')
-  const fields = target.slice(target.lastIndexOf(')') + 2).split(' ')
-  const machine = /^cpu +(.*)$/m.exec(readFileSync('/proc/stat', 'utf8'))?.[1]?.split(' ').map(Number) ?? []
-  const [userTicks = 0, nice = 0, systemTicks = 0, , , irq = 0, softirq = 0, steal = 0] = machine
-  return {
-    atMs: performance.now(),
-    ownSecs: (user + system) / 1e6,
-    targetSecs: (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SEC,
-    busySecs: (userTicks + nice + systemTicks + irq + softirq) / TICKS_PER_SEC,
-    stealSecs: steal / TICKS_PER_SEC,
-  }
-}
-
-function summary(latencies: readonly number[]): LatencySummary {
-  const sorted = Float64Array.from(latencies).sort()
-  const sum = sorted.reduce((total, one) => total + one, 0)
-  const at = (share: number): number => (sorted.length === 0 ? 0 : sortedQuantile(sorted, share))
-  return {
-    count: sorted.length,
-    mean: sorted.length === 0 ? 0 : sum / sorted.length,
-    p50: at(0.5),
-    p90: at(0.9),
-    p99: at(0.99),
-    p999: at(0.999),
-    p9999: at(0.9999),
-    max: sorted.at(-1) ?? 0,
   }
 }
 

@@ -52,6 +52,20 @@ impl Address {
         }
         Ok(Self::Tcp(addr))
     }
+
+    /// The same for datagrams: HOST:PORT, with or without `udp://` before it.
+    ///
+    /// # Errors
+    /// As [`Address::resolve`]; a Unix socket is refused.
+    pub fn resolve_ip(given: &str, allow_remote: bool) -> Result<SocketAddr, LoadError> {
+        match Self::resolve(given.strip_prefix("udp://").unwrap_or(given), allow_remote)? {
+            Self::Tcp(addr) => Ok(addr),
+            Self::Unix(_) => Err(LoadError::Address {
+                given: given.to_owned(),
+                reason: "a Unix socket is no address for UDP".to_owned(),
+            }),
+        }
+    }
 }
 
 impl fmt::Display for Address {
@@ -90,6 +104,13 @@ mod tests {
         let address = Address::resolve("unix:/tmp/x.sock", false).unwrap();
         assert_eq!(address, Address::Unix("/tmp/x.sock".into()));
         assert_eq!(address.to_string(), "unix:/tmp/x.sock");
+    }
+
+    #[test]
+    fn addresses_for_datagrams_are_no_unix_sockets() {
+        assert_eq!(Address::resolve_ip("udp://127.0.0.1:7", false).unwrap().port(), 7);
+        let error = Address::resolve_ip("unix:/tmp/x.sock", false).unwrap_err().to_string();
+        assert!(error.contains("--addr unix:/tmp/x.sock: a Unix socket is no"), "{error}");
     }
 
     #[test]

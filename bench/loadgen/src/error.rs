@@ -47,6 +47,14 @@ pub enum LoadError {
         /// The server.
         addr: Address,
     },
+    /// The server has other listeners than ours: fewer after a wait, or more.
+    #[error("the server has accepted {accepted} listeners, and {wanted} are wanted")]
+    NotAccepted {
+        /// By the server's count.
+        accepted: usize,
+        /// By ours.
+        wanted: usize,
+    },
     /// A system call failed that has nothing to do with the server.
     #[error("{call}: {source}")]
     System {
@@ -138,6 +146,24 @@ pub enum Failure {
         /// Bytes sent.
         sent: u64,
     },
+    /// A datagram came back that was not sent on this socket: another length, a changed byte, a number that is too high.
+    #[error("socket {socket} got a datagram of {length} bytes that it has not sent")]
+    WrongDatagram {
+        /// Number of the socket within the run, from 0.
+        socket: u64,
+        /// Bytes that came, at most one more than were sent.
+        length: usize,
+    },
+    /// The system says that datagrams do not arrive.
+    #[error("socket {socket} failed after {sent} datagrams: {source}")]
+    DatagramsRefused {
+        /// Number of the socket.
+        socket: u64,
+        /// Datagrams sent on it.
+        sent: u64,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Answers were still missing after the wait at the end of the run.
     #[error("connection {connection} is missing {missing} bytes {waited_secs} s after the end of the run")]
     Unanswered {
@@ -153,6 +179,6 @@ pub enum Failure {
 impl Failure {
     /// True when content was wrong: no `--tolerate` forgives that.
     pub fn is_corruption(&self) -> bool {
-        matches!(self, Self::WrongByte { .. } | Self::Surplus { .. })
+        matches!(self, Self::WrongByte { .. } | Self::Surplus { .. } | Self::WrongDatagram { .. })
     }
 }

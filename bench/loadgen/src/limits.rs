@@ -18,6 +18,14 @@ pub const CONNECTS_PENDING_MAX: usize = 128;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the end of a run waits for answers that are still out.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long listeners wait for a broadcast, and the benchmark for an answer of the server.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the server is asked how many listeners it has accepted.
+pub const ACCEPT_POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// A datagram that has no answer after this long is lost: another one takes its place.
+pub const DATAGRAM_TIMEOUT: Duration = Duration::from_millis(100);
+/// Datagrams that are out on one socket, at most.
+pub const DATAGRAMS_OUT_MAX: usize = 1024;
 /// Connections per source address; an address has about 28,000 ephemeral ports towards one server.
 pub const CONNECTIONS_PER_SOURCE: usize = 10_000;
 /// Longest poll, so that the clock is looked at even when nothing happens.

@@ -1,19 +1,26 @@
 //! Command line of the load generator; `loadgen --help` says what each option means.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::{self, BufRead, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 use loadgen::{
     address::Address,
     churn::{self, ChurnOptions},
+    datagrams::{self, DatagramOptions},
     echo::{self, EchoOptions},
     error::LoadError,
     idle::{self, IdleOptions},
+    listen::{ListenOptions, Listeners},
     outcome::Outcome,
     target::{Close, Target},
 };
 
-/// Loads an echo server and checks every byte that comes back.
+/// Loads a server, of echoes or of broadcasts, and checks every byte that comes.
 ///
 /// Exits with 0 when all went well, 1 when a byte was wrong or a connection failed (see --tolerate), and 2 when the
 /// options are wrong or the load could not be made.
@@ -75,6 +82,50 @@ enum Mode {
         #[arg(long, value_enum, default_value_t = Close::Fin)]
         close: Close,
     },
+    /// Connections that only read, to a server that broadcasts to them and understands two lines on one more connection:
+    /// "count", answered by the number of listeners, and "broadcast MESSAGES SIZE FIRST"
+    Listen {
+        #[command(flatten)]
+        common: Common,
+        /// Seconds to measure; without it each line "WARMUP SECS" on stdin is answered by a JSON line, after a first line
+        /// "connecting to ADDRESS (N connections)", until stdin closes
+        #[arg(long, value_name = "S", value_parser = seconds)]
+        secs: Option<Duration>,
+        /// Seconds of load before that
+        #[arg(long, value_name = "S", default_value = "0.5", value_parser = seconds)]
+        warmup: Duration,
+        /// Process of the server, to measure its processor time in the window (Linux)
+        #[arg(long, value_name = "PID")]
+        server_pid: Option<u32>,
+        /// Connections
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        conns: usize,
+        /// Bytes of a broadcast
+        #[arg(long, value_name = "B", default_value_t = 64)]
+        size: usize,
+        /// Broadcasts that are asked for at once; the next ones when all listeners have had them
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        at_once: u32,
+        /// Source addresses 127.0.0.2, 127.0.0.3 ...; at least one for every 10,000 connections
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        sources: u32,
+    },
+    /// UDP: N sockets that each keep W datagrams of B bytes out; one without an answer in 100 ms is counted and replaced
+    Datagrams {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        window: Window,
+        /// Sockets
+        #[arg(long, value_name = "N", default_value_t = 64)]
+        sockets: usize,
+        /// Bytes of a datagram
+        #[arg(long, value_name = "B", default_value_t = 64)]
+        size: usize,
+        /// Datagrams that are out on each socket
+        #[arg(long = "window", value_name = "W", default_value_t = 1)]
+        out: usize,
+    },
     /// Connections held open that do nothing
     Idle {
         #[command(flatten)]
@@ -134,13 +185,18 @@ fn seconds(text: &str) -> Result<Duration, String> {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = match &cli.mode {
-        Mode::Echo { common, .. } | Mode::Churn { common, .. } | Mode::Idle { common, .. } => common.json,
+        Mode::Echo { common, .. }
+        | Mode::Churn { common, .. }
+        | Mode::Listen { common, .. }
+        | Mode::Datagrams { common, .. }
+        | Mode::Idle { common, .. } => common.json,
     };
     match run(cli.mode) {
-        Ok(outcome) => {
+        Ok(Some(outcome)) => {
             println!("{}", if json { outcome.json_line() } else { outcome.table() });
             if outcome.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) }
         }
+        Ok(None) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("loadgen: {error}");
             ExitCode::from(2)
@@ -148,8 +204,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(mode: Mode) -> Result<Outcome, LoadError> {
-    match mode {
+/// None: everything was told already.
+fn run(mode: Mode) -> Result<Option<Outcome>, LoadError> {
+    let outcome = match mode {
         Mode::Echo { common, window, conns, size, pipeline, rate } => {
             let addr = Address::resolve(&common.addr, common.allow_remote)?;
             echo::run(EchoOptions {
@@ -165,6 +222,31 @@ fn run(mode: Mode) -> Result<Outcome, LoadError> {
                 progress: common.progress,
             })
         }
+        Mode::Listen { common, secs, warmup, server_pid, conns, size, at_once, sources } => {
+            let addr = Address::resolve(&common.addr, common.allow_remote)?;
+            let mut listeners = Listeners::connect(ListenOptions {
+                target: Target { addr, sources },
+                connections: conns,
+                size,
+                at_once,
+                server_pid,
+                progress: common.progress,
+            })?;
+            match secs {
+                Some(secs) => listeners.measure(warmup, secs),
+                None => return measure_as_told(&mut listeners).map(|()| None),
+            }
+        }
+        Mode::Datagrams { common, window, sockets, size, out } => datagrams::run(DatagramOptions {
+            addr: Address::resolve_ip(&common.addr, common.allow_remote)?,
+            sockets,
+            size,
+            out,
+            window: window.secs,
+            warmup: window.warmup,
+            server_pid: window.server_pid,
+            progress: common.progress,
+        }),
         Mode::Churn { common, window, conns, size, sources, rate, trace, close } => {
             let addr = Address::resolve(&common.addr, common.allow_remote)?;
             churn::run(ChurnOptions {
@@ -193,7 +275,28 @@ fn run(mode: Mode) -> Result<Outcome, LoadError> {
                 json: common.json,
             })
         }
+    };
+    outcome.map(Some)
+}
+
+/// Measures once for each line `WARMUP SECS` on stdin.
+fn measure_as_told(listeners: &mut Listeners) -> Result<(), LoadError> {
+    let tell = |line: String| {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{line}").and_then(|()| stdout.flush()).map_err(LoadError::system("write"))
+    };
+    tell(format!("connecting to tcp://{} ({} connections)", listeners.addr(), listeners.count()))?;
+    for line in io::stdin().lock().lines() {
+        let line = line.map_err(LoadError::system("read"))?;
+        let wrong =
+            |reason: String| LoadError::Option(format!("stdin: {line:?} is not WARMUP SECS: {reason}"));
+        let (warmup, secs) =
+            line.split_once(' ').ok_or_else(|| wrong("there is one space in it".to_owned()))?;
+        let (warmup, secs) = (seconds(warmup).map_err(wrong)?, seconds(secs).map_err(wrong)?);
+        let outcome = listeners.measure(warmup, secs)?;
+        tell(outcome.json_line())?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -31,8 +31,12 @@ impl Failures {
     pub fn note(&mut self, failure: &Failure) {
         match failure {
             Failure::Connect { .. } => self.connect += 1,
-            Failure::Closed { .. } | Failure::Broken { .. } => self.lost += 1,
-            Failure::WrongByte { .. } | Failure::Surplus { .. } => self.corrupt += 1,
+            Failure::Closed { .. } | Failure::Broken { .. } | Failure::DatagramsRefused { .. } => {
+                self.lost += 1
+            }
+            Failure::WrongByte { .. } | Failure::Surplus { .. } | Failure::WrongDatagram { .. } => {
+                self.corrupt += 1;
+            }
             Failure::Unanswered { .. } => self.unanswered += 1,
         }
         self.first.get_or_insert_with(|| failure.to_string());
