@@ -72,7 +72,7 @@ export const DATAGRAMS: PairedBenchmark<DatagramPeer> = {
   rows: ROWS,
   bars: ROWS.flatMap(bars),
   groups: [],
-  duration: 'five minutes on a quiet machine, and up to twenty on a noisy one',
+  duration: 'six minutes on a quiet machine, and up to half an hour on a noisy one',
   absent: (peer) => {
     if (peer !== 'c') return null
     const found = cProgram()

@@ -60,24 +60,32 @@ function ratioSection(
   figure: PairedFigure,
 ): string {
   const rows = results.rows.filter(({ row }) => row.figures.includes(figure))
-  const groups = rows.map((result) => ({
-    title: result.row.title,
-    lines: pairedWith(result.row, results.peers).map((pair) => ({
-      peer: colourOf(benchmark, pair.peer),
-      title: `${titleOf(benchmark, pair.peer)} / ${titleOf(benchmark, pair.against)}`,
-      interval: pairedRatio(result, pair, figure),
-      rough: roughPairedRatio(result, pair, figure),
-      goals: bars
-        .filter(({ bar }) => bar.row === result.row.id && bar.figure === figure)
-        .filter(({ bar }) => bar.peer === pair.peer && bar.against === pair.against)
-        .map(({ bar }) => bar.value),
+  // A group for each baseline: names of both would be too long for a line's label.
+  const groups = rows.flatMap((result) =>
+    result.row.baselines.map((baseline) => ({
+      title: `${result.row.title}: ratio to ${titleOf(benchmark, baseline)}`,
+      lines: pairedWith(result.row, results.peers)
+        .filter(({ against }) => against === baseline)
+        .map((pair) => ({
+          peer: colourOf(benchmark, pair.peer),
+          title: titleOf(benchmark, pair.peer),
+          interval: pairedRatio(result, pair, figure),
+          rough: roughPairedRatio(result, pair, figure),
+          goals: bars
+            .filter(({ bar }) => bar.row === result.row.id && bar.figure === figure)
+            .filter(({ bar }) => bar.peer === pair.peer && bar.against === pair.against)
+            .map(({ bar }) => bar.value),
+        })),
     })),
-  }))
+  )
   if (groups.every(({ lines }) => lines.length === 0)) return ''
   const heading = `${capitalized(figureTitle(figure, unitOf(results, figure)))}, as a ratio`
   return `<h2>${escaped(heading)}</h2>
 <p class="soft">${figure === 'p50' ? 'Left' : 'Right'} is better. ${RATIO_KEY}</p>
-${ratioPlot(heading, groups)}`
+${ratioPlot(
+  heading,
+  groups.filter(({ lines }) => lines.length > 0),
+)}`
 }
 
 function valueSection(benchmark: PairedBenchmark, results: PairedResults, figure: PairedFigure): string {

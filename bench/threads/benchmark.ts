@@ -137,7 +137,7 @@ export const THREADS: PairedBenchmark<ThreadPeer> = {
   rows: ROWS,
   bars: ROWS.flatMap(barsOf),
   groups: ['messages', 'calls', 'broadcast'],
-  duration: 'a quarter of an hour on a quiet machine, and up to three quarters on a noisy one',
+  duration: 'a quarter of an hour on a quiet machine, and up to an hour on a noisy one',
   absent: () => null,
   check(rows) {
     for (const row of rows.map(rowOf)) if (row.work === 'broadcast') checkDescriptors(row.connections)
