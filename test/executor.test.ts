@@ -2,7 +2,13 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads'
+import { fileURLToPath } from 'node:url'
+import workerThreads, {
+  MessageChannel,
+  type MessagePort,
+  receiveMessageOnPort,
+  Worker,
+} from 'node:worker_threads'
 import { getLoop, type Server } from '../src/index.js'
 import { fixtureUrl } from './harness/child.js'
 import { eventually } from './harness/deferred.js'
@@ -21,6 +27,17 @@ async function rejection(promise: Promise<unknown>): Promise<Error & { code?: st
     return error as Error
   }
   throw new assert.AssertionError({ message: 'it was not rejected' })
+}
+
+/** What would end the process, from now on to the end of the test. */
+function unheardErrors(t: TestContext): unknown[] {
+  const unheard: unknown[] = []
+  const hear = (error: unknown): void => void unheard.push(error)
+  for (const event of ['unhandledRejection', 'uncaughtException'] as const) {
+    process.on(event, hear)
+    t.defer(() => process.off(event, hear))
+  }
+  return unheard
 }
 
 /** A server of this thread that keeps the executor as it shall be. */
@@ -260,10 +277,7 @@ forEachEngine('the executor of the main thread', (test) => {
     const running = loop.runInExecutor(TASKS, [shared], { name: 'spin' })
     const waiting = Array.from({ length: 8 }, () => loop.runInExecutor(TASKS, [shared], { name: 'spin' }))
     await untilBegun(shared, 1)
-    const unheard: unknown[] = []
-    const hear = (error: unknown): void => void unheard.push(error)
-    process.on('unhandledRejection', hear)
-    t.defer(() => process.off('unhandledRejection', hear))
+    const unheard = unheardErrors(t)
     void loop.runInExecutor(TASKS, [shared], { name: 'spin' }) // nobody waits for this one
     const closed = loop.close()
     for (const task of [running, ...waiting]) assertCode(await rejection(task), 'ERR_SHARDLOOP_CLOSED')
@@ -371,6 +385,62 @@ forEachEngine('the executor of the main thread', (test) => {
     assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
     assert.equal(child.stdout, 'computed\n')
   })
+
+  test('a thread that the system refuses fails its task alone, and the next task tries again', async (t) => {
+    const server = await executorOf(t, { maxThreads: 2, maxQueue: 2_000 })
+    const unheard = unheardErrors(t)
+    const { failed } = server.metrics().executor
+    let refusals = 0
+    const refuse = (): void => {
+      // As Node has it when pthread_create fails.
+      workerThreads.Worker = class {
+        constructor() {
+          refusals++
+          throw Object.assign(new Error('no thread'), { code: 'ERR_WORKER_INIT_FAILED' })
+        }
+      } as unknown as typeof Worker
+    }
+    const allow = (): void => {
+      workerThreads.Worker = Worker
+    }
+    t.defer(allow)
+    const assertRefused = async (task: Promise<unknown>): Promise<void> => {
+      const error = assertCode(await rejection(task), 'ERR_SHARDLOOP_EXECUTOR_DIED')
+      assert.equal((error.cause as { code?: string }).code, 'ERR_WORKER_INIT_FAILED', error.message)
+    }
+    refuse()
+    await Promise.all(Array.from({ length: 1_000 }, () => assertRefused(t.loop.runInExecutor(TASKS, [0]))))
+    assert.equal(refusals, 1_000)
+    await until(server, { threads: 0, running: 0, queued: 0, failed: failed + 1_000 })
+    allow()
+    const shared = gate()
+    const beside = t.loop.runInExecutor(TASKS, [shared], { name: 'wait' })
+    await untilBegun(shared, 1)
+    refuse()
+    for (let round = 0; round < 3; round++) await assertRefused(t.loop.runInExecutor(TASKS, [round]))
+    allow()
+    // Each thread is given what comes now, and nothing of what was refused.
+    const next = Array.from({ length: 6 }, (_, index) => t.loop.runInExecutor(TASKS, [index]))
+    assert.deepEqual(await Promise.all(next), [0, 1, 2, 3, 4, 5])
+    open(shared)
+    assert.equal(await beside, 'let go')
+    await until(server, { threads: 2, running: 0, queued: 0, failed: failed + 1_003 })
+    refuse()
+    assert.equal(await t.loop.runInExecutor(TASKS, ['needs no new one']), 'needs no new one')
+    await server.close()
+    assert.equal(server.metrics().executor.threads, 0)
+    assert.deepEqual(unheard, [])
+  })
+
+  for (const state of ['unloaded', 'loaded'] as const) {
+    test(`a process without descriptors fails its tasks while it has none, and no longer (${state})`, async (t) => {
+      const script = 'ulimit -n 90 && exec "$0" "$@"'
+      const file = fileURLToPath(fixtureUrl('executor-starved'))
+      const child = t.spawn(['-c', script, process.execPath, file, state], { command: '/bin/sh' })
+      await child.untilExit()
+      assert.match(child.stdout, /^(?:E\w+\n){3}computed\n$/, child.describe())
+    })
+  }
 
   test('threads that cannot start fail their tasks instead of leaving them waiting', async (t) => {
     const failing = `data:text/javascript,${encodeURIComponent(

@@ -58,10 +58,11 @@ export class ExecutorClient {
     for (const request of unsent) send(request)
   }
 
-  /** The executor cannot be reached. */
+  /** The executor cannot be reached: what waits for it is rejected. Only for one that is forgotten. */
   fail(error: unknown): void {
     for (const task of [...this.#pending.values()]) task.cancel(error)
-    this.#unsent = []
+    for (const request of this.#unsent ?? []) if (request.type === 'run') request.port.close()
+    this.#unsent = null
   }
 
   /**
@@ -213,6 +214,12 @@ export function executorClient(connectMain: (client: ExecutorClient) => void): E
     client.connect((request) => port.postMessage(request, request.type === 'run' ? [request.port] : []), null)
   }
   return client
+}
+
+/** One that has failed is not this thread's any more: the next task makes another one. */
+export function forgetExecutorClient(client: ExecutorClient): void {
+  const current = slot()
+  if (current.client === client) current.client = null
 }
 
 /** What is left to do when a loop of this thread, whose tasks are over, is closed. */
