@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { createSecretKey, KeyObject } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -10,6 +11,7 @@ import workerThreads, {
   Worker,
 } from 'node:worker_threads'
 import { getLoop, type Server } from '../src/index.js'
+import { memoryOf } from './fixtures/tasks.js'
 import { fixtureUrl } from './harness/child.js'
 import { eventually } from './harness/deferred.js'
 import { gate, open, TASKS, until, untilBegun } from './harness/executor.js'
@@ -148,6 +150,66 @@ forEachEngine('the executor of the main thread', (test) => {
     assert.equal(back.deep[0]?.buffer.byteLength, 16)
     assert.equal(back.self, back, 'cycles stay')
     assert.equal(slab.length, 4, 'and the caller has its memory still')
+  })
+
+  test('wherever structured clone finds a view of larger memory, only what it shows is sent', async (t) => {
+    const slab = new Uint8Array(1024)
+    slab.set([1, 2, 3], 16)
+    const part = (): Uint8Array => slab.subarray(16, 19)
+    class Message {
+      readonly #hidden = 1
+      readonly body = part()
+      get length(): number {
+        return this.#hidden
+      }
+    }
+    class Bodies extends Map<unknown, unknown> {
+      override entries(): MapIterator<[unknown, unknown]> {
+        return new Map().entries()
+      }
+    }
+    let deep: unknown = part()
+    for (let level = 0; level < 20_000; level++) deep = level % 2 === 0 ? [deep] : { deep }
+    const key = createSecretKey(Buffer.from('key'))
+    const cyclic = new Map<unknown, unknown>([['body', part()]])
+    cyclic.set('self', new Set([cyclic]))
+    const places: Record<string, unknown> = {
+      map: new Bodies([['a', { body: part() }]]),
+      mapKey: new Map([[part(), 1]]),
+      set: new Set([[part()]]),
+      instance: new Message(),
+      cause: new RangeError('with a cause', { cause: { body: part() } }),
+      cyclic,
+      beside: { key, body: part() },
+    }
+    for (const [place, value] of Object.entries(places)) {
+      const [back, size] = await t.loop.runInExecutor<[unknown, number]>(TASKS, [value], {
+        name: 'withMemory',
+      })
+      assert.equal(size, 3, place)
+      assert.equal(memoryOf(back), 3, `${place} as a result`)
+      places[place] = back
+    }
+    assert.deepEqual((places['map'] as Map<string, unknown>).get('a'), { body: new Uint8Array([1, 2, 3]) })
+    assert.deepEqual(places['instance'], { body: new Uint8Array([1, 2, 3]) })
+    assert.ok(places['cause'] instanceof RangeError)
+    const { message, stack } = places['cause']
+    assert.match(`${message} ${stack}`, /^with a cause RangeError: with a cause\n.*executor\.test/)
+    const back = places['cyclic'] as typeof cyclic
+    assert.ok((back.get('self') as Set<unknown>).has(back))
+    const beside = places['beside'] as { key: unknown }
+    assert.ok(beside.key instanceof KeyObject, 'what is beside it stays what it is')
+    // Too deep for what is recursive: structured clone refuses it by name, or sends it.
+    const tooDeep = await t.loop.runInExecutor(TASKS, [deep]).then(
+      () => null,
+      (error: unknown) => error,
+    )
+    if (tooDeep !== null) assertCode(tooDeep, 'ERR_SHARDLOOP_ARGUMENT')
+    let nested: unknown = part()
+    for (let level = 0; level < 100; level++) nested = level % 2 === 0 ? [nested] : { nested }
+    const [, size] = await t.loop.runInExecutor<[unknown, number]>(TASKS, [nested], { name: 'withMemory' })
+    assert.equal(size, 3)
+    assert.equal(slab.length, 1024, 'and the caller has its memory still')
   })
 
   test('a result moves what it has for itself, and nothing of what its module keeps', async (t) => {
