@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { createSecretKey, KeyObject } from 'node:crypto'
-import { once } from 'node:events'
+import { getEventListeners, once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
@@ -276,6 +276,26 @@ forEachEngine('the executor of the main thread', (test) => {
     const late = new AbortController()
     assert.equal(await t.loop.runInExecutor(TASKS, ['done'], { signal: late.signal }), 'done')
     late.abort()
+  })
+
+  test('one signal of many tasks is listened to once, and no longer than one of them waits', async (t) => {
+    await executorOf(t, { maxThreads: 1 })
+    const warnings: Error[] = []
+    const warned = (warning: Error): void => void warnings.push(warning)
+    process.on('warning', warned)
+    t.defer(() => process.off('warning', warned))
+    const controller = new AbortController()
+    const { signal } = controller
+    const run = (): Promise<unknown> => t.loop.runInExecutor(TASKS, [1], { signal })
+    assert.deepEqual(await Promise.all(Array.from({ length: 20 }, run)), Array(20).fill(1))
+    assert.equal(getEventListeners(signal, 'abort').length, 0)
+    const aborted = Array.from({ length: 20 }, () => rejection(run()))
+    assert.equal(getEventListeners(signal, 'abort').length, 1)
+    controller.abort(new Error('given up'))
+    for (const { message } of await Promise.all(aborted)) assert.equal(message, 'given up')
+    assert.equal(getEventListeners(signal, 'abort').length, 0)
+    await new Promise((resolve) => setImmediate(resolve)) // a warning comes with a later tick
+    assert.deepEqual(warnings, [])
   })
 
   test('a thread whose task is aborted while it starts goes to the next task', async (t) => {

@@ -13,6 +13,7 @@ import {
 import { packArguments } from './executor-memory.js'
 import type { ExecutorRefusal, ExecutorRequest, TaskReply } from './executor-messages.js'
 import { shardIdentity } from './identity.js'
+import { unwatchSignal, watchSignal } from './shared-signals.js'
 import { threadSingleton } from './thread-singleton.js'
 
 /** What is to be run, as it was checked. */
@@ -138,7 +139,7 @@ class Task implements PendingTask {
     // An open port keeps the thread alive for as long as somebody waits, as a timer does.
     port.on('message', (reply: TaskReply) => this.#replied(reply))
     port.on('messageerror', (error: unknown) => this.refuse(error))
-    signal?.addEventListener('abort', this.#aborted)
+    if (signal !== undefined) watchSignal(signal, this)
   }
 
   cancel(reason: unknown): void {
@@ -158,13 +159,16 @@ class Task implements PendingTask {
     else this.#reject(unpackError(reply.error))
   }
 
-  readonly #aborted = (): void => this.cancel(this.#signal?.reason)
+  /** The signal's. */
+  handleEvent(): void {
+    this.cancel(this.#signal?.reason)
+  }
 
   /** Whether it was not settled before. */
   #settle(isOver: boolean): boolean {
     if (this.#isSettled) return false
     this.#isSettled = true
-    this.#signal?.removeEventListener('abort', this.#aborted)
+    if (this.#signal !== undefined) unwatchSignal(this.#signal, this)
     this.#port.close()
     this.#settled(isOver)
     return true
