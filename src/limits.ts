@@ -199,8 +199,5 @@ export const EXECUTOR_IMPORT_GRACE_MS = 1_000
 /** Names that `executor.tasks` may have in all. More is refused with ERR_SHARDLOOP_OPTION. */
 export const EXECUTOR_NAMES_MAX = 1_024
 
-/** Levels of arrays and plain objects in which views of larger memory are sent as copies of their exact size; deeper ones take all of that memory along. */
-export const EXECUTOR_COPY_DEPTH_MAX = 8
-
 /** Characters of an error's message, and of its stack, that a call is answered with when its thread's mailbox is full. */
 export const CALL_ERROR_TEXT_MAX = 2048

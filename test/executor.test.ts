@@ -1,9 +1,17 @@
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
+import { createSecretKey, KeyObject } from 'node:crypto'
+import { getEventListeners, once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads'
+import { fileURLToPath } from 'node:url'
+import workerThreads, {
+  MessageChannel,
+  type MessagePort,
+  receiveMessageOnPort,
+  Worker,
+} from 'node:worker_threads'
 import { getLoop, type Server } from '../src/index.js'
+import { memoryOf } from './fixtures/tasks.js'
 import { fixtureUrl } from './harness/child.js'
 import { eventually } from './harness/deferred.js'
 import { gate, open, TASKS, until, untilBegun } from './harness/executor.js'
@@ -21,6 +29,17 @@ async function rejection(promise: Promise<unknown>): Promise<Error & { code?: st
     return error as Error
   }
   throw new assert.AssertionError({ message: 'it was not rejected' })
+}
+
+/** What would end the process, from now on to the end of the test. */
+function unheardErrors(t: TestContext): unknown[] {
+  const unheard: unknown[] = []
+  const hear = (error: unknown): void => void unheard.push(error)
+  for (const event of ['unhandledRejection', 'uncaughtException'] as const) {
+    process.on(event, hear)
+    t.defer(() => process.off(event, hear))
+  }
+  return unheard
 }
 
 /** A server of this thread that keeps the executor as it shall be. */
@@ -133,6 +152,66 @@ forEachEngine('the executor of the main thread', (test) => {
     assert.equal(slab.length, 4, 'and the caller has its memory still')
   })
 
+  test('wherever structured clone finds a view of larger memory, only what it shows is sent', async (t) => {
+    const slab = new Uint8Array(1024)
+    slab.set([1, 2, 3], 16)
+    const part = (): Uint8Array => slab.subarray(16, 19)
+    class Message {
+      readonly #hidden = 1
+      readonly body = part()
+      get length(): number {
+        return this.#hidden
+      }
+    }
+    class Bodies extends Map<unknown, unknown> {
+      override entries(): MapIterator<[unknown, unknown]> {
+        return new Map().entries()
+      }
+    }
+    let deep: unknown = part()
+    for (let level = 0; level < 20_000; level++) deep = level % 2 === 0 ? [deep] : { deep }
+    const key = createSecretKey(Buffer.from('key'))
+    const cyclic = new Map<unknown, unknown>([['body', part()]])
+    cyclic.set('self', new Set([cyclic]))
+    const places: Record<string, unknown> = {
+      map: new Bodies([['a', { body: part() }]]),
+      mapKey: new Map([[part(), 1]]),
+      set: new Set([[part()]]),
+      instance: new Message(),
+      cause: new RangeError('with a cause', { cause: { body: part() } }),
+      cyclic,
+      beside: { key, body: part() },
+    }
+    for (const [place, value] of Object.entries(places)) {
+      const [back, size] = await t.loop.runInExecutor<[unknown, number]>(TASKS, [value], {
+        name: 'withMemory',
+      })
+      assert.equal(size, 3, place)
+      assert.equal(memoryOf(back), 3, `${place} as a result`)
+      places[place] = back
+    }
+    assert.deepEqual((places['map'] as Map<string, unknown>).get('a'), { body: new Uint8Array([1, 2, 3]) })
+    assert.deepEqual(places['instance'], { body: new Uint8Array([1, 2, 3]) })
+    assert.ok(places['cause'] instanceof RangeError)
+    const { message, stack } = places['cause']
+    assert.match(`${message} ${stack}`, /^with a cause RangeError: with a cause\n.*executor\.test/)
+    const back = places['cyclic'] as typeof cyclic
+    assert.ok((back.get('self') as Set<unknown>).has(back))
+    const beside = places['beside'] as { key: unknown }
+    assert.ok(beside.key instanceof KeyObject, 'what is beside it stays what it is')
+    // Too deep for what is recursive: structured clone refuses it by name, or sends it.
+    const tooDeep = await t.loop.runInExecutor(TASKS, [deep]).then(
+      () => null,
+      (error: unknown) => error,
+    )
+    if (tooDeep !== null) assertCode(tooDeep, 'ERR_SHARDLOOP_ARGUMENT')
+    let nested: unknown = part()
+    for (let level = 0; level < 100; level++) nested = level % 2 === 0 ? [nested] : { nested }
+    const [, size] = await t.loop.runInExecutor<[unknown, number]>(TASKS, [nested], { name: 'withMemory' })
+    assert.equal(size, 3)
+    assert.equal(slab.length, 1024, 'and the caller has its memory still')
+  })
+
   test('a result moves what it has for itself, and nothing of what its module keeps', async (t) => {
     await executorOf(t, { maxThreads: 1 })
     for (let round = 0; round < 2; round++) {
@@ -199,6 +278,26 @@ forEachEngine('the executor of the main thread', (test) => {
     late.abort()
   })
 
+  test('one signal of many tasks is listened to once, and no longer than one of them waits', async (t) => {
+    await executorOf(t, { maxThreads: 1 })
+    const warnings: Error[] = []
+    const warned = (warning: Error): void => void warnings.push(warning)
+    process.on('warning', warned)
+    t.defer(() => process.off('warning', warned))
+    const controller = new AbortController()
+    const { signal } = controller
+    const run = (): Promise<unknown> => t.loop.runInExecutor(TASKS, [1], { signal })
+    assert.deepEqual(await Promise.all(Array.from({ length: 20 }, run)), Array(20).fill(1))
+    assert.equal(getEventListeners(signal, 'abort').length, 0)
+    const aborted = Array.from({ length: 20 }, () => rejection(run()))
+    assert.equal(getEventListeners(signal, 'abort').length, 1)
+    controller.abort(new Error('given up'))
+    for (const { message } of await Promise.all(aborted)) assert.equal(message, 'given up')
+    assert.equal(getEventListeners(signal, 'abort').length, 0)
+    await new Promise((resolve) => setImmediate(resolve)) // a warning comes with a later tick
+    assert.deepEqual(warnings, [])
+  })
+
   test('a thread whose task is aborted while it starts goes to the next task', async (t) => {
     const server = await executorOf(t, { maxThreads: 1, idleTimeoutMs: 60_000 })
     const controller = new AbortController()
@@ -260,10 +359,7 @@ forEachEngine('the executor of the main thread', (test) => {
     const running = loop.runInExecutor(TASKS, [shared], { name: 'spin' })
     const waiting = Array.from({ length: 8 }, () => loop.runInExecutor(TASKS, [shared], { name: 'spin' }))
     await untilBegun(shared, 1)
-    const unheard: unknown[] = []
-    const hear = (error: unknown): void => void unheard.push(error)
-    process.on('unhandledRejection', hear)
-    t.defer(() => process.off('unhandledRejection', hear))
+    const unheard = unheardErrors(t)
     void loop.runInExecutor(TASKS, [shared], { name: 'spin' }) // nobody waits for this one
     const closed = loop.close()
     for (const task of [running, ...waiting]) assertCode(await rejection(task), 'ERR_SHARDLOOP_CLOSED')
@@ -371,6 +467,62 @@ forEachEngine('the executor of the main thread', (test) => {
     assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
     assert.equal(child.stdout, 'computed\n')
   })
+
+  test('a thread that the system refuses fails its task alone, and the next task tries again', async (t) => {
+    const server = await executorOf(t, { maxThreads: 2, maxQueue: 2_000 })
+    const unheard = unheardErrors(t)
+    const { failed } = server.metrics().executor
+    let refusals = 0
+    const refuse = (): void => {
+      // As Node has it when pthread_create fails.
+      workerThreads.Worker = class {
+        constructor() {
+          refusals++
+          throw Object.assign(new Error('no thread'), { code: 'ERR_WORKER_INIT_FAILED' })
+        }
+      } as unknown as typeof Worker
+    }
+    const allow = (): void => {
+      workerThreads.Worker = Worker
+    }
+    t.defer(allow)
+    const assertRefused = async (task: Promise<unknown>): Promise<void> => {
+      const error = assertCode(await rejection(task), 'ERR_SHARDLOOP_EXECUTOR_DIED')
+      assert.equal((error.cause as { code?: string }).code, 'ERR_WORKER_INIT_FAILED', error.message)
+    }
+    refuse()
+    await Promise.all(Array.from({ length: 1_000 }, () => assertRefused(t.loop.runInExecutor(TASKS, [0]))))
+    assert.equal(refusals, 1_000)
+    await until(server, { threads: 0, running: 0, queued: 0, failed: failed + 1_000 })
+    allow()
+    const shared = gate()
+    const beside = t.loop.runInExecutor(TASKS, [shared], { name: 'wait' })
+    await untilBegun(shared, 1)
+    refuse()
+    for (let round = 0; round < 3; round++) await assertRefused(t.loop.runInExecutor(TASKS, [round]))
+    allow()
+    // Each thread is given what comes now, and nothing of what was refused.
+    const next = Array.from({ length: 6 }, (_, index) => t.loop.runInExecutor(TASKS, [index]))
+    assert.deepEqual(await Promise.all(next), [0, 1, 2, 3, 4, 5])
+    open(shared)
+    assert.equal(await beside, 'let go')
+    await until(server, { threads: 2, running: 0, queued: 0, failed: failed + 1_003 })
+    refuse()
+    assert.equal(await t.loop.runInExecutor(TASKS, ['needs no new one']), 'needs no new one')
+    await server.close()
+    assert.equal(server.metrics().executor.threads, 0)
+    assert.deepEqual(unheard, [])
+  })
+
+  for (const state of ['unloaded', 'loaded'] as const) {
+    test(`a process without descriptors fails its tasks while it has none, and no longer (${state})`, async (t) => {
+      const script = 'ulimit -n 90 && exec "$0" "$@"'
+      const file = fileURLToPath(fixtureUrl('executor-starved'))
+      const child = t.spawn(['-c', script, process.execPath, file, state], { command: '/bin/sh' })
+      await child.untilExit()
+      assert.match(child.stdout, /^(?:E\w+\n){3}computed\n$/, child.describe())
+    })
+  }
 
   test('threads that cannot start fail their tasks instead of leaving them waiting', async (t) => {
     const failing = `data:text/javascript,${encodeURIComponent(

@@ -6,6 +6,7 @@ import { UNIX_RETRY_FIRST_MS, UNIX_RETRY_MAX_MS } from '../limits.js'
 import type { Clients } from '../workers/clients.js'
 import type { ConnectAttempt, ConnectTerms } from '../workers/outgoing.js'
 import type { Protocol, SocketAddress, Transport } from '../workers/protocol.js'
+import { unwatchSignal, watchSignal } from '../workers/shared-signals.js'
 import { type HeldLoop, threadLoop } from '../workers/thread-loop.js'
 import { connectionResource, TcpTransport } from '../workers/transport.js'
 import type { ConnectionSettings } from './connection-options.js'
@@ -86,7 +87,7 @@ class Connecting {
     this.#reject = reject
     connects.add(this)
     const { signal, timeoutMs } = settings
-    signal?.addEventListener('abort', this)
+    if (signal !== undefined) watchSignal(signal, this)
     if (timeoutMs > 0) this.#timeout = later(() => this.#end(this.#timedOut(), null), timeoutMs)
   }
 
@@ -208,7 +209,8 @@ class Connecting {
     this.#over = true
     if (this.#timeout !== undefined) never(this.#timeout)
     if (this.#next !== undefined) never(this.#next)
-    this.#settings.signal?.removeEventListener('abort', this)
+    const { signal } = this.#settings
+    if (signal !== undefined) unwatchSignal(signal, this)
     // The one that stands is an attempt no more, or will be told that it is over.
     for (const attempt of this.#attempts) this.#held.loop.outgoing.cancel(attempt)
     threadLoop().releaseLater()

@@ -244,8 +244,8 @@ export interface Loop extends AsyncDisposable {
    * it returns, or what the promise that it returns resolves with. On the main thread and in shards.
    *
    * Arguments and result are structured clones (a Buffer arrives as a Uint8Array), but what `transferList` names moves. Of
-   * a result moves what it has for itself: an ArrayBuffer, memory of a typed array that spans all of it, a MessagePort, within
-   * arrays and plain objects, too. So a task that keeps such memory returns a copy, or marks it by `markAsUntransferable`. Of
+   * a result moves what it has for itself: an ArrayBuffer, memory of a typed array that spans all of it, a MessagePort, wherever
+   * structured clone finds them. So a task that keeps such memory returns a copy, or marks it by `markAsUntransferable`. Of
    * views of larger memory a copy of their exact size is sent, either way.
    *
    * Rejects with what the task threw or its import failed with, as it was there: class, message, stack, code, cause; with the

@@ -1,9 +1,10 @@
-import type { TransferListItem } from 'node:worker_threads'
+import { isMainThread, type TransferListItem } from 'node:worker_threads'
 import { ShardloopError } from '../errors.js'
 import { TASK_EXPECTED, taskOf } from '../server/executor-options.js'
 import {
   type ExecutorClient,
   executorClient,
+  forgetExecutorClient,
   type PendingTask,
   releaseExecutor,
   type TaskCall,
@@ -45,8 +46,26 @@ export class LoopTasks {
   }
 }
 
+type ExecutorModule = typeof import('../server/executor.js')
+
+/** Which attempt to load the executor is next. */
+let attempt = 0
+/** A shard does not load it, and the main thread with the package, when a descriptor is as free as for the rest of it. */
+let loading = isMainThread ? loadExecutor() : undefined
+
+/** Node keeps that an import has failed; so the next attempt is at another URL. The executor is the process's, whichever that is. */
+function loadExecutor(): Promise<ExecutorModule> {
+  const loaded: Promise<ExecutorModule> =
+    attempt === 0
+      ? import('../server/executor.js')
+      : import(new URL(`../server/executor.js?attempt=${attempt}`, import.meta.url).href)
+  loaded.catch(() => {}) // who has a task hears of it
+  return loaded
+}
+
 function connectMain(client: ExecutorClient): void {
-  import('../server/executor.js').then(
+  loading ??= loadExecutor()
+  loading.then(
     ({ executor }) => {
       const connection = executor().connect((refusal) => client.refused(refusal))
       client.connect(
@@ -54,7 +73,12 @@ function connectMain(client: ExecutorClient): void {
         () => executor().release(),
       )
     },
-    (error: unknown) => client.fail(error),
+    (error: unknown) => {
+      attempt += 1
+      loading = undefined
+      forgetExecutorClient(client)
+      client.fail(error)
+    },
   )
 }
 

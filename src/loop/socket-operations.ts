@@ -12,6 +12,7 @@ import { native } from '../native/index.js'
 import { invalid } from '../workers/invalid.js'
 import type { SocketAddress } from '../workers/protocol.js'
 import { exactCopy } from '../workers/read-slabs.js'
+import { unwatchSignal, watchSignal } from '../workers/shared-signals.js'
 import { takeOptions } from './connection-options.js'
 import { type Descriptors, type Direction, descriptorOf, isNonblocking, type Waiter } from './descriptors.js'
 import { lookUp, unlessAborted } from './name-lookup.js'
@@ -102,7 +103,7 @@ class Operation {
     this.#signal = signal
     this.#resolve = resolve
     this.#reject = reject
-    signal?.addEventListener('abort', this)
+    if (signal !== undefined) watchSignal(signal, this)
   }
 
   /** Whether it has ended by that. */
@@ -110,7 +111,7 @@ class Operation {
     try {
       const result = this.#try(fd)
       if (result === WOULD_WAIT) return false
-      this.#signal?.removeEventListener('abort', this)
+      this.#unwatch()
       this.#resolve(result as never)
     } catch (error) {
       this.fail(error)
@@ -119,8 +120,12 @@ class Operation {
   }
 
   fail(error: unknown): void {
-    this.#signal?.removeEventListener('abort', this)
+    this.#unwatch()
     this.#reject(error)
+  }
+
+  #unwatch(): void {
+    if (this.#signal !== undefined) unwatchSignal(this.#signal, this)
   }
 
   /** The signal's. */
@@ -412,14 +417,15 @@ function whileOpen<Value>(fd: number, work: Promise<Value>): Promise<Value> {
 function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
     const end = (): void => {
-      signal?.removeEventListener('abort', abort)
+      if (signal !== undefined) unwatchSignal(signal, listener)
       resolve()
     }
     const timer = later(end, ms)
-    const abort = (): void => {
+    const handleEvent = (): void => {
       never(timer)
       reject(signal?.reason)
     }
-    signal?.addEventListener('abort', abort, { once: true })
+    const listener = { handleEvent }
+    if (signal !== undefined) watchSignal(signal, listener)
   })
 }

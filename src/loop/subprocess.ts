@@ -8,6 +8,7 @@ import { callExceptionHandler, exceptionContext } from '../workers/exception-han
 import { invalid } from '../workers/invalid.js'
 import type { ReadPipeTransport, WritePipeTransport } from '../workers/pipe-transport.js'
 import type { Protocol } from '../workers/protocol.js'
+import { unwatchSignal, watchSignal } from '../workers/shared-signals.js'
 import { type RunningChild, threadChildren } from '../workers/thread-children.js'
 import type { Connects } from './connect.js'
 import { unlessAborted } from './name-lookup.js'
@@ -170,7 +171,7 @@ class Subprocess implements SubprocessTransport, RunningChild {
     this.#pipes = pipes
     child.once('exit', (code, signal) => this.#exited(code, signal))
     child.on('error', () => {}) // of a signal that could not be sent; whoever sends it is told by the result
-    settings.signal?.addEventListener('abort', this)
+    if (settings.signal !== undefined) watchSignal(settings.signal, this)
     threadChildren().add(this)
   }
 
@@ -318,7 +319,8 @@ class Subprocess implements SubprocessTransport, RunningChild {
     if (this.#lost || this.returnCode === null) return
     for (const { lost } of this.#pipes.values()) if (!lost) return
     this.#lost = true
-    this.#settings.signal?.removeEventListener('abort', this)
+    const { signal } = this.#settings
+    if (signal !== undefined) unwatchSignal(signal, this)
     threadChildren().remove(this)
     this.#tell('connectionLost', () => this.protocol.connectionLost?.(this.#error))
     this.#resource.emitDestroy()

@@ -22,6 +22,7 @@ import { packError, type TransferredError, unpackError } from '../workers/error-
 import { callExceptionHandler, exceptionContext } from '../workers/exception-handler.js'
 import { shardIdentity } from '../workers/identity.js'
 import { invalid } from '../workers/invalid.js'
+import { type SignalListener, unwatchSignal, watchSignal } from '../workers/shared-signals.js'
 import { threadLog } from '../workers/thread-log.js'
 import { threadSingletonGetter } from '../workers/thread-singleton.js'
 import { describePlace, type MessageReader, type Outbox, Post } from './post.js'
@@ -62,6 +63,7 @@ class PendingCall {
   readonly resolve: (result: unknown) => void
   readonly reject: (error: unknown) => void
   readonly signal: AbortSignal | undefined
+  #listener: SignalListener | null = null
 
   constructor(
     outbox: Outbox,
@@ -76,12 +78,16 @@ class PendingCall {
     this.resolve = resolve
     this.reject = reject
   }
-}
 
-/** What a signal calls off, and how we hear of that. */
-interface WatchedSignal {
-  readonly calls: Set<number>
-  readonly onAbort: () => void
+  watch(handleEvent: () => void): void {
+    if (this.signal === undefined) return
+    this.#listener = { handleEvent }
+    watchSignal(this.signal, this.#listener)
+  }
+
+  unwatch(): void {
+    if (this.signal !== undefined && this.#listener !== null) unwatchSignal(this.signal, this.#listener)
+  }
 }
 
 const neutral = new AsyncResource('SHARDLOOP_MAILBOX')
@@ -138,8 +144,6 @@ export class Calls implements MessageReader {
   readonly #exposed = new Map<number, Exposed>()
   readonly #names = new Map<string, number>()
   readonly #pending = new Map<number, PendingCall>()
-  /** Signals of calls that wait. */
-  readonly #signals = new Map<AbortSignal, WatchedSignal>()
   /** Calls of others that have not ended, by {@link activeKey}. */
   readonly #active = new Map<number, ActiveCall>()
   /** Who was found at a place. */
@@ -209,8 +213,9 @@ export class Calls implements MessageReader {
     const outbox = this.#write(place, name, MAIL_CALL, number, call, payload)
     if (this.#pending.size === 0) this.open().keepAlive(true)
     return new Promise((resolve, reject) => {
-      this.#pending.set(call, new PendingCall(outbox, name, signal, resolve, reject))
-      if (signal !== undefined) this.#watch(signal, call)
+      const pending = new PendingCall(outbox, name, signal, resolve, reject)
+      this.#pending.set(call, pending)
+      pending.watch(() => this.#aborted(call))
     })
   }
 
@@ -414,38 +419,15 @@ export class Calls implements MessageReader {
     if (pending === undefined) return undefined
     this.#pending.delete(call)
     if (this.#pending.size === 0) this.#post?.keepAlive(false)
-    if (pending.signal !== undefined) this.#unwatch(pending.signal, call)
+    pending.unwatch()
     return pending
   }
 
-  /** One listener for all calls that a signal may call off: Node warns of eleven. */
-  #watch(signal: AbortSignal, call: number): void {
-    let watched = this.#signals.get(signal)
-    if (watched === undefined) {
-      const calls = new Set<number>()
-      watched = { calls, onAbort: () => this.#aborted(signal, calls) }
-      this.#signals.set(signal, watched)
-      signal.addEventListener('abort', watched.onAbort)
-    }
-    watched.calls.add(call)
-  }
-
-  #unwatch(signal: AbortSignal, call: number): void {
-    const watched = this.#signals.get(signal)
-    if (watched === undefined) return
-    watched.calls.delete(call)
-    if (watched.calls.size > 0) return
-    this.#signals.delete(signal)
-    signal.removeEventListener('abort', watched.onAbort)
-  }
-
-  #aborted(signal: AbortSignal, calls: ReadonlySet<number>): void {
-    for (const call of [...calls]) {
-      const pending = this.#settle(call)
-      if (pending === undefined) continue
-      this.#post?.answer(pending.outbox, MAIL_CANCEL, call, undefined)
-      pending.reject(signal.reason)
-    }
+  #aborted(call: number): void {
+    const pending = this.#settle(call)
+    if (pending === undefined) return
+    this.#post?.answer(pending.outbox, MAIL_CANCEL, call, undefined)
+    pending.reject(pending.signal?.reason)
   }
 
   #sendToAll(name: string, number: number, payload: unknown): void {

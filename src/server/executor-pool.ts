@@ -1,3 +1,4 @@
+import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import type { MessagePort, Worker } from 'node:worker_threads'
 import { Deferred } from '../deferred.js'
@@ -26,6 +27,7 @@ import {
 } from '../workers/executor-messages.js'
 import { threadLog } from '../workers/thread-log.js'
 import type { ExecutorPlan } from './executor-options.js'
+import { type PiscinaThread, WaitingTasks } from './executor-waiting.js'
 import { programEntry, shardExecArgv, tsxApi } from './program-entry.js'
 
 /** Somebody's task that the pool has. */
@@ -53,14 +55,28 @@ interface Piscina {
   run(order: TaskOrder, options: { transferList: MessagePort[]; signal: AbortSignal }): Promise<TaskReport>
   destroy(): Promise<void>
   on(event: 'error', listener: (error: unknown) => void): this
-  on(event: 'workerCreate', listener: () => void): this
+  on(event: 'workerCreate', listener: (thread: PiscinaThread) => void): this
 }
 
 interface PiscinaModule {
   readonly Piscina: new (options: Readonly<Record<string, unknown>>) => Piscina
 }
 
-const PISCINA: string = 'piscina'
+/**
+ * By `require`, which Node tries anew after it failed; of an `import` it keeps the failure. It reads package.json now, for Node
+ * keeps that it was not read, too.
+ */
+const require = createRequire(import.meta.url)
+const PISCINA: string = resolved('piscina')
+
+/** The file of a package; its name when it is not there, which is told by whoever requires it. */
+function resolved(name: string): string {
+  try {
+    return require.resolve(name)
+  } catch {
+    return name
+  }
+}
 
 /** A task that a thread runs, or is about to. */
 interface Run {
@@ -97,8 +113,8 @@ export class ExecutorPool {
   /** Those that have not ended. */
   readonly #threads = new Set<Worker>()
   #piscina: Piscina | null = null
-  /** Why there is no piscina, and will be none: it is not installed, say. */
-  #failure: { readonly error: unknown } | null = null
+  #isLoading = false
+  readonly #waiting = new WaitingTasks()
   #isRetired = false
   /** Resolves when it is retired and the last thread is gone. */
   readonly #ended = new Deferred<void>()
@@ -108,10 +124,6 @@ export class ExecutorPool {
   constructor(plan: ExecutorPlan, counters: ExecutorCounters) {
     this.plan = plan
     this.#counters = counters
-    this.#load().catch((error: unknown) => {
-      this.#failure = { error }
-      this.#refuseAll(error)
-    })
   }
 
   submit(task: PooledTask): void {
@@ -129,8 +141,8 @@ export class ExecutorPool {
     }
     queue.add(task)
     this.#queued += 1
+    if (this.#piscina === null && !this.#isLoading) this.#load()
     this.#dispatch()
-    if (this.#failure !== null) this.#refuseAll(this.#failure.error)
   }
 
   /** Takes a task out of the queue, or ends the thread that runs it. */
@@ -195,10 +207,25 @@ export class ExecutorPool {
       piscina.destroy().catch(() => {})
   }
 
-  /** piscina is loaded by the first task, so that programs without tasks do without. */
-  async #load(): Promise<void> {
-    const { Piscina } = (await import(PISCINA)) as PiscinaModule
-    if (this.#isRetired && this.#queued === 0) return
+  /** piscina is loaded by the first task, so that programs without tasks do without; when that fails, again by the next one. */
+  #load(): void {
+    this.#isLoading = true
+    setImmediate(() => {
+      this.#isLoading = false
+      if (this.#isRetired && this.#queued === 0) return
+      try {
+        this.#piscina = this.#makePiscina()
+      } catch (error) {
+        this.#refuseAll(error)
+        return
+      }
+      this.#dispatch()
+      this.#endIfOver() // when no thread could be started
+    })
+  }
+
+  #makePiscina(): Piscina {
+    const { Piscina } = require(PISCINA) as PiscinaModule
     const { maxThreads, idleTimeoutMs, resourceLimits } = this.plan
     const execArgv = shardExecArgv()
     const piscina = new Piscina({
@@ -208,6 +235,7 @@ export class ExecutorPool {
       idleTimeout: idleTimeoutMs,
       concurrentTasksPerWorker: 1,
       stricterFIFO: true,
+      taskQueue: this.#waiting,
       // Between tasks a thread's own timers and sockets go on, as anywhere; else it would wait in Atomics.wait.
       atomics: 'disabled',
       recordTiming: false,
@@ -221,14 +249,14 @@ export class ExecutorPool {
       threadLog().write('error', 'a thread of the executor died between tasks', { err: error })
     })
     // Behind the event, when piscina counts the thread among those that are free.
-    piscina.on('workerCreate', () =>
+    piscina.on('workerCreate', (thread) => {
+      this.#waiting.started(thread)
       queueMicrotask(() => {
         this.#dispatch()
         this.#endIfOver()
-      }),
-    )
-    this.#piscina = piscina
-    this.#dispatch()
+      })
+    })
+    return piscina
   }
 
   #refuseAll(error: unknown): void {
@@ -281,7 +309,20 @@ export class ExecutorPool {
     const run: Run = { state, controller, isCancelled: false, timer: undefined, hasReplied: false }
     this.#runs.set(task, run)
     const order: TaskOrder = { port, module, exported, state, tsxApi: this.#tsxApi }
-    piscina.run(order, { transferList: [port], signal: controller.signal }).then(
+    const give = (): Promise<TaskReport> =>
+      piscina.run(order, { transferList: [port], signal: controller.signal })
+    let reported: Promise<TaskReport>
+    try {
+      reported = piscina.idleThreads > 0 ? give() : this.#waiting.give(give)
+    } catch (cause) {
+      // Node cannot start a thread: the system has no more, or no memory for its stack.
+      this.#over(task, run)
+      port.close()
+      count(this.#counters, EXECUTOR_FAILED)
+      task.ended(threadDied(task, cause))
+      return // whoever dispatches goes on, and tries again for the next task
+    }
+    reported.then(
       (report: TaskReport) => this.#reported(task, run, report),
       (error: unknown) => this.#died(task, run, error),
     )
@@ -314,9 +355,7 @@ export class ExecutorPool {
       this.#endIfOver()
       return
     }
-    const reason = cause instanceof Error ? cause.message : String(cause)
-    const message = `the executor's thread ended before ${task.module} had a result: ${reason}`
-    this.#fail(task, new ShardloopError('ERR_SHARDLOOP_EXECUTOR_DIED', message, { cause }))
+    this.#fail(task, threadDied(task, cause))
   }
 
   #fail(task: PooledTask, error: unknown): void {
@@ -368,4 +407,10 @@ export class ExecutorPool {
     if (now !== told) count(this.#counters, counter, now - told)
     return now
   }
+}
+
+function threadDied({ module }: PooledTask, cause: unknown): ShardloopError {
+  const reason = cause instanceof Error ? cause.message : String(cause)
+  const message = `the executor's thread ended before ${module} had a result: ${reason}`
+  return new ShardloopError('ERR_SHARDLOOP_EXECUTOR_DIED', message, { cause })
 }

@@ -13,6 +13,7 @@ import {
 import { packArguments } from './executor-memory.js'
 import type { ExecutorRefusal, ExecutorRequest, TaskReply } from './executor-messages.js'
 import { shardIdentity } from './identity.js'
+import { unwatchSignal, watchSignal } from './shared-signals.js'
 import { threadSingleton } from './thread-singleton.js'
 
 /** What is to be run, as it was checked. */
@@ -58,10 +59,11 @@ export class ExecutorClient {
     for (const request of unsent) send(request)
   }
 
-  /** The executor cannot be reached. */
+  /** The executor cannot be reached: what waits for it is rejected. Only for one that is forgotten. */
   fail(error: unknown): void {
     for (const task of [...this.#pending.values()]) task.cancel(error)
-    this.#unsent = []
+    for (const request of this.#unsent ?? []) if (request.type === 'run') request.port.close()
+    this.#unsent = null
   }
 
   /**
@@ -137,7 +139,7 @@ class Task implements PendingTask {
     // An open port keeps the thread alive for as long as somebody waits, as a timer does.
     port.on('message', (reply: TaskReply) => this.#replied(reply))
     port.on('messageerror', (error: unknown) => this.refuse(error))
-    signal?.addEventListener('abort', this.#aborted)
+    if (signal !== undefined) watchSignal(signal, this)
   }
 
   cancel(reason: unknown): void {
@@ -157,13 +159,16 @@ class Task implements PendingTask {
     else this.#reject(unpackError(reply.error))
   }
 
-  readonly #aborted = (): void => this.cancel(this.#signal?.reason)
+  /** The signal's. */
+  handleEvent(): void {
+    this.cancel(this.#signal?.reason)
+  }
 
   /** Whether it was not settled before. */
   #settle(isOver: boolean): boolean {
     if (this.#isSettled) return false
     this.#isSettled = true
-    this.#signal?.removeEventListener('abort', this.#aborted)
+    if (this.#signal !== undefined) unwatchSignal(this.#signal, this)
     this.#port.close()
     this.#settled(isOver)
     return true
@@ -213,6 +218,12 @@ export function executorClient(connectMain: (client: ExecutorClient) => void): E
     client.connect((request) => port.postMessage(request, request.type === 'run' ? [request.port] : []), null)
   }
   return client
+}
+
+/** One that has failed is not this thread's any more: the next task makes another one. */
+export function forgetExecutorClient(client: ExecutorClient): void {
+  const current = slot()
+  if (current.client === client) current.client = null
 }
 
 /** What is left to do when a loop of this thread, whose tasks are over, is closed. */
