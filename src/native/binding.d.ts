@@ -96,8 +96,11 @@ export declare class NativePipe {
 
 /** One engine, nested in this thread's libuv loop. */
 export declare class NativeShard {
-  /** Sends and receives by a socket, under a number of no endpoint whose end is still to be told. One closed event follows. */
-  addEndpoint(endpoint: number, socket: NativeDatagramSocket, limits: NativeEndpointLimits): void
+  /**
+   * Sends and receives by a socket, under a number of no endpoint whose end is still to be told. One closed event follows,
+   * unless it is refused: EMFILE past ENDPOINTS_MAX, EEXIST for a number that is in use.
+   */
+  addEndpoint(endpoint: number, socket: NativeDatagramSocket, limits: NativeEndpointLimits): SystemFailure | null
   /** Bytes of an endpoint's datagrams that are not sent yet. */
   endpointBufferedBytes(endpoint: number): number
   /** Begins with whatever can be read or written as a pipe, on behalf of a server of this thread's own; as `adopt`. */
