@@ -495,6 +495,45 @@ fn a_closed_endpoint_without_room_is_tried_seldom_and_ends_at_its_deadline() {
     std::fs::remove_file(path).unwrap();
 }
 
+/// In a network of its own, whose loopback has a smaller MTU than a segment. False where that is not allowed.
+#[cfg(target_os = "linux")]
+fn enter_narrow_network() -> bool {
+    // SAFETY: it concerns this thread alone.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+        return false;
+    }
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    // SAFETY: zeros are a valid request.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
+    request.ifr_ifru.ifru_mtu = 1000;
+    // SAFETY: the calls read a request, of an interface that there is.
+    assert_eq!(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, &raw mut request) }, 0);
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) }, 0);
+    true
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn segments_beyond_the_mtu_of_a_path_are_sent_one_by_one() {
+    let sent = std::thread::spawn(|| {
+        if !enter_narrow_network() {
+            return; // needs CAP_SYS_ADMIN
+        }
+        let to = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let destination = AddressForm::of(&Address::Ip(to.local_addr().unwrap()));
+        let one = Outgoing { destination: destination.as_bytes(), payload: &[7; 1200] };
+        let (from, _) = bound();
+        assert_eq!(from.send(&[one; 5]).unwrap(), 5);
+        for _ in 0..5 {
+            assert_eq!(to.recv(&mut [0; 2000]).unwrap(), 1200);
+        }
+    });
+    sent.join().unwrap();
+}
+
 #[test]
 fn a_number_is_free_once_its_end_was_told_and_what_was_left_of_the_old_one_is_not_the_new_ones() {
     on_every_engine(|mut bench| {

@@ -23,7 +23,7 @@ export interface DatagramProtocol {
    * ERR_SHARDLOOP_DATAGRAM_DROPPED: more than `writeMaxBytes` waited.
    */
   errorReceived?(error: DatagramError): CallbackResult
-  /** Exactly once, last; null after `close()` or `abort()`, else what broke the endpoint. */
+  /** Exactly once, last; null after `close()` (but see there) or `abort()`, else what broke the endpoint. */
   connectionLost?(error: Error | null): CallbackResult
   /** More than the high watermark waits to be sent. */
   pauseWriting?(): CallbackResult
@@ -96,7 +96,10 @@ export interface DatagramTransport extends AsyncDisposable {
    * @throws ShardloopError ERR_SHARDLOOP_ARGUMENT
    */
   sendto(data: WriteData, address?: DatagramDestination | null): void
-  /** Stops receiving, sends what is queued, then closes; `connectionLost(null)` follows. */
+  /**
+   * Stops receiving, sends what is queued, then closes; `connectionLost(null)` follows, or ETIMEDOUT when nothing of what is queued
+   * could be sent for 5 seconds.
+   */
   close(): void
   /** Closes at once and drops what is queued; `connectionLost(error ?? null)` follows. */
   abort(error?: Error): void
