@@ -2,6 +2,7 @@ import { lookup, lookupService } from 'node:dns/promises'
 import { isIP } from 'node:net'
 import { invalid } from '../workers/invalid.js'
 import type { IpSocketAddress } from '../workers/protocol.js'
+import { unwatchSignal, watchSignal } from '../workers/shared-signals.js'
 import { takeOptions } from './connection-options.js'
 
 /** Options of `getaddrinfo`. */
@@ -88,9 +89,9 @@ function checkPort(port: unknown): void {
 export function unlessAborted<Value>(work: Promise<Value>, signal: AbortSignal | undefined): Promise<Value> {
   if (signal === undefined) return work
   return new Promise((resolve, reject) => {
-    const abort = (): void => reject(signal.reason)
-    signal.addEventListener('abort', abort, { once: true })
-    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort))
+    const listener = { handleEvent: (): void => reject(signal.reason) }
+    watchSignal(signal, listener)
+    work.then(resolve, reject).finally(() => unwatchSignal(signal, listener))
   })
 }
 

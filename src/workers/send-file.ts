@@ -6,6 +6,7 @@ import { systemError } from '../errors.js'
 import { FILE_READ_BYTES } from '../limits.js'
 import { invalid } from './invalid.js'
 import type { Transport } from './protocol.js'
+import { unwatchSignal, watchSignal } from './shared-signals.js'
 import { TcpTransport } from './transport.js'
 
 /** Options of `sendFile`. */
@@ -53,8 +54,8 @@ export async function sendFile(
     throw invalid('count', count, 'bytes: an integer, 0 or more, or null for all to the end')
   signal?.throwIfAborted()
   const end = transport.barWriting()
-  const aborted = (): void => transport.abort(asError(signal?.reason))
-  signal?.addEventListener('abort', aborted)
+  const listener = { handleEvent: (): void => transport.abort(asError(signal?.reason)) }
+  if (signal !== undefined) watchSignal(signal, listener)
   try {
     const outcome = await transport.sendFile(fd, offset, count ?? -1)
     if (typeof outcome === 'number') return outcome
@@ -64,7 +65,7 @@ export async function sendFile(
     if (signal?.aborted) throw signal.reason
     throw error
   } finally {
-    signal?.removeEventListener('abort', aborted)
+    if (signal !== undefined) unwatchSignal(signal, listener)
     end()
   }
 }
