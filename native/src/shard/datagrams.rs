@@ -1,7 +1,7 @@
 //! Endpoints: sockets of datagrams, many of which a system call receives or sends at once.
 //!
 //! What a call has received is out of the kernel, so what the sink cannot take of it stays here, and nothing more is received
-//! until it has. What the kernel does not take to be sent waits in the endpoint's queue, in order.
+//! until it has. What the kernel does not take to be sent waits in the endpoint's queue, in the order of each destination.
 #![forbid(unsafe_code)]
 
 mod queue;
