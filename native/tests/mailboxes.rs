@@ -3,34 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(dead_code, reason = "the models use parts of it")]
 
-mod sync {
-    pub use loom::sync::Arc;
-    pub use loom::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
-
-    use loom::cell::UnsafeCell;
-
-    #[derive(Debug, Default)]
-    pub struct Cell<T>(UnsafeCell<T>);
-
-    // SAFETY: loom checks every access.
-    unsafe impl<T: Send> Sync for Cell<T> {}
-
-    impl<T: Copy> Cell<T> {
-        /// # Safety
-        /// As in the library; loom fails the test when it is not so.
-        pub unsafe fn get(&self) -> T {
-            // SAFETY: loom fails the test when this access races with another.
-            self.0.with(|value| unsafe { *value })
-        }
-
-        /// # Safety
-        /// As `get`.
-        pub unsafe fn set(&self, new: T) {
-            // SAFETY: as above.
-            self.0.with_mut(|value| unsafe { *value = new });
-        }
-    }
-}
+#[path = "loom_sync/mod.rs"]
+mod sync;
 
 #[path = "../src/stack.rs"]
 mod stack;

@@ -56,6 +56,7 @@ pub fn limit_children(limit: u32) -> u32 {
     children::set_limit(limit as usize) as u32
 }
 
+// SAFETY: called by Node only, on the thread whose environment ends; the data is not looked at.
 unsafe extern "C" fn environment_ends(_data: *mut c_void) {
     // A panic must not leave a C function.
     _ = std::panic::catch_unwind(children::end_of_thread);
