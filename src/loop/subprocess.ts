@@ -65,7 +65,10 @@ export interface SubprocessTransport extends AsyncDisposable {
   close(): void
   /** Whether `close` was called. */
   isClosing(): boolean
-  /** Resolves with the return code when it has ended. */
+  /**
+   * Resolves with the return code when it has ended. As in asyncio, what it has left in its pipes may still come: all of it has come when
+   * the protocol's `connectionLost` is called.
+   */
   wait(): Promise<number>
   /** `close()`; resolves when `connectionLost` was called. For `await using`. */
   [Symbol.asyncDispose](): Promise<void>
