@@ -1,10 +1,15 @@
 /** Clients of servers whose shards do as they are told; see fixtures/servers/obedient-protocol. */
-import type { Server } from '../../src/index.js'
+import type { Server, ShardInfo } from '../../src/index.js'
 import type { Client } from './client.js'
 import type { TestContext } from './suite.js'
 
 /** More than the kernel's buffers on both sides take. */
 const FLOOD_BYTES = 40_000_000
+
+/** How the shards are, but for how long each has just been busy, which depends on the machine. */
+export function statesOf(server: Server): Omit<ShardInfo, 'stalledMs'>[] {
+  return server.shards.map(({ stalledMs: _, ...status }) => status)
+}
 
 /** A client of this very shard. */
 export async function clientOf(t: TestContext, server: Server | number, shard: number): Promise<Client> {
