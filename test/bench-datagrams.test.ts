@@ -3,13 +3,13 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
+import { cProgram } from '../bench/c-program.js'
 import {
   DATAGRAMS,
   type DatagramPeer,
   datagramLoad,
   datagramServerCommand,
 } from '../bench/datagrams/benchmark.js'
-import { cProgram } from '../bench/datagrams/c-program.js'
 import { runLoad } from '../bench/load.js'
 import { startServer } from '../bench/servers.js'
 
@@ -29,21 +29,21 @@ test('the load is told sockets, size, window and the server', () => {
 })
 
 test('without a C compiler its server is left out, with the reason', () => {
-  const found = cProgram('no-such-compiler', join(tmpdir(), 'shardloop-no-such-program'))
+  const found = cProgram('udp-echo', 'no-such-compiler', join(tmpdir(), 'shardloop-no-such-program'))
   const expected = process.platform === 'linux' ? /no C compiler no-such-compiler .*CC/ : /calls of Linux/
   assert.match('absent' in found ? found.absent : '', expected)
 })
 
-const compiled = cProgram()
+const compiled = cProgram('udp-echo')
 if ('absent' in compiled) skip('the program in C is compiled once', compiled.absent)
 else {
   test('the program in C is compiled once', () => {
     const directory = mkdtempSync(join(tmpdir(), 'shardloop-bench-'))
     try {
       const program = join(directory, 'below', 'udp-echo')
-      assert.deepEqual(cProgram(undefined, program), { path: program })
+      assert.deepEqual(cProgram('udp-echo', undefined, program), { path: program })
       // It is there, so that nobody is asked to compile it.
-      assert.deepEqual(cProgram('no-such-compiler', program), { path: program })
+      assert.deepEqual(cProgram('udp-echo', 'no-such-compiler', program), { path: program })
     } finally {
       rmSync(directory, { recursive: true })
     }

@@ -128,7 +128,10 @@ if (process.platform === 'linux') {
           const thread = program.addr.replace('thread:', '')
           assert.ok(Number(thread) > 0 && Number(thread) !== program.pid, program.addr)
           for (let time = 0; time < 2; time++) {
-            const result = await measureListeners(program, 0.02, 0.05)
+            let result = await measureListeners(program, 0.02, 0.05)
+            // Its threads may have had no CPU in so short a time.
+            for (let secs = 0.2; result.requests === 0 && secs < 2; secs *= 2)
+              result = await measureListeners(program, 0.02, secs)
             assert.ok(result.requests > 0 && result.requestsTotal >= result.requests)
             assert.equal(result.latencyUs.p50 > 0, id.startsWith('calls'))
           }
@@ -139,7 +142,8 @@ if (process.platform === 'linux') {
     }
   }
 
-  for (const peer of ['mio', 'tokio', 'mio-shard', 'node-net'] as const) {
+  for (const peer of ['mio', 'tokio', 'mio-shard', 'node-net', 'c'] as const) {
+    if (THREADS.absent(peer) !== null) continue
     test(`${peer} broadcasts to every listener, again and again`, async () => {
       const listening = { connections: CONNECTIONS, size: 64, atOnce: 4 }
       const both: Measurable = await startListening(broadcastCommand(peer), listening, [null, null])

@@ -1,11 +1,11 @@
 /** `npm run bench -- datagrams`: echo of datagrams beside node:dgram and C. */
 import { join } from 'node:path'
+import { cAbsent, cCommand } from '../c-program.js'
 import { ROOT, runLoad } from '../load.js'
 import { measuredCpus } from '../machine.js'
 import type { Measurable, PairedBar, PairedBenchmark, PairedPeer, PairedRow } from '../paired/benchmark.js'
 import { type RunningServer, startServer } from '../servers.js'
 import { countPerRequest } from '../syscalls.js'
-import { cProgram } from './c-program.js'
 
 /** Who echoes. */
 export type DatagramPeer = 'mio' | 'tokio' | 'node-dgram' | 'c'
@@ -73,11 +73,7 @@ export const DATAGRAMS: PairedBenchmark<DatagramPeer> = {
   bars: ROWS.flatMap(bars),
   groups: [],
   duration: 'six minutes on a quiet machine, and up to half an hour on a noisy one',
-  absent: (peer) => {
-    if (peer !== 'c') return null
-    const found = cProgram()
-    return 'absent' in found ? found.absent : null
-  },
+  absent: (peer) => (peer === 'c' ? cAbsent('udp-echo') : null),
   check: () => {},
   start: (given, peer) => startDatagramServer(rowOf(given), peer),
   countCalls: async (given, peer, secs) => {
@@ -102,11 +98,7 @@ export function datagramServerCommand(peer: DatagramPeer): string[] {
   const flags = ['--receive-buffer', String(RECEIVE_BUFFER_BYTES)]
   if (peer === 'node-dgram')
     return [process.execPath, join(ROOT, 'bench', 'peers', 'node-dgram.mjs'), ...flags]
-  if (peer === 'c') {
-    const found = cProgram()
-    if ('absent' in found) throw new Error(found.absent)
-    return [found.path, ...flags]
-  }
+  if (peer === 'c') return [...cCommand('udp-echo'), ...flags]
   const program = join(ROOT, 'dist', 'bench', 'datagrams', 'server.js')
   return [process.execPath, program, ...flags, '--engine', peer]
 }

@@ -4,6 +4,7 @@
 //! Everything here runs on the thread of the loop.
 
 use crate::abi;
+use crate::busy_poll::BusyPoll;
 use crate::error::{During, SystemError, panic_text};
 use crate::limits::WAKE_BUDGET_US;
 use crate::mailbox::{Correspondence, Mailbox, Parcel};
@@ -12,6 +13,7 @@ use crate::uv::{self, HandleType, RawHandle, Uv};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::c_void;
+use std::hint;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -53,6 +55,8 @@ pub struct Mail {
     /// Large payloads of what is in the inbox, in its order.
     large: RefCell<VecDeque<Box<[u8]>>>,
     poll: NonNull<RawHandle>,
+    uv_loop: NonNull<uv::Loop>,
+    busy_poll: Cell<BusyPoll>,
     is_reading: Cell<bool>,
     closing: Cell<bool>,
 }
@@ -97,6 +101,8 @@ impl Mail {
             waiting: RefCell::default(),
             large: RefCell::default(),
             poll,
+            uv_loop,
+            busy_poll: Cell::new(BusyPoll::new(Instant::now())),
             is_reading: Cell::new(false),
             closing: Cell::new(false),
         });
@@ -177,10 +183,12 @@ impl Mail {
         }
         mailbox.wake_up();
         let began = Instant::now();
+        let mut policy = self.busy_poll.get();
+        policy.found(began);
         loop {
             self.waiting.borrow_mut().extend(mailbox.take());
-            let cost = self.fill();
-            if self.inbox.control.read(END) == 0 {
+            let (parcels, cost) = self.fill();
+            if parcels == 0 {
                 if mailbox.fall_asleep() {
                     break;
                 }
@@ -191,19 +199,53 @@ impl Mail {
             if !can_run || self.closing.get() {
                 break;
             }
-            if began.elapsed() >= Duration::from_micros(WAKE_BUDGET_US) {
+            let now = Instant::now();
+            if now.duration_since(began) >= Duration::from_micros(WAKE_BUDGET_US) {
                 mailbox.come_back();
                 break;
             }
+            let until = policy.until(now, began, parcels);
+            if let Some(until) = until.filter(|_| self.waiting.borrow().is_empty()) {
+                self.look_ahead(&mailbox, &mut policy, until);
+            }
         }
+        self.busy_poll.set(policy);
         self.is_reading.set(false);
     }
 
-    /// Puts what fits into the inbox, which was read; how much of the mailbox's room it had.
-    fn fill(&self) -> usize {
+    /// Looks until then for the next parcel, for as long as the thread's loop has nothing else to do.
+    fn look_ahead(&self, mailbox: &Mailbox, policy: &mut BusyPoll, until: Instant) {
+        while !self.loop_has_work() {
+            for _ in 0..LOOKS {
+                if mailbox.has_parcels() {
+                    policy.hit(Instant::now());
+                    return;
+                }
+                hint::spin_loop();
+            }
+            if Instant::now() >= until {
+                policy.missed();
+                return;
+            }
+        }
+    }
+
+    /// Whether libuv has something to do at once, or something that it waits for has become ready.
+    fn loop_has_work(&self) -> bool {
+        let uv_loop = self.uv_loop.as_ptr();
+        // SAFETY: this thread's loop, which runs; plain questions. A poll's descriptor is readable when one of those in it is ready.
+        unsafe {
+            let mut backend =
+                libc::pollfd { fd: (self.uv.backend_fd)(uv_loop), events: libc::POLLIN, revents: 0 };
+            (self.uv.backend_timeout)(uv_loop) == 0 || libc::poll(&mut backend, 1, 0) != 0
+        }
+    }
+
+    /// Puts what fits into the inbox, which was read; how many parcels, and how much of the mailbox's room they had.
+    fn fill(&self) -> (usize, usize) {
         let (mut waiting, mut large) = (self.waiting.borrow_mut(), self.large.borrow_mut());
         large.clear();
-        let (mut end, mut cost) = (0, 0);
+        let (mut end, mut cost, mut parcels) = (0, 0, 0);
         while let Some(parcel) = waiting.front() {
             if end + parcel.bytes.len() > self.inbox.bytes.length() {
                 break;
@@ -211,10 +253,11 @@ impl Mail {
             self.inbox.bytes.copy_from(end, &parcel.bytes);
             end += parcel.bytes.len();
             cost += parcel.cost;
+            parcels += 1;
             large.extend(waiting.pop_front().and_then(|parcel| parcel.large));
         }
         self.inbox.control.write(END, end as i32);
-        cost
+        (parcels, cost)
     }
 
     /// Runs native work; a panic closes the mailbox and ends the thread, not the process.
@@ -227,6 +270,8 @@ impl Mail {
 }
 
 const END: usize = abi::MAIL_CONTROL_END as usize;
+/// Looks into the mailbox for each system call that looks at the rest of the loop.
+const LOOKS: u32 = 32;
 
 /// # Safety
 /// `handle` must be a mailbox's own, not freed.

@@ -146,9 +146,14 @@ impl Mailbox {
         self.parcels.take()
     }
 
+    /// Whether there is something to take. Called by the owner.
+    pub fn has_parcels(&self) -> bool {
+        !self.parcels.is_empty()
+    }
+
     /// The owner has nothing to do; false when something came just now. Called by the owner.
     pub fn fall_asleep(&self) -> bool {
-        self.sleep.fall_asleep(|| !self.parcels.is_empty())
+        self.sleep.fall_asleep(|| self.has_parcels())
     }
 
     /// The owner is up: nobody rings until it falls asleep again.
