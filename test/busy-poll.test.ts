@@ -4,8 +4,9 @@ import { availableParallelism } from 'node:os'
 import { setTimeout as delay } from 'node:timers/promises'
 import { loadgenProgram } from '../bench/load.js'
 import type { Protocol, Server, Transport } from '../src/index.js'
+import { callable } from './harness/calls.js'
 import { ChunkEcho } from './harness/echo-protocols.js'
-import { forEachTransport, type TestContext, whereIs } from './harness/suite.js'
+import { forEachEngine, forEachTransport, type TestContext, whereIs } from './harness/suite.js'
 
 /** A look ends at something found in one of so many seconds at the latest. */
 const TRIES = 10
@@ -73,6 +74,56 @@ forEachTransport('looking for the next event', (test, engine) => {
     assert.deepEqual(new Set(looked), new Set([0]))
   })
 })
+
+forEachEngine('looking for the next message', (test) => {
+  test('happens where a thread answers at once', async (t) => {
+    await callable(t)
+    const loopCount = (): number => performance.nodeTiming.uvMetricsInfo.loopCount
+    let turnsPerCall = Number.POSITIVE_INFINITY
+    for (let tries = 0; tries < TRIES && turnsPerCall > 0.75; tries++) {
+      const before = loopCount()
+      const calls = await callsFor(t, 500)
+      turnsPerCall = (loopCount() - before) / calls
+    }
+    // With one processor the other thread has none while this one looks.
+    if (availableParallelism() > 1)
+      assert.ok(turnsPerCall <= 0.75, `${turnsPerCall} turns of the loop a call`)
+  })
+
+  test('leaves the thread time for sockets, timers and other work', async (t) => {
+    await callable(t)
+    const client = await t.connect(await t.serve(() => new ChunkEcho()))
+    const done = { echoes: 0, timers: 0, files: 0, immediates: 0 }
+    let ended = false
+    const beside = async (kind: keyof typeof done, run: () => Promise<unknown>): Promise<void> => {
+      for (; !ended; done[kind] += 1) await run()
+    }
+    const all = [
+      beside('echoes', async () => {
+        await client.write('to this thread\n')
+        await client.readLine()
+      }),
+      beside('timers', () => delay(1)),
+      beside('files', () => stat('/')),
+      beside('immediates', () => new Promise(setImmediate)),
+    ]
+    const calls = await callsFor(t, 500)
+    ended = true
+    await Promise.all(all)
+    assert.ok(
+      calls >= 100 && Object.values(done).every((count) => count >= 50),
+      JSON.stringify({ calls, ...done }),
+    )
+  })
+})
+
+/** Calls one behind the other for so long; how many. */
+async function callsFor(t: TestContext, ms: number): Promise<number> {
+  let calls = 0
+  for (const end = performance.now() + ms; performance.now() < end; calls++)
+    await t.loop.call(0, 'echo', calls)
+  return calls
+}
 
 /** One connection that sends a message, waits for it to come back and sends the next, for a second. */
 async function pingPong(t: TestContext, server: Server): Promise<void> {

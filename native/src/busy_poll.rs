@@ -1,4 +1,5 @@
-//! Whether a shard that has handled a batch looks for the next event for some microseconds, instead of going to sleep.
+//! Whether a thread that has handled a batch (a shard events of sockets, any thread messages of others) looks for the next one
+//! for some microseconds, instead of going to sleep.
 //!
 //! To sleep and be woken costs two more system calls, a turn of libuv's loop and two switches of the thread: some 8 µs of
 //! processor time, and more until it runs again on a processor that has gone idle. One who talks to a peer nearby and waits for
@@ -12,7 +13,10 @@
 //! something to do itself.
 #![forbid(unsafe_code)]
 
-use crate::limits::{BUSY_POLL_EVENTS, BUSY_POLL_GAP_US, BUSY_POLL_REST, BUSY_POLL_US, BUSY_POLL_WAKE_US};
+use crate::limits::{
+    BUSY_POLL_EVENTS, BUSY_POLL_GAP_US, BUSY_POLL_REST, BUSY_POLL_THREADS_GAP_US, BUSY_POLL_US,
+    BUSY_POLL_WAKE_US,
+};
 use std::time::{Duration, Instant};
 
 /// A longer gap says no more than this one, so that a pause of a second is forgotten as soon as one of a millisecond.
@@ -25,6 +29,8 @@ pub struct BusyPoll {
     done_at: Instant,
     /// A mean of the last gaps, in which each weighs a quarter.
     gap: Duration,
+    /// Mean gap up to which a look is tried.
+    tried_up_to: Duration,
     /// Batches to pass after the next look in vain, and how many of the current ones are left.
     rest: u32,
     resting: u32,
@@ -33,7 +39,14 @@ pub struct BusyPoll {
 impl BusyPoll {
     /// Events are taken to be far apart until they are known to be close.
     pub fn new(now: Instant) -> Self {
-        Self { done_at: now, gap: GAP_MAX, rest: 0, resting: 0 }
+        let tried_up_to = Duration::from_micros(BUSY_POLL_GAP_US);
+        Self { done_at: now, gap: GAP_MAX, tried_up_to, rest: 0, resting: 0 }
+    }
+
+    /// The same for a thread that waits for another of this process. It may only seem far because both go to sleep and have to be
+    /// woken: a short look is tried up to this mean gap.
+    pub fn of_threads(now: Instant) -> Self {
+        Self { tried_up_to: Duration::from_micros(BUSY_POLL_THREADS_GAP_US), ..Self::new(now) }
     }
 
     /// Events were found at `now`, by a look or because the kernel woke the thread.
@@ -46,14 +59,15 @@ impl BusyPoll {
     /// next one, if at all.
     pub fn until(&mut self, now: Instant, woken_at: Instant, events: usize) -> Option<Instant> {
         self.done_at = now;
-        if events > BUSY_POLL_EVENTS || self.gap > Duration::from_micros(BUSY_POLL_GAP_US) {
+        if events > BUSY_POLL_EVENTS || self.gap > self.tried_up_to {
             return None;
         }
         if self.resting > 0 {
             self.resting -= 1;
             return None;
         }
-        let until = now + Duration::from_micros(BUSY_POLL_US);
+        let is_close = self.gap <= Duration::from_micros(BUSY_POLL_GAP_US);
+        let until = now + Duration::from_micros(if is_close { BUSY_POLL_US } else { BUSY_POLL_GAP_US });
         (until <= woken_at + Duration::from_micros(BUSY_POLL_WAKE_US)).then_some(until)
     }
 
@@ -125,6 +139,27 @@ mod tests {
     fn a_distant_peer_is_never_looked_for() {
         let mut world = World::new();
         assert!((0..1000).all(|_| !world.batch(1, 100 * US, true)));
+    }
+
+    #[test]
+    fn a_thread_that_seems_far_is_looked_for_shortly_and_given_up_when_it_is() {
+        let mut world = World::new();
+        world.policy = BusyPoll::of_threads(world.now);
+        // It is close, and is far only while this thread sleeps.
+        let mut sleeps = 0;
+        for _ in 0..100 {
+            let looked = world.looked;
+            let is_seen = world.batch(1, if sleeps > 10 { 5 * US } else { 70 * US }, sleeps > 10);
+            sleeps += u32::from(!is_seen || world.looked - looked > 10 * US);
+        }
+        assert!((11..40).contains(&sleeps), "{sleeps} of the first hundred batches ended in sleep");
+        world = World::new();
+        world.policy = BusyPoll::of_threads(world.now);
+        for _ in 0..10_000 {
+            world.batch(1, 70 * US, true);
+        }
+        assert!((1..10_000 / 100).contains(&world.looks), "{} looks", world.looks);
+        assert!(world.looked <= world.looks * Duration::from_micros(BUSY_POLL_GAP_US));
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub const WAKE_BUDGET_US: u64 = 500;
 pub const BUSY_POLL_US: u64 = 50;
 /// Mean time between a batch and the next event above which it does not.
 pub const BUSY_POLL_GAP_US: u64 = 30;
+/// The same for messages between threads, up to which it is tried, for BUSY_POLL_GAP_US.
+pub const BUSY_POLL_THREADS_GAP_US: u64 = 100;
 /// Events of a batch above which it does not.
 pub const BUSY_POLL_EVENTS: usize = 2;
 /// Time after which a wake-up does not any more.

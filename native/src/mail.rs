@@ -102,7 +102,7 @@ impl Mail {
             large: RefCell::default(),
             poll,
             uv_loop,
-            busy_poll: Cell::new(BusyPoll::new(Instant::now())),
+            busy_poll: Cell::new(BusyPoll::of_threads(Instant::now())),
             is_reading: Cell::new(false),
             closing: Cell::new(false),
         });
