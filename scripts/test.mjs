@@ -26,6 +26,8 @@ const SIDE_BY_SIDE_FILES =
 /** What runs once for each engine is made of these. */
 const BY_ENGINE = /\bforEach(?:Engine|Transport)\(|harness\/engines\.js/
 const LANES = 2
+/** Files whose times the summary tells. */
+const SLOWEST = 12
 /** A test that cannot run here says so by a line `skipped: SUITE: NAME: REASON`, which the summary repeats. */
 const SKIPPED_LINE = /\bskipped: (.+)$/gm
 
@@ -42,6 +44,7 @@ const TAIL_CHARACTERS = 16 * 1024
 /** @typedef {{ passed: number, failed: number, skipped: number, problem?: string, skips: string[], failures: string[] }} Outcome */
 
 const { options, patterns } = readArguments()
+const began = performance.now()
 await prepare({ loadgen: true, runtimes: true, cargo: !options.long })
 
 /**
@@ -65,7 +68,7 @@ for (const file of filesBelow(path('dist', 'test'))) {
 const selected =
   patterns.length === 0 ? runs : runs.filter(({ name }) => patterns.some((pattern) => name.includes(pattern)))
 const newest = newestNode()
-/** @type {{ name: string, outcome: Outcome }[]} */
+/** @type {{ name: string, outcome: Outcome, seconds: number }[]} */
 const finished = []
 
 for (const signal of ENDING_SIGNALS) {
@@ -74,6 +77,7 @@ for (const signal of ENDING_SIGNALS) {
     finished.push({
       name: selected[finished.length]?.name ?? '',
       outcome: failure(`interrupted by ${signal}`),
+      seconds: 0,
     })
     summarise()
     setImmediate(() => process.exit(signalExitCode(signal)))
@@ -118,11 +122,11 @@ function heading(run) {
 async function perform({ name, run }, write) {
   const started = performance.now()
   const outcome = await run(write)
-  finished.push({ name, outcome })
+  const seconds = (performance.now() - started) / 1000
+  finished.push({ name, outcome, seconds })
   const { passed, failed, skipped, problem } = outcome
   const counts = `${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`
-  const seconds = ((performance.now() - started) / 1000).toFixed(1)
-  return `${failed > 0 ? 'FAILED' : 'ok'}  ${name}: ${counts}${problem ? ` (${problem})` : ''}, ${seconds} s`
+  return `${failed > 0 ? 'FAILED' : 'ok'}  ${name}: ${counts}${problem ? ` (${problem})` : ''}, ${seconds.toFixed(1)} s`
 }
 
 function readArguments() {
@@ -166,6 +170,11 @@ function summarise() {
   if (selected.length === 0) {
     console.log(`no test file matches ${patterns.join(' ') || suffix}`)
     if (patterns.length > 0) total.failed = 1
+  }
+  if (finished.length > SLOWEST) {
+    const slowest = finished.toSorted((one, other) => other.seconds - one.seconds).slice(0, SLOWEST)
+    const times = slowest.map(({ name, seconds }) => `${name} ${Math.round(seconds)} s`)
+    console.log(`\n${Math.round((performance.now() - began) / 1000)} s; the slowest: ${times.join(', ')}`)
   }
   const problems = finished.filter(({ outcome }) => outcome.failed > 0)
   const skips = finished.flatMap(({ name, outcome }) => outcome.skips.map((skip) => `  ${name}: ${skip}`))
