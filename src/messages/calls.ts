@@ -18,6 +18,7 @@ import {
 } from '../native/abi.js'
 import { native } from '../native/index.js'
 import { GivenOptions } from '../server/given-options.js'
+import { debugMode, watchDuration } from '../workers/debug-mode.js'
 import { packError, type TransferredError, unpackError } from '../workers/error-transfer.js'
 import { callExceptionHandler, exceptionContext } from '../workers/exception-handler.js'
 import { shardIdentity } from '../workers/identity.js'
@@ -139,6 +140,7 @@ class Context implements CallContext {
  * shard when its thread starts.
  */
 export class Calls implements MessageReader {
+  readonly #debug = debugMode()
   #post: Post | null = null
   /** By the number of the name. */
   readonly #exposed = new Map<number, Exposed>()
@@ -300,14 +302,13 @@ export class Calls implements MessageReader {
       this.#tell(neutral.runInAsyncScope(newResource), error.message, error)
       return
     }
-    const { callback } = exposed
     const resource = exposed.resource.runInAsyncScope(newResource)
     const failed = (error: unknown): void => {
       this.#tell(resource, `the exposed function ${exposed.name} threw`, error)
     }
     resource.runInAsyncScope(() => {
       try {
-        const result = callback(payload, new Context(fromPlace))
+        const result = this.#run(exposed, payload, new Context(fromPlace))
         if (isThenable(result)) Promise.resolve(result).then(undefined, failed)
       } catch (error) {
         failed(error)
@@ -324,13 +325,12 @@ export class Calls implements MessageReader {
       this.open().answer(outbox, MAIL_UNKNOWN, call, undefined)
       return
     }
-    const { callback } = exposed
     const resource = exposed.resource.runInAsyncScope(newResource)
     resource.runInAsyncScope(() => {
       const context = new Context(fromPlace)
       let result: unknown
       try {
-        result = callback(payload, context)
+        result = this.#run(exposed, payload, context)
         if (isThenable(result)) {
           this.#await(Promise.resolve(result), outbox, call, { context, resource })
           return
@@ -342,6 +342,18 @@ export class Calls implements MessageReader {
       this.#answer(outbox, call, result)
     })
     if (!this.#active.has(activeKey(from, call))) resource.emitDestroy()
+  }
+
+  #run({ name, callback }: Exposed, payload: unknown, context: Context): unknown {
+    if (!this.#debug.enabled) return callback(payload, context)
+    let result: unknown
+    watchDuration(
+      () => {
+        result = callback(payload, context)
+      },
+      () => ({ what: `the exposed function ${name}`, fields: { calledFrom: context.from } }),
+    )
+    return result
   }
 
   #await(result: Promise<unknown>, outbox: Outbox, call: number, active: ActiveCall): void {

@@ -65,6 +65,19 @@ forEachTransport('debug mode', (test) => {
     transport.close()
   })
 
+  test('a slow function that another thread calls is told with its name and who called it', async (t) => {
+    const records = debugging(t)
+    t.loop.expose('slow', (ms: number) => busy(ms))
+    await t.loop.call('supervisor', 'slow', 1)
+    await t.loop.call('supervisor', 'slow', 40)
+    t.loop.callSoonThreadsafe('supervisor', 'slow', 40)
+    await records.until(() => records.records.length === 2)
+    for (const { message, fields } of records.records) {
+      assert.match(message, /^the exposed function slow took 0\.\d{3} seconds$/)
+      assert.equal(fields['calledFrom'], 'supervisor')
+    }
+  })
+
   test('a quick callback is told of by nobody', async (t) => {
     const records = debugging(t, 5)
     const ran = new Deferred()
