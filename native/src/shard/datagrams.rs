@@ -457,25 +457,29 @@ impl<S: System> Shard<S> {
 
     /// Delivers events that are no datagrams. What was received before them comes first.
     pub(super) fn deliver_endpoint_signals(&mut self, sink: &mut dyn Sink) {
-        while sink.room() > SIGNALS_MAX + DATAGRAM_FAILURES_MAX {
-            let Some(endpoint) = self.datagrams.signals.pop_front() else { return };
-            let Some(found) = self.datagrams.get(endpoint) else { continue };
-            found.listed_signal = false;
-            let mut event = |kind, a, b| sink.event(Event { kind, handle: endpoint as i32, a, b });
-            for Failures { reason, sent, count } in found.failures.drain(..) {
-                let kind = abi::EVENT_DATAGRAM_FAILED | i32::from(sent) << abi::SLAB_SHIFT;
-                event(kind, reason, count as i32);
+        while sink.room() > SIGNALS_MAX {
+            let Some(&endpoint) = self.datagrams.signals.front() else { return };
+            if let Some(found) = self.datagrams.get(endpoint) {
+                let mut event = |kind, a, b| sink.event(Event { kind, handle: endpoint as i32, a, b });
+                if let Some(Failures { reason, sent, count }) = found.failures.pop_front() {
+                    event(
+                        abi::EVENT_DATAGRAM_FAILED | i32::from(sent) << abi::SLAB_SHIFT,
+                        reason,
+                        count as i32,
+                    );
+                    continue; // there may be no room for the next
+                }
+                found.listed_signal = false;
+                if !found.is_open() {
+                    event(abi::EVENT_DATAGRAM_CLOSED, found.reason, 0);
+                    self.datagrams.endpoints[endpoint as usize] = None;
+                    self.datagrams.count -= 1;
+                } else if found.write_paused != mem::replace(&mut found.told_paused, found.write_paused) {
+                    let pauses = found.write_paused;
+                    event(if pauses { abi::EVENT_DATAGRAM_PAUSE } else { abi::EVENT_DATAGRAM_RESUME }, 0, 0);
+                }
             }
-            if !found.is_open() {
-                event(abi::EVENT_DATAGRAM_CLOSED, found.reason, 0);
-                self.datagrams.endpoints[endpoint as usize] = None;
-                self.datagrams.count -= 1;
-                continue;
-            }
-            if found.write_paused != mem::replace(&mut found.told_paused, found.write_paused) {
-                let pauses = found.write_paused;
-                event(if pauses { abi::EVENT_DATAGRAM_PAUSE } else { abi::EVENT_DATAGRAM_RESUME }, 0, 0);
-            }
+            self.datagrams.signals.pop_front();
         }
     }
 }
