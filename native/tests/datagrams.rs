@@ -5,7 +5,7 @@
 use shardloop_native::abi;
 use shardloop_native::engine::{Engine, SocketEngine, mio::MioEngine, tokio::TokioEngine};
 use shardloop_native::limits::{
-    DATAGRAM_CLOSE_MS, DATAGRAM_RETRY_MAX_MS, DATAGRAM_SLOT_BYTES, ENDPOINTS_MAX,
+    DATAGRAM_CLOSE_MS, DATAGRAM_READS_PER_BATCH, DATAGRAM_RETRY_MAX_MS, DATAGRAM_SLOT_BYTES, ENDPOINTS_MAX,
 };
 use shardloop_native::metrics::Metrics;
 use shardloop_native::net::addresses::Address;
@@ -13,7 +13,7 @@ use shardloop_native::net::datagram_address::{self, AddressForm, Form};
 #[cfg(target_os = "linux")]
 use shardloop_native::net::datagrams::{self, Outgoing, Received};
 use shardloop_native::net::udp::{DatagramSocket, OpenOptions};
-use shardloop_native::shard::{Commands, EndpointLimits, Event, Sink};
+use shardloop_native::shard::{Commands, EndpointLimits, Event, SIGNALS_MAX, Sink};
 use shardloop_native::write_queue::{Pin, PinnedMemory};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, UdpSocket};
@@ -25,6 +25,9 @@ use std::time::{Duration, Instant};
 
 /// A sink with room for a few datagrams in each batch.
 struct Narrow {
+    /// Datagrams that it still takes.
+    takes: usize,
+    /// For events of any kind.
     room: usize,
     events: Vec<Event>,
     came: Vec<(i32, Vec<u8>, Vec<u8>)>,
@@ -32,7 +35,7 @@ struct Narrow {
 
 impl Sink for Narrow {
     fn room(&self) -> usize {
-        100
+        self.room
     }
 
     fn event(&mut self, event: Event) {
@@ -46,10 +49,10 @@ impl Sink for Narrow {
     fn received(&mut self, _: i32, _: usize, _: usize) {}
 
     fn datagram(&mut self, endpoint: i32, source: &[u8], payload: &[u8]) -> bool {
-        if self.room == 0 {
+        if self.takes == 0 {
             return false;
         }
-        self.room -= 1;
+        self.takes -= 1;
         self.came.push((endpoint, source.to_vec(), payload.to_vec()));
         true
     }
@@ -115,7 +118,7 @@ impl Bench {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !done(&self.seen) {
             assert!(Instant::now() < deadline, "it did not happen in 10 seconds");
-            self.seen.room = self.room;
+            self.seen.takes = self.room;
             self.engine.collect(Instant::now(), &mut self.seen, &NoPins);
             self.engine.end_batch(Instant::now());
             let mut poll = libc::pollfd { fd: self.engine.pollable(), events: libc::POLLIN, revents: 0 };
@@ -151,7 +154,7 @@ fn on_every_engine(test: impl Fn(Bench)) {
     let tokio: fn(Arc<Metrics>) -> Box<dyn SocketEngine> = |m| Box::new(TokioEngine::open(m, None).unwrap());
     for open in [mio, tokio] {
         let metrics = Arc::<Metrics>::default();
-        let seen = Narrow { room: 0, events: Vec::new(), came: Vec::new() };
+        let seen = Narrow { takes: 0, room: 100, events: Vec::new(), came: Vec::new() };
         let engine = open(metrics.clone());
         test(Bench { engine, metrics, commands: Given::default(), seen, room: 50 });
     }
@@ -478,7 +481,7 @@ fn a_closed_endpoint_without_room_is_tried_seldom_and_ends_at_its_deadline() {
     commands.push(([abi::COMMAND_DATAGRAM_CLOSE, 1, 0, 0], Vec::new()));
     engine.submit(now, &Given(commands));
     let (closed, tries) = (now, metrics.read(abi::METRIC_WRITES));
-    let mut seen = Narrow { room: 0, events: Vec::new(), came: Vec::new() };
+    let mut seen = Narrow { takes: 0, room: 100, events: Vec::new(), came: Vec::new() };
     while seen.events.is_empty() {
         now = engine.next_wake().expect("time alone ends it");
         assert!(now - closed <= Duration::from_millis(DATAGRAM_CLOSE_MS), "it is tried for ever");
@@ -555,4 +558,41 @@ fn a_number_is_free_once_its_end_was_told_and_what_was_left_of_the_old_one_is_no
         assert_eq!(bench.seen.came[before].2, b"new");
         bench.close(0);
     });
+}
+
+#[test]
+fn a_number_that_is_used_again_and_again_is_received_from_once_in_a_batch() {
+    let metrics = Arc::<Metrics>::default();
+    let engine = Box::new(MioEngine::open(metrics.clone(), None).unwrap()); // whose batches are as long as is said here
+    let seen = Narrow { takes: 0, room: 100, events: Vec::new(), came: Vec::new() };
+    let mut bench = Bench { engine, metrics, commands: Given::default(), seen, room: 0 };
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // What the first has received finds no room: the other is listed, as often as it is opened.
+    let (socket, address) = bound();
+    bench.add(0, socket, 1 << 20);
+    client.send_to(b"first", address).unwrap();
+    bench.engine.collect(Instant::now(), &mut bench.seen, &NoPins);
+    for _ in 0..20 {
+        bench.add(1, bound().0, 1 << 20);
+        bench.command(abi::COMMAND_DATAGRAM_ABORT, 1);
+        bench.flush();
+        bench.seen.events.clear();
+        while bench.events(abi::EVENT_DATAGRAM_CLOSED).is_empty() {
+            bench.engine.collect(Instant::now(), &mut bench.seen, &NoPins);
+        }
+    }
+    let (socket, address) = bound();
+    bench.add(1, socket, 1 << 20);
+    for _ in 0..100 {
+        client.send_to(b"other", address).unwrap();
+    }
+    bench.seen.takes = 1000;
+    // One datagram is received by a call, so that none of them finds the end.
+    bench.seen.room = SIGNALS_MAX + 1;
+    bench.engine.collect(Instant::now(), &mut bench.seen, &NoPins);
+    for _ in 0..3 {
+        let before = bench.seen.came.len();
+        bench.engine.collect(Instant::now(), &mut bench.seen, &NoPins);
+        assert_eq!(bench.seen.came.len() - before, DATAGRAM_READS_PER_BATCH);
+    }
 }

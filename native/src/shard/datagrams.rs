@@ -148,7 +148,7 @@ impl Datagrams {
     }
 
     fn list_ready(&mut self, endpoint: u32) {
-        let Some(found) = self.get(endpoint) else { return };
+        let Some(found) = self.get(endpoint).filter(|found| found.is_open()) else { return };
         if !mem::replace(&mut found.listed_ready, true) {
             self.ready.push(endpoint);
         }
@@ -265,12 +265,18 @@ impl<S: System> Shard<S> {
         let dropped = found.queue.clear();
         found.retry = Retry::default();
         found.closes_at = None;
-        if mem::take(&mut found.listed_timed) {
+        let (is_timed, is_ready) = (mem::take(&mut found.listed_timed), mem::take(&mut found.listed_ready));
+        // Its number may be another's when the lists are come by.
+        if is_timed {
             self.datagrams.timed.retain(|&listed| listed != endpoint);
+        }
+        if is_ready {
+            self.datagrams.ready.retain(|&listed| listed != endpoint);
+            self.datagrams.exhausted.retain(|&listed| listed != endpoint);
         }
         self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, dropped as u64);
         if self.datagrams.left == Some(endpoint) {
-            self.datagrams.left = None; // its number may be another's when that is looked at
+            self.datagrams.left = None; // as above
         }
         self.system.unwatch_endpoint(&socket, endpoint);
         self.datagrams.signal(endpoint);
