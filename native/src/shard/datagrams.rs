@@ -295,7 +295,7 @@ impl<S: System> Shard<S> {
             found.retry.succeeded();
             self.datagram_failed(endpoint, errno(&error), false);
         }
-        let stays = readiness.failed && S::ENDPOINT_FAILURE_STAYS;
+        let stays = readiness.failed && S::FAILURE_STAYS;
         if has_room || (stays && is_taken) {
             self.rewatch_endpoint(endpoint);
         } else if stays {
