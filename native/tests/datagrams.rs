@@ -5,7 +5,8 @@
 use shardloop_native::abi;
 use shardloop_native::engine::{Engine, SocketEngine, mio::MioEngine, tokio::TokioEngine};
 use shardloop_native::limits::{
-    DATAGRAM_CLOSE_MS, DATAGRAM_READS_PER_BATCH, DATAGRAM_RETRY_MAX_MS, DATAGRAM_SLOT_BYTES, ENDPOINTS_MAX,
+    DATAGRAM_CLOSE_MS, DATAGRAM_READS_PER_BATCH, DATAGRAM_RETRY_MAX_MS, DATAGRAM_RETRY_MS,
+    DATAGRAM_SLOT_BYTES, ENDPOINTS_MAX,
 };
 use shardloop_native::metrics::Metrics;
 use shardloop_native::net::addresses::Address;
@@ -595,4 +596,71 @@ fn a_number_that_is_used_again_and_again_is_received_from_once_in_a_batch() {
         bench.engine.collect(Instant::now(), &mut bench.seen, &NoPins);
         assert_eq!(bench.seen.came.len() - before, DATAGRAM_READS_PER_BATCH);
     }
+}
+
+/// From now on sendmmsg of so many packets fails on this thread for want of memory. False where that is not allowed.
+#[cfg(target_os = "linux")]
+fn refuse_to_send(packets: u32) -> bool {
+    use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
+    let step = |code: u32, k: u32, not: u8| sock_filter { code: code as u16, jt: 0, jf: not, k };
+    let load = |offset: usize| step(BPF_LD | BPF_W | BPF_ABS, offset as u32, 0);
+    let unless = |value: u32, skip: u8| step(BPF_JMP | BPF_JEQ | BPF_K, value, skip);
+    let of_packets = std::mem::offset_of!(libc::seccomp_data, args)
+        + 2 * 8
+        + if cfg!(target_endian = "big") { 4 } else { 0 };
+    let mut steps = [
+        load(std::mem::offset_of!(libc::seccomp_data, nr)),
+        unless(libc::SYS_sendmmsg as u32, 3),
+        load(of_packets),
+        unless(packets, 1),
+        step(BPF_RET | BPF_K, libc::SECCOMP_RET_ERRNO | libc::ENOBUFS as u32, 0),
+        step(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    // SAFETY: the calls concern this thread alone, and read a program of that many steps.
+    unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_the_kernel_has_no_memory_for_waits_with_what_follows_and_is_tried_again_in_order() {
+    let test = || {
+        if !refuse_to_send(3) {
+            return;
+        }
+        let metrics = Arc::<Metrics>::default();
+        let engine = Box::new(MioEngine::open(metrics.clone(), None).unwrap()); // which sends on this thread
+        let seen = Narrow { takes: 0, room: 100, events: Vec::new(), came: Vec::new() };
+        let mut bench = Bench { engine, metrics, commands: Given::default(), seen, room: 0 };
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let to = AddressForm::of(&Address::Ip(client.local_addr().unwrap()));
+        let local = Some(Address::Ip("127.0.0.1:0".parse().unwrap()));
+        let socket = DatagramSocket::open(&OpenOptions { local, ..OpenOptions::default() }).unwrap();
+        bench.add(0, socket, 1 << 20);
+        (0..3u8).for_each(|number| bench.send(0, &to, &[number]));
+        bench.flush();
+        let tries = bench.metrics.read(abi::METRIC_WRITES);
+        let waiting = bench.engine.endpoint_queued_bytes(0);
+        assert!(waiting > 0);
+        // Again and again, with pauses in between, and for nothing.
+        let (began, metrics) = (Instant::now(), bench.metrics.clone());
+        bench.until(|_| metrics.read(abi::METRIC_WRITES) >= tries + 4);
+        assert!(began.elapsed() >= Duration::from_millis(DATAGRAM_RETRY_MS * (1 + 2 + 4)));
+        assert_eq!(bench.engine.endpoint_queued_bytes(0), waiting);
+        bench.send(0, &to, &[3]);
+        bench.flush();
+        let bench = bench.close(0);
+        for number in 0..4 {
+            let mut buffer = [0; 8];
+            assert_eq!(client.recv(&mut buffer).unwrap(), 1);
+            assert_eq!(buffer[0], number);
+        }
+        assert!(bench.events(abi::EVENT_DATAGRAM_FAILED).is_empty(), "nothing has failed");
+        assert_eq!(bench.metrics.read(abi::METRIC_DATAGRAMS_DROPPED), 0);
+    };
+    std::thread::spawn(test).join().unwrap();
 }
