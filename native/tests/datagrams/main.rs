@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod bench;
+
+use bench::{Bench, Given, Narrow, NoPins, bound, on_every_engine};
 use shardloop_native::abi;
-use shardloop_native::engine::{Engine, SocketEngine, mio::MioEngine, tokio::TokioEngine};
+use shardloop_native::engine::{Engine, SocketEngine, mio::MioEngine};
 use shardloop_native::limits::{
-    DATAGRAM_CLOSE_MS, DATAGRAM_READS_PER_BATCH, DATAGRAM_RETRY_MAX_MS, DATAGRAM_RETRY_MS,
-    DATAGRAM_SLOT_BYTES, ENDPOINTS_MAX,
+    DATAGRAM_CLOSE_MS, DATAGRAM_READS_PER_BATCH, DATAGRAM_RETRY_MAX_MS, DATAGRAM_SLOT_BYTES, ENDPOINTS_MAX,
 };
 use shardloop_native::metrics::Metrics;
 use shardloop_native::net::addresses::Address;
@@ -14,161 +16,13 @@ use shardloop_native::net::datagram_address::{self, AddressForm, Form};
 #[cfg(target_os = "linux")]
 use shardloop_native::net::datagrams::{self, Outgoing, Received};
 use shardloop_native::net::udp::{DatagramSocket, OpenOptions};
-use shardloop_native::shard::{Commands, EndpointLimits, Event, SIGNALS_MAX, Sink};
-use shardloop_native::write_queue::{Pin, PinnedMemory};
-use std::mem::MaybeUninit;
-use std::net::{SocketAddr, UdpSocket};
+use shardloop_native::shard::{EndpointLimits, SIGNALS_MAX};
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// A sink with room for a few datagrams in each batch.
-struct Narrow {
-    /// Datagrams that it still takes.
-    takes: usize,
-    /// For events of any kind.
-    room: usize,
-    events: Vec<Event>,
-    came: Vec<(i32, Vec<u8>, Vec<u8>)>,
-}
-
-impl Sink for Narrow {
-    fn room(&self) -> usize {
-        self.room
-    }
-
-    fn event(&mut self, event: Event) {
-        self.events.push(event);
-    }
-
-    fn read_buffer(&mut self, _: bool, _: usize) -> Option<(usize, &mut [MaybeUninit<u8>])> {
-        None
-    }
-
-    fn received(&mut self, _: i32, _: usize, _: usize) {}
-
-    fn datagram(&mut self, endpoint: i32, source: &[u8], payload: &[u8]) -> bool {
-        if self.takes == 0 {
-            return false;
-        }
-        self.takes -= 1;
-        self.came.push((endpoint, source.to_vec(), payload.to_vec()));
-        true
-    }
-}
-
-struct NoPins;
-
-impl PinnedMemory for NoPins {
-    fn bytes(&self, _: Pin, _: usize, _: usize) -> Option<&[u8]> {
-        None
-    }
-}
-
-#[derive(Default)]
-struct Given(Vec<([i32; 4], Vec<u8>)>);
-
-impl Commands for Given {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn record(&self, index: usize) -> [i32; 4] {
-        self.0[index].0
-    }
-
-    fn bytes(&self, index: usize) -> Option<&[u8]> {
-        Some(&self.0[index].1)
-    }
-}
-
-struct Bench {
-    engine: Box<dyn SocketEngine>,
-    metrics: Arc<Metrics>,
-    commands: Given,
-    seen: Narrow,
-    /// Datagrams that a batch takes.
-    room: usize,
-}
-
-impl Bench {
-    fn command(&mut self, operation: i32, endpoint: u32) {
-        self.commands.0.push(([operation, endpoint as i32, 0, 0], Vec::new()));
-    }
-
-    fn send(&mut self, endpoint: u32, to: &AddressForm, payload: &[u8]) {
-        let bytes = [to.as_bytes(), payload].concat();
-        let record = [abi::COMMAND_DATAGRAM, endpoint as i32, 0, bytes.len() as i32];
-        self.commands.0.push((record, bytes));
-    }
-
-    fn flush(&mut self) {
-        self.engine.submit(Instant::now(), &std::mem::take(&mut self.commands));
-    }
-
-    fn add(&mut self, endpoint: u32, socket: DatagramSocket, write_max_bytes: usize) {
-        let limits = EndpointLimits { write_high_bytes: 2_000, write_low_bytes: 500, write_max_bytes };
-        self.engine.add_endpoint(Instant::now(), endpoint, Arc::new(socket), limits).unwrap();
-        self.command(abi::COMMAND_DATAGRAM_START, endpoint);
-        self.flush();
-    }
-
-    fn until(&mut self, done: impl Fn(&Narrow) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !done(&self.seen) {
-            assert!(Instant::now() < deadline, "it did not happen in 10 seconds");
-            self.seen.takes = self.room;
-            self.engine.collect(Instant::now(), &mut self.seen, &NoPins);
-            self.engine.end_batch(Instant::now());
-            let mut poll = libc::pollfd { fd: self.engine.pollable(), events: libc::POLLIN, revents: 0 };
-            let wait = if self.engine.has_backlog() { 0 } else { 5 };
-            // SAFETY: one valid pollfd.
-            unsafe { libc::poll(&mut poll, 1, wait) };
-        }
-    }
-
-    /// How often the engine asks the kernel in this time.
-    fn polls_during(&mut self, time: Duration) -> u64 {
-        let (before, end) = (self.metrics.read(abi::METRIC_POLLS), Instant::now() + time);
-        self.until(|_| Instant::now() >= end);
-        self.metrics.read(abi::METRIC_POLLS) - before
-    }
-
-    fn events(&self, kind: i32) -> Vec<&Event> {
-        self.seen.events.iter().filter(|event| event.kind & abi::KIND_MASK == kind).collect()
-    }
-
-    fn close(mut self, endpoint: u32) -> Self {
-        self.command(abi::COMMAND_DATAGRAM_CLOSE, endpoint);
-        self.command(abi::COMMAND_DATAGRAM_CLOSE, endpoint);
-        self.flush();
-        self.until(|seen| seen.events.iter().any(|event| event.kind == abi::EVENT_DATAGRAM_CLOSED));
-        assert_eq!(self.events(abi::EVENT_DATAGRAM_CLOSED).len(), 1);
-        self
-    }
-}
-
-fn on_every_engine(test: impl Fn(Bench)) {
-    let mio: fn(Arc<Metrics>) -> Box<dyn SocketEngine> = |m| Box::new(MioEngine::open(m, None).unwrap());
-    let tokio: fn(Arc<Metrics>) -> Box<dyn SocketEngine> = |m| Box::new(TokioEngine::open(m, None).unwrap());
-    for open in [mio, tokio] {
-        let metrics = Arc::<Metrics>::default();
-        let seen = Narrow { takes: 0, room: 100, events: Vec::new(), came: Vec::new() };
-        let engine = open(metrics.clone());
-        test(Bench { engine, metrics, commands: Given::default(), seen, room: 50 });
-    }
-}
-
-fn bound() -> (DatagramSocket, SocketAddr) {
-    let local = Some(Address::Ip("127.0.0.1:0".parse().unwrap()));
-    let options =
-        OpenOptions { local, offload: true, receive_buffer_bytes: Some(1 << 20), ..OpenOptions::default() };
-    let socket = DatagramSocket::open(&options).unwrap();
-    let address = socket.local_address().unwrap().ip().unwrap();
-    (socket, address)
-}
 
 #[test]
 fn what_the_sink_cannot_take_is_kept_and_comes_in_order_with_its_source() {
@@ -649,7 +503,10 @@ fn what_the_kernel_has_no_memory_for_waits_with_what_follows_and_is_tried_again_
         // Again and again, with pauses in between, and for nothing.
         let (began, metrics) = (Instant::now(), bench.metrics.clone());
         bench.until(|_| metrics.read(abi::METRIC_WRITES) >= tries + 4);
-        assert!(began.elapsed() >= Duration::from_millis(DATAGRAM_RETRY_MS * (1 + 2 + 4)));
+        assert!(
+            began.elapsed()
+                >= Duration::from_millis(shardloop_native::limits::DATAGRAM_RETRY_MS * (1 + 2 + 4))
+        );
         assert_eq!(bench.engine.endpoint_queued_bytes(0), waiting);
         bench.send(0, &to, &[3]);
         bench.flush();
