@@ -1,84 +1,26 @@
-//! What the two halves of an engine owe each other, between a system that tells of nothing and JavaScript that takes what it
-//! likes.
+//! What the two halves of an engine owe each other.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
+
+mod endpoints;
+mod world;
 
 use shardloop_native::abi;
 use shardloop_native::audience::{Seat, broadcast};
 use shardloop_native::engine::Engine;
 use shardloop_native::engine::remote::{Back, Caller, Driver, Front, PipeSizes, halves};
-use shardloop_native::inbox::Delivery;
 use shardloop_native::limits::DATAGRAM_FAILURES_MAX;
-use shardloop_native::net::addresses::{Address, Peer};
+use shardloop_native::net::addresses::Address;
 use shardloop_native::net::datagram_address::AddressForm;
 use shardloop_native::net::udp::{DatagramSocket, OpenOptions};
-use shardloop_native::shard::{Commands, EndpointLimits, Event, Sink};
-use shardloop_native::system::{Ready, Source, System};
-use shardloop_native::write_queue::{Pin, PinnedMemory};
-use std::io;
+use shardloop_native::shard::{EndpointLimits, Event, Sink};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
-
-/// Nothing is ever ready here; a test has its say in the middle of each turn.
-struct Still {
-    between: Box<dyn FnMut()>,
-    seat: Option<Seat>,
-}
-
-impl System for Still {
-    type Socket = OwnedFd;
-    type Free = OwnedFd;
-    type Listener = ();
-
-    fn poll(&mut self, _: &mut Ready) {
-        (self.between)();
-    }
-
-    fn watch(&mut self, socket: OwnedFd, _: Source) -> io::Result<OwnedFd> {
-        Ok(socket)
-    }
-
-    fn await_room(&mut self, _: &OwnedFd) {}
-
-    fn watch_listener(&mut self, _: &(), _: u32) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn unwatch_listener(&mut self, _: &(), _: u32) {}
-
-    fn watch_endpoint(&mut self, _: &Arc<DatagramSocket>, _: u32) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn accept(&mut self, _: &()) -> io::Result<(OwnedFd, Peer)> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-
-    fn release(&mut self, socket: OwnedFd) -> OwnedFd {
-        socket
-    }
-
-    fn delivery(&mut self) -> Option<Delivery<OwnedFd, ()>> {
-        None
-    }
-
-    fn relieve(&mut self, _: u32, socket: OwnedFd, _: Peer) -> Result<(), (OwnedFd, u64)> {
-        Err((socket, 1000))
-    }
-
-    fn seat(&self) -> Option<&Seat> {
-        self.seat.as_ref()
-    }
-
-    fn adopt(&mut self, socket: OwnedFd) -> OwnedFd {
-        socket
-    }
-}
+use world::{Edges, Given, NoPins};
 
 /// Both in one thread, which runs the back when it likes.
 struct ByHand;
@@ -113,30 +55,8 @@ impl Sink for Taken {
     fn received(&mut self, _: i32, _: usize, _: usize) {}
 }
 
-struct NoPins;
-
-impl PinnedMemory for NoPins {
-    fn bytes(&self, _: Pin, _: usize, _: usize) -> Option<&[u8]> {
-        None
-    }
-}
-
-struct Given(Vec<([i32; 4], Vec<u8>)>);
-
-impl Commands for Given {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-    fn record(&self, index: usize) -> [i32; 4] {
-        self.0[index].0
-    }
-    fn bytes(&self, index: usize) -> Option<&[u8]> {
-        Some(&self.0[index].1)
-    }
-}
-
 /// An endpoint of this number that has failed in so many ways, one after the other.
-fn failed_endpoint(back: &mut Back<Still>, number: u32, failures: usize) {
+fn failed_endpoint(back: &mut Back<Edges>, number: u32, failures: usize) {
     let local = Some(Address::Ip("127.0.0.1:0".parse().unwrap()));
     let socket = DatagramSocket::open(&OpenOptions { local, ..OpenOptions::default() }).unwrap();
     let limits = EndpointLimits { write_high_bytes: 1 << 20, write_low_bytes: 0, write_max_bytes: 1 << 20 };
@@ -157,8 +77,7 @@ fn the_back_sleeps_when_there_is_no_room_for_all_that_an_endpoint_has_to_tell_an
     for entries in [8, 16, 32, 64] {
         let sizes = PipeSizes { entries, event_bytes: 1 << 12, command_bytes: 1 << 20 };
         let (mut front, seed) = halves(ByHand, sizes).unwrap();
-        let still = Still { between: Box::new(|| {}), seat: None };
-        let mut back = seed.grow(still, Arc::default(), None, Box::new(ByHand), Instant::now());
+        let mut back = seed.grow(Edges::default(), Arc::default(), None, Box::new(ByHand), Instant::now());
         let most = DATAGRAM_FAILURES_MAX;
         for number in 0..4 {
             failed_endpoint(&mut back, number, most);
@@ -226,7 +145,7 @@ fn a_call_that_is_answered_only_because_a_broadcast_was_heard_is_told_to_who_wai
     let front_thread = thread::current();
     let (waits_too, ends_too) = (waits.clone(), ends.clone());
     let back_thread = thread::spawn(move || {
-        let seed: shardloop_native::engine::remote::Seed<Still> = take_seed.recv().unwrap();
+        let seed: shardloop_native::engine::remote::Seed<Edges> = take_seed.recv().unwrap();
         // It wakes nobody: the turn that it would wake for is the first one.
         let seat = Seat::take(Seat::number(), || {});
         assert_eq!(broadcast("a topic", b"bytes", None).refused, 0);
@@ -242,9 +161,9 @@ fn a_call_that_is_answered_only_because_a_broadcast_was_heard_is_told_to_who_wai
                 thread::yield_now();
             }
         };
-        let still = Still { between: Box::new(between), seat: Some(seat) };
+        let edges = Edges { between: Some(Box::new(between)), seat: Some(seat), ..Edges::default() };
         let caller = Box::new(FrontThread(front_thread));
-        let mut back = seed.grow(still, Arc::default(), None, caller, Instant::now());
+        let mut back = seed.grow(edges, Arc::default(), None, caller, Instant::now());
         while !ends_too.load(Ordering::SeqCst) {
             back.wake_up();
             back.turn(Instant::now());
@@ -254,7 +173,7 @@ fn a_call_that_is_answered_only_because_a_broadcast_was_heard_is_told_to_who_wai
         }
     });
     let driver = Apart { back: back_thread.thread().clone(), waits };
-    let (mut front, seed): (Front<Still, Apart>, _) = halves(driver, PipeSizes::default()).unwrap();
+    let (mut front, seed): (Front<Edges, Apart>, _) = halves(driver, PipeSizes::default()).unwrap();
     send_seed.send(seed).map_err(|_| "the back is gone").unwrap();
     turn_begins.recv().unwrap();
     let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| front.call(|_| 7)));
