@@ -13,6 +13,8 @@ mod ending;
 mod handover;
 mod idle;
 mod piping;
+mod reading;
+mod telling;
 mod writing;
 
 pub use datagrams::EndpointLimits;
@@ -20,7 +22,7 @@ pub use datagrams::EndpointLimits;
 use crate::abi;
 use crate::connection::{Connection, ConnectionTable, Flags, Handle, NO_RECORD};
 use crate::error::errno;
-use crate::limits::{READS_PER_BATCH, RELIEF_MIN, TIMER_TICK_MS, UNPOLLED_BATCHES};
+use crate::limits::{RELIEF_MIN, TIMER_TICK_MS, UNPOLLED_BATCHES};
 use crate::metrics::Metrics;
 use crate::net::addresses::Peer;
 use crate::net::udp::DatagramSocket;
@@ -30,7 +32,6 @@ use crate::topics::Topics;
 use crate::write_queue::{Pin, PinnedMemory};
 use datagrams::Datagrams;
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::mem::{self, MaybeUninit};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -402,98 +403,6 @@ impl<S: System> Shard<S> {
         self.tick = (elapsed / TIMER_TICK_MS) as Tick;
     }
 
-    /// Delivers events without bytes.
-    fn deliver_signals(&mut self, sink: &mut dyn Sink) {
-        while sink.room() > SIGNALS_MAX {
-            let Some((server, errno, pauses)) = self.accept_errors.pop_front() else { break };
-            let event =
-                Event { kind: abi::EVENT_ACCEPT_ERROR, handle: server.into(), a: errno, b: pauses.into() };
-            sink.event(event);
-        }
-        while sink.room() > SIGNALS_MAX {
-            let Some((request, errno, call)) = self.connect_failures.pop_front() else { break };
-            let event = Event { kind: abi::EVENT_CONNECT_FAILED, handle: request as i32, a: errno, b: call };
-            sink.event(event);
-        }
-        while sink.room() > SIGNALS_MAX {
-            let Some((handle, outcome)) = self.files_sent.pop_front() else { break };
-            let (a, b) = match outcome {
-                Ok(sent) => (sent as i32, (sent >> 32) as i32),
-                Err(errno) => (0, -errno),
-            };
-            sink.event(Event { kind: abi::EVENT_FILE_SENT, handle: handle.word(), a, b });
-        }
-        while sink.room() > SIGNALS_MAX {
-            let Some(handle) = self.signals.pop_front() else { return };
-            let Some(connection) = self.connections.get_mut(handle) else { continue };
-            let flags = &mut connection.flags;
-            flags.clear(Flags::LISTED_SIGNAL);
-            if flags.has(Flags::UNANNOUNCED) {
-                flags.clear(Flags::UNANNOUNCED);
-                match connection.request {
-                    0 => sink.opened(handle.word(), connection.server, connection.peer),
-                    request => {
-                        self.requests.remove(&request);
-                        sink.connected(handle.word(), request, connection.peer);
-                    }
-                }
-            }
-            let mut event = |kind, a| sink.event(Event { kind, handle: handle.word(), a, b: 0 });
-            if connection.owned_flushed > 0 {
-                event(abi::EVENT_OWNED_FLUSHED, mem::take(&mut connection.owned_flushed) as i32);
-            }
-            if flags.has(Flags::LOST) {
-                event(abi::EVENT_CLOSED, connection.reason);
-                self.ended.push(handle);
-                continue;
-            }
-            match (flags.has(Flags::WRITE_PAUSED), flags.has(Flags::TOLD_PAUSED)) {
-                (true, false) => {
-                    flags.set(Flags::TOLD_PAUSED);
-                    event(abi::EVENT_PAUSE_WRITING, 0);
-                }
-                (false, true) => {
-                    flags.clear(Flags::TOLD_PAUSED);
-                    event(abi::EVENT_RESUME_WRITING, 0);
-                }
-                _ => {}
-            }
-            if flags.has(Flags::IDLE) {
-                flags.clear(Flags::IDLE);
-                event(abi::EVENT_IDLE, 0);
-            }
-            if flags.has(Flags::ANSWERED) {
-                flags.clear(Flags::ANSWERED);
-                // What came in the meantime is read first (once reading is not paused), and answered.
-                let unread = connection.socket.as_ref().is_some_and(Socket::has_unread);
-                if !flags.has(Flags::UNANSWERED) && !unread {
-                    event(abi::EVENT_ANSWERED, 0);
-                }
-            }
-        }
-    }
-
-    /// What was delivered is handled: ended connections make room.
-    pub fn free_ended(&mut self) {
-        for handle in self.ended.drain(..) {
-            self.connections.remove(handle);
-        }
-    }
-
-    /// Ends were delivered, and are freed one by one.
-    pub fn forget_ended(&mut self) {
-        self.ended.clear();
-    }
-
-    /// The end of one connection is handled: it makes room.
-    pub fn free(&mut self, handle: Handle) {
-        debug_assert!(
-            self.connections.get(handle).is_none_or(|connection| connection.flags.has(Flags::LOST)),
-            "a connection is freed before its end"
-        );
-        self.connections.remove(handle);
-    }
-
     /// Serves what was left over. False when something still is.
     fn serve_backlog(&mut self, sink: &mut dyn Sink) -> bool {
         self.accept_from = self.accept_from.wrapping_add(1);
@@ -603,89 +512,6 @@ impl<S: System> Shard<S> {
             Source::Endpoint(endpoint) => self.on_endpoint_ready(endpoint, readiness, sink),
             Source::Inbox => self.take_deliveries(),
         }
-    }
-
-    fn signal(&mut self, handle: Handle) {
-        if let Some(connection) = self.connections.get_mut(handle)
-            && !connection.flags.has(Flags::LISTED_SIGNAL)
-        {
-            connection.flags.set(Flags::LISTED_SIGNAL);
-            self.signals.push_back(handle);
-        }
-    }
-
-    fn list_ready(&mut self, handle: Handle) {
-        if let Some(connection) = self.connections.get_mut(handle)
-            && !connection.flags.has(Flags::LISTED_READY)
-        {
-            connection.flags.set(Flags::LISTED_READY);
-            self.ready.push(handle);
-        }
-    }
-
-    /// Reads from a connection, as far as it may and the sink can take it. False when the sink is full.
-    fn read(&mut self, handle: Handle, sink: &mut dyn Sink) -> bool {
-        let Some(connection) = self.connections.get_mut(handle) else { return true };
-        const BARRED: Flags = Flags::PAUSED.and(Flags::CLOSING).and(Flags::LOST).and(Flags::EOF);
-        let flags = connection.flags;
-        if !flags.has(Flags::READABLE) || !flags.has(Flags::STARTED) || flags.has(BARRED) {
-            return true;
-        }
-        let Some(socket) = connection.socket.as_ref() else { return true };
-        let mut full = false;
-        for reads in 0..READS_PER_BATCH {
-            let buffer = if sink.room() > SIGNALS_MAX {
-                sink.read_buffer(flags.has(Flags::BORROWS), connection.read_hint as usize)
-            } else {
-                None
-            };
-            let Some((slab, buffer)) = buffer else {
-                if reads == 0 {
-                    self.list_ready(handle);
-                    return false;
-                }
-                full = true;
-                break;
-            };
-            let room = buffer.len();
-            self.metrics.add(abi::METRIC_READS, 1);
-            let received =
-                if flags.has(Flags::READ_PIPE) { socket.read(buffer) } else { socket.receive(buffer) };
-            match received {
-                Ok(0) => {
-                    connection.flags.clear(Flags::READABLE);
-                    connection.flags.set(Flags::EOF);
-                    sink.event(Event { kind: abi::EVENT_EOF, handle: handle.word(), a: 0, b: 0 });
-                    return true;
-                }
-                Ok(length) => {
-                    connection.read_hint = length as u32;
-                    connection.flags.set(Flags::UNANSWERED);
-                    connection.active_at = self.tick;
-                    self.metrics.add(abi::METRIC_BYTES_READ, length as u64);
-                    sink.received(handle.word(), slab, length);
-                    // A short read found the end of what there is, and more would be a new edge; but an end of
-                    // stream that came with it has had its edge. A terminal gives one line at a time.
-                    const READ_ON: Flags = Flags::READ_CLOSED.and(Flags::READ_PIPE);
-                    if length < room && !connection.flags.has(READ_ON) {
-                        connection.flags.clear(Flags::READABLE);
-                        return true;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    connection.flags.clear(Flags::READABLE);
-                    return true;
-                }
-                Err(error) => {
-                    self.lose(handle, errno(&error));
-                    return true;
-                }
-            }
-        }
-        // Who has read in this batch goes behind those that had nothing of it.
-        connection.flags.set(Flags::LISTED_READY);
-        self.exhausted.push(handle);
-        !full
     }
 }
 

@@ -142,6 +142,8 @@ pub trait System {
     type Free: Send + 'static;
     /// A listener, held by reference: dropping it does not close it.
     type Listener: Clone + PartialEq + Send + 'static;
+    /// Whether a failure that was told of is told of ever again, until what has failed is watched anew.
+    const FAILURE_STAYS: bool = false;
 
     /// Appends what has become ready. Never waits.
     fn poll(&mut self, ready: &mut Ready);
@@ -178,8 +180,6 @@ pub trait System {
     ) -> Readiness {
         told
     }
-    /// Whether a failure that it was told of stays, so that an endpoint must be watched anew to be told of the next.
-    const ENDPOINT_FAILURE_STAYS: bool = false;
     /// Watches an endpoint anew: to be told of room or not to be told any more, or since it has failed. Its error must have been
     /// taken before, as it would be told at once again. Fails for want of memory; then it is not watched any more.
     fn rewatch_endpoint(

@@ -194,7 +194,7 @@ export function serialOf(target: number | RawSocket): number {
 /**
  * Opens a socket, or takes one over by its descriptor.
  * @throws ShardloopError ERR_SHARDLOOP_OPTION; ERR_SHARDLOOP_ARGUMENT for a descriptor that a transport uses; the system's error,
- * also for one that is no socket's
+ * also for one that is no socket's (ENOTSOCK), or of a socket of another family (EAFNOSUPPORT)
  */
 export function openSocket(options: RawSocketOptions): RawSocket {
   const given = takeOptions('openSocket', options)

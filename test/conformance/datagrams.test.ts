@@ -5,11 +5,12 @@ import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { networkInterfaces } from 'node:os'
 import { fileURLToPath } from 'node:url'
-import type {
-  DatagramEndpointOptions,
-  DatagramTransport,
-  SocketAddress,
-  SystemError,
+import {
+  type DatagramEndpointOptions,
+  type DatagramTransport,
+  type SocketAddress,
+  type SystemError,
+  socketPair,
 } from '../../src/index.js'
 import { DatagramEcho, DatagramRecorder, endpoint, PlainDatagrams, portOf } from '../harness/datagrams.js'
 import { eventually } from '../harness/deferred.js'
@@ -172,6 +173,7 @@ forEachEngine('datagrams', (test, engine) => {
       () => transport.sendto('x', ''),
     ])
       assertThrows(send, 'ERR_SHARDLOOP_ARGUMENT')
+    assert.throws(() => transport.sendto(Buffer.alloc(65_508), to), /65508.*at most 65507 bytes/)
     transport.sendto('it goes on', to)
     await connected.receivedAtLeast(1)
     assert.equal(connected.came.length, 1)
@@ -272,6 +274,39 @@ forEachEngine('datagrams', (test, engine) => {
     assert.deepEqual(told, [['EACCES', 2]])
     assert.equal((protocol.errors[0] as { syscall?: string }).syscall, 'sendmsg')
   })
+
+  test('a datagram that the system finds too long is EMSGSIZE, and those around it are sent', async (t) => {
+    const { reader, writer } = await unixPair(t, { sendBufferBytes: 4608, writeMaxBytes: 1024 * 1024 })
+    const lengths = [1000, 60_000, 60_000, 1001, 60_000, 1002]
+    for (const length of lengths) writer.transport.sendto(Buffer.alloc(length))
+    await reader.receivedAtLeast(3)
+    assert.deepEqual(
+      reader.came.map(({ data }) => data.length),
+      [1000, 1001, 1002],
+    )
+    await eventually(() => writer.errors.reduce((sum, { count }) => sum + count, 0) === 3)
+    for (const error of writer.errors as (SystemError & { count: number })[])
+      assert.deepEqual([error.code, error.syscall], ['EMSGSIZE', 'sendmsg'])
+  })
+
+  if (IS_LINUX) {
+    test('a received datagram of more than 65,536 bytes is EMSGSIZE and not delivered, and the next one is', async (t) => {
+      const [ours, theirs] = socketPair({ type: 'datagram' })
+      t.defer(() => theirs.close())
+      theirs.setOption('sendBufferSize', 200_000)
+      const protocol = await endpoint(t, { socket: ours })
+      for (const length of [65_536, 65_537, 70_000, 3])
+        await t.loop.sockSendall(theirs, Buffer.alloc(length, 1))
+      await protocol.receivedAtLeast(2)
+      assert.deepEqual(
+        protocol.came.map(({ data }) => data.length),
+        [65_536, 3],
+      )
+      await eventually(() => protocol.errors.reduce((sum, { count }) => sum + count, 0) === 2)
+      for (const error of protocol.errors as (SystemError & { count: number })[])
+        assert.deepEqual([error.code, error.syscall], ['EMSGSIZE', 'recvmsg'])
+    })
+  }
 
   test('broadcast is received by who is bound to every address', async (t) => {
     const everywhere = await endpoint(t, { local: { host: '0.0.0.0' } })

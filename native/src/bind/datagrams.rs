@@ -141,6 +141,13 @@ impl NativeDatagramSocket {
     }
 }
 
+impl Drop for NativeDatagramSocket {
+    /// JavaScript has forgotten it, or its thread has ended: nobody else would take it out of the registry.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 fn told(syscall: &str, address: io::Result<Address>) -> Either3<NativeAddress, String, SystemFailure> {
     match address.map(|address| address_value(&address)) {
         Ok(Either::A(address)) => Either3::A(address),

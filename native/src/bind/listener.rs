@@ -70,6 +70,13 @@ impl Listener {
     }
 }
 
+impl Drop for Listener {
+    /// JavaScript has forgotten it, or its thread has ended: nobody else would take it out of the registry.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 /// Binds and listens.
 #[napi(catch_unwind)]
 pub fn bind_tcp(options: BindOptions) -> Result<Either<Listener, SystemFailure>> {

@@ -5,6 +5,8 @@
 //! runtime runs, which is the shard's turn. So there is no task per connection, and an idle one has no buffer.
 
 mod endpoints;
+#[cfg(test)]
+mod tests;
 
 use super::bell::Bell;
 use super::remote::{Back, Caller, Driver, Front, Neighbours, PipeSizes, Seed, Take, halves};
@@ -456,6 +458,7 @@ impl System for TokioSystem {
     type Socket = TokioSocket;
     type Free = OwnedFd;
     type Listener = Arc<Listener>;
+    const FAILURE_STAYS: bool = true;
 
     fn poll(&mut self, ready: &mut Ready) {
         mem::swap(&mut *self.ready.sources.lock(), &mut self.woken);
@@ -534,8 +537,6 @@ impl System for TokioSystem {
     ) -> Readiness {
         self.endpoints.look(endpoint)
     }
-
-    const ENDPOINT_FAILURE_STAYS: bool = true;
 
     fn rewatch_endpoint(
         &mut self,

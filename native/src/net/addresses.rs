@@ -19,7 +19,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// As the kernel told it. Anything but these two families is a defect: shardloop knows what it opens.
+    /// As the kernel told it. Anything but these two families is a defect: shardloop opens and takes over no other.
     pub fn of(address: &SockAddr) -> Self {
         if let Some(address) = address.as_socket() {
             return Self::Ip(address);

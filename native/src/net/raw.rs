@@ -24,10 +24,11 @@ pub fn pair(kind: Type) -> Result<(OwnedFd, OwnedFd), SystemError> {
     Ok((one.into(), other.into()))
 }
 
-/// Makes a descriptor from elsewhere fit. ENOTSOCK: it is none of a socket.
+/// Makes a descriptor from elsewhere fit. ENOTSOCK: it is none of a socket. EAFNOSUPPORT: its addresses are none of ours.
 pub fn take_over(fd: BorrowedFd<'_>) -> Result<(), SystemError> {
     let socket = SockRef::from(&fd);
     socket.r#type().during("getsockopt")?;
+    family(fd).during("getsockname")?;
     socket.set_cloexec(true).during("fcntl")?;
     prepare(&socket)
 }
@@ -39,16 +40,14 @@ fn prepare(socket: &Socket) -> Result<(), SystemError> {
     Ok(())
 }
 
-/// The family of a socket in JavaScript's words.
+/// The family of a socket in JavaScript's words. EAFNOSUPPORT for any other, as of netlink.
 pub fn family(fd: BorrowedFd<'_>) -> io::Result<&'static str> {
-    let address = SockRef::from(&fd).local_addr()?;
-    Ok(if address.is_unix() {
-        "unix"
-    } else if address.is_ipv6() {
-        "IPv6"
-    } else {
-        "IPv4"
-    })
+    match i32::from(SockRef::from(&fd).local_addr()?.family()) {
+        libc::AF_INET => Ok("IPv4"),
+        libc::AF_INET6 => Ok("IPv6"),
+        libc::AF_UNIX => Ok("unix"),
+        _ => Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
+    }
 }
 
 /// Receives with the sender's address, of which the kernel knows none on a stream over IP.
@@ -174,5 +173,19 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         let error = take_over(file.as_fd()).unwrap_err();
         assert_eq!((error.syscall, error.errno()), ("getsockopt", libc::ENOTSOCK));
+    }
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_socket_with_addresses_of_another_kind_is_refused_and_left_as_it_is() {
+        let netlink = Socket::new(Domain::from(libc::AF_NETLINK), Type::DGRAM, None).unwrap();
+        let error = take_over(netlink.as_fd()).unwrap_err();
+        assert_eq!((error.syscall, error.errno()), ("getsockname", libc::EAFNOSUPPORT));
+        assert!(!netlink.nonblocking().unwrap());
+        assert_eq!(family(netlink.as_fd()).unwrap_err().raw_os_error(), Some(libc::EAFNOSUPPORT));
+        for (domain, name) in [(Domain::IPV4, "IPv4"), (Domain::IPV6, "IPv6"), (Domain::UNIX, "unix")] {
+            if let Ok(socket) = open(domain, Type::STREAM) {
+                assert_eq!(family(socket.as_fd()).unwrap(), name);
+            }
+        }
     }
 }

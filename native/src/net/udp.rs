@@ -398,6 +398,31 @@ mod tests {
     }
 
     #[test]
+    fn an_error_of_one_datagram_leaves_the_socket_and_want_of_room_or_memory_leaves_the_datagram() {
+        let meaning = |errno, tells| failure(&io::Error::from_raw_os_error(errno), tells);
+        assert_eq!(meaning(libc::EAGAIN, true), Failure::Later);
+        assert_eq!(meaning(libc::EAGAIN, false), Failure::Again);
+        for tells in [true, false] {
+            for errno in [libc::ENOBUFS, libc::ENOMEM] {
+                assert_eq!(meaning(errno, tells), Failure::Again);
+            }
+            for errno in [
+                libc::EMSGSIZE,
+                libc::EACCES,
+                libc::EPERM,
+                libc::ENETUNREACH,
+                libc::ECONNREFUSED,
+                libc::EINVAL,
+            ] {
+                assert_eq!(meaning(errno, tells), Failure::One);
+            }
+            assert_eq!(meaning(libc::EBADF, tells), Failure::Socket);
+        }
+        let unnumbered = io::Error::from(io::ErrorKind::InvalidInput);
+        assert_eq!(failure(&unnumbered, true), Failure::One, "a name that no kernel takes");
+    }
+
+    #[test]
     fn a_registered_socket_stays_open_while_somebody_holds_it() {
         let socket = Arc::new(DatagramSocket::open(&options(0)).unwrap());
         let chosen = port(&socket);

@@ -148,7 +148,7 @@ impl Datagrams {
     }
 
     fn list_ready(&mut self, endpoint: u32) {
-        let Some(found) = self.get(endpoint) else { return };
+        let Some(found) = self.get(endpoint).filter(|found| found.is_open()) else { return };
         if !mem::replace(&mut found.listed_ready, true) {
             self.ready.push(endpoint);
         }
@@ -265,12 +265,18 @@ impl<S: System> Shard<S> {
         let dropped = found.queue.clear();
         found.retry = Retry::default();
         found.closes_at = None;
-        if mem::take(&mut found.listed_timed) {
+        let (is_timed, is_ready) = (mem::take(&mut found.listed_timed), mem::take(&mut found.listed_ready));
+        // Its number may be another's when the lists are come by.
+        if is_timed {
             self.datagrams.timed.retain(|&listed| listed != endpoint);
+        }
+        if is_ready {
+            self.datagrams.ready.retain(|&listed| listed != endpoint);
+            self.datagrams.exhausted.retain(|&listed| listed != endpoint);
         }
         self.metrics.add(abi::METRIC_DATAGRAMS_DROPPED, dropped as u64);
         if self.datagrams.left == Some(endpoint) {
-            self.datagrams.left = None; // its number may be another's when that is looked at
+            self.datagrams.left = None; // as above
         }
         self.system.unwatch_endpoint(&socket, endpoint);
         self.datagrams.signal(endpoint);
@@ -289,7 +295,7 @@ impl<S: System> Shard<S> {
             found.retry.succeeded();
             self.datagram_failed(endpoint, errno(&error), false);
         }
-        let stays = readiness.failed && S::ENDPOINT_FAILURE_STAYS;
+        let stays = readiness.failed && S::FAILURE_STAYS;
         if has_room || (stays && is_taken) {
             self.rewatch_endpoint(endpoint);
         } else if stays {
@@ -457,25 +463,29 @@ impl<S: System> Shard<S> {
 
     /// Delivers events that are no datagrams. What was received before them comes first.
     pub(super) fn deliver_endpoint_signals(&mut self, sink: &mut dyn Sink) {
-        while sink.room() > SIGNALS_MAX + DATAGRAM_FAILURES_MAX {
-            let Some(endpoint) = self.datagrams.signals.pop_front() else { return };
-            let Some(found) = self.datagrams.get(endpoint) else { continue };
-            found.listed_signal = false;
-            let mut event = |kind, a, b| sink.event(Event { kind, handle: endpoint as i32, a, b });
-            for Failures { reason, sent, count } in found.failures.drain(..) {
-                let kind = abi::EVENT_DATAGRAM_FAILED | i32::from(sent) << abi::SLAB_SHIFT;
-                event(kind, reason, count as i32);
+        while sink.room() > SIGNALS_MAX {
+            let Some(&endpoint) = self.datagrams.signals.front() else { return };
+            if let Some(found) = self.datagrams.get(endpoint) {
+                let mut event = |kind, a, b| sink.event(Event { kind, handle: endpoint as i32, a, b });
+                if let Some(Failures { reason, sent, count }) = found.failures.pop_front() {
+                    event(
+                        abi::EVENT_DATAGRAM_FAILED | i32::from(sent) << abi::SLAB_SHIFT,
+                        reason,
+                        count as i32,
+                    );
+                    continue; // there may be no room for the next
+                }
+                found.listed_signal = false;
+                if !found.is_open() {
+                    event(abi::EVENT_DATAGRAM_CLOSED, found.reason, 0);
+                    self.datagrams.endpoints[endpoint as usize] = None;
+                    self.datagrams.count -= 1;
+                } else if found.write_paused != mem::replace(&mut found.told_paused, found.write_paused) {
+                    let pauses = found.write_paused;
+                    event(if pauses { abi::EVENT_DATAGRAM_PAUSE } else { abi::EVENT_DATAGRAM_RESUME }, 0, 0);
+                }
             }
-            if !found.is_open() {
-                event(abi::EVENT_DATAGRAM_CLOSED, found.reason, 0);
-                self.datagrams.endpoints[endpoint as usize] = None;
-                self.datagrams.count -= 1;
-                continue;
-            }
-            if found.write_paused != mem::replace(&mut found.told_paused, found.write_paused) {
-                let pauses = found.write_paused;
-                event(if pauses { abi::EVENT_DATAGRAM_PAUSE } else { abi::EVENT_DATAGRAM_RESUME }, 0, 0);
-            }
+            self.datagrams.signals.pop_front();
         }
     }
 }

@@ -58,8 +58,14 @@ impl<S: System> Shard<S> {
     }
 
     pub(super) fn take_socket(&mut self, handle: Handle, reason: i32) -> Option<S::Socket> {
-        let connection = self.connections.get_mut(handle)?;
-        let socket = connection.socket.take()?;
+        let socket = self.connections.get_mut(handle)?.socket.take()?;
+        self.without_socket(handle, reason);
+        Some(socket)
+    }
+
+    /// The connection is over: its socket is taken out.
+    pub(super) fn without_socket(&mut self, handle: Handle, reason: i32) {
+        let Some(connection) = self.connections.get_mut(handle) else { return };
         connection.flags.set(Flags::LOST);
         connection.reason = reason;
         if let Some(mut queue) = connection.queue.take() {
@@ -74,7 +80,6 @@ impl<S: System> Shard<S> {
         }
         self.descriptor_freed = true;
         self.signal(handle);
-        Some(socket)
     }
 
     /// Discards what a closed connection still receives, until its end.

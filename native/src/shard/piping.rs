@@ -1,7 +1,8 @@
 //! Pipes that are only written. (Those that are only read are like any other connection, but for the calls.)
 #![forbid(unsafe_code)]
 
-use super::{Handle, Shard, Socket, System};
+use super::{Handle, Shard, Socket, Source, System};
+use crate::error::errno;
 use crate::system::Readiness;
 use crate::write_queue::PinnedMemory;
 
@@ -23,6 +24,24 @@ impl<S: System> Shard<S> {
             self.take_socket(handle, reason);
             return;
         }
+        if readiness.failed && S::FAILURE_STAYS {
+            return self.rewatch_pipe(handle); // that of a FIFO has come back
+        }
         self.system.await_room(socket);
+    }
+
+    /// Watches anew what was told to have no reader and has one.
+    fn rewatch_pipe(&mut self, handle: Handle) {
+        let Some(connection) = self.connections.get_mut(handle) else { return };
+        let Some(socket) = connection.socket.take() else { return };
+        let socket = self.system.release(socket);
+        let socket = self.system.adopt(socket);
+        match self.system.watch(socket, Source::Connection(handle)) {
+            Ok(socket) => {
+                self.system.await_room(&socket);
+                connection.socket = Some(socket);
+            }
+            Err(error) => self.without_socket(handle, errno(&error)),
+        }
     }
 }

@@ -35,12 +35,13 @@ impl Watched {
         // SAFETY: the reference keeps the socket's descriptor open, and the AsyncFd has it until it is dropped or gives it back.
         let registered = unsafe { AsyncFd::register_with_interest(EndpointRef(socket), interest) };
         let io = registered.map_err(|failed| failed.into_parts().1)?;
-        let watched = Self { io, waker };
-        // What the reactor has been told already is for the first look.
-        if watched.look() != Readiness::default() {
-            watched.waker.wake_by_ref();
+        // What the reactor has been told already is for the first look: nothing is taken here.
+        let mut context = Context::from_waker(&waker);
+        let (reads, writes) = (io.poll_read_ready(&mut context), io.poll_write_ready(&mut context));
+        if reads.is_ready() || writes.is_ready() {
+            waker.wake_by_ref();
         }
-        Ok(watched)
+        Ok(Self { io, waker })
     }
 
     /// Takes what the reactor has been told, and sees to it that the waker hears of what comes next; unless the socket has

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod bench;
+
+use bench::{Bench, Given, Narrow, NoPins, bound, on_every_engine};
 use shardloop_native::abi;
-use shardloop_native::engine::{Engine, SocketEngine, mio::MioEngine, tokio::TokioEngine};
+use shardloop_native::engine::{Engine, SocketEngine, mio::MioEngine};
 use shardloop_native::limits::{
-    DATAGRAM_CLOSE_MS, DATAGRAM_RETRY_MAX_MS, DATAGRAM_SLOT_BYTES, ENDPOINTS_MAX,
+    DATAGRAM_CLOSE_MS, DATAGRAM_READS_PER_BATCH, DATAGRAM_RETRY_MAX_MS, DATAGRAM_SLOT_BYTES, ENDPOINTS_MAX,
 };
 use shardloop_native::metrics::Metrics;
 use shardloop_native::net::addresses::Address;
@@ -13,158 +16,13 @@ use shardloop_native::net::datagram_address::{self, AddressForm, Form};
 #[cfg(target_os = "linux")]
 use shardloop_native::net::datagrams::{self, Outgoing, Received};
 use shardloop_native::net::udp::{DatagramSocket, OpenOptions};
-use shardloop_native::shard::{Commands, EndpointLimits, Event, Sink};
-use shardloop_native::write_queue::{Pin, PinnedMemory};
-use std::mem::MaybeUninit;
-use std::net::{SocketAddr, UdpSocket};
+use shardloop_native::shard::{EndpointLimits, SIGNALS_MAX};
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// A sink with room for a few datagrams in each batch.
-struct Narrow {
-    room: usize,
-    events: Vec<Event>,
-    came: Vec<(i32, Vec<u8>, Vec<u8>)>,
-}
-
-impl Sink for Narrow {
-    fn room(&self) -> usize {
-        100
-    }
-
-    fn event(&mut self, event: Event) {
-        self.events.push(event);
-    }
-
-    fn read_buffer(&mut self, _: bool, _: usize) -> Option<(usize, &mut [MaybeUninit<u8>])> {
-        None
-    }
-
-    fn received(&mut self, _: i32, _: usize, _: usize) {}
-
-    fn datagram(&mut self, endpoint: i32, source: &[u8], payload: &[u8]) -> bool {
-        if self.room == 0 {
-            return false;
-        }
-        self.room -= 1;
-        self.came.push((endpoint, source.to_vec(), payload.to_vec()));
-        true
-    }
-}
-
-struct NoPins;
-
-impl PinnedMemory for NoPins {
-    fn bytes(&self, _: Pin, _: usize, _: usize) -> Option<&[u8]> {
-        None
-    }
-}
-
-#[derive(Default)]
-struct Given(Vec<([i32; 4], Vec<u8>)>);
-
-impl Commands for Given {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn record(&self, index: usize) -> [i32; 4] {
-        self.0[index].0
-    }
-
-    fn bytes(&self, index: usize) -> Option<&[u8]> {
-        Some(&self.0[index].1)
-    }
-}
-
-struct Bench {
-    engine: Box<dyn SocketEngine>,
-    metrics: Arc<Metrics>,
-    commands: Given,
-    seen: Narrow,
-    /// Datagrams that a batch takes.
-    room: usize,
-}
-
-impl Bench {
-    fn command(&mut self, operation: i32, endpoint: u32) {
-        self.commands.0.push(([operation, endpoint as i32, 0, 0], Vec::new()));
-    }
-
-    fn send(&mut self, endpoint: u32, to: &AddressForm, payload: &[u8]) {
-        let bytes = [to.as_bytes(), payload].concat();
-        let record = [abi::COMMAND_DATAGRAM, endpoint as i32, 0, bytes.len() as i32];
-        self.commands.0.push((record, bytes));
-    }
-
-    fn flush(&mut self) {
-        self.engine.submit(Instant::now(), &std::mem::take(&mut self.commands));
-    }
-
-    fn add(&mut self, endpoint: u32, socket: DatagramSocket, write_max_bytes: usize) {
-        let limits = EndpointLimits { write_high_bytes: 2_000, write_low_bytes: 500, write_max_bytes };
-        self.engine.add_endpoint(Instant::now(), endpoint, Arc::new(socket), limits).unwrap();
-        self.command(abi::COMMAND_DATAGRAM_START, endpoint);
-        self.flush();
-    }
-
-    fn until(&mut self, done: impl Fn(&Narrow) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !done(&self.seen) {
-            assert!(Instant::now() < deadline, "it did not happen in 10 seconds");
-            self.seen.room = self.room;
-            self.engine.collect(Instant::now(), &mut self.seen, &NoPins);
-            self.engine.end_batch(Instant::now());
-            let mut poll = libc::pollfd { fd: self.engine.pollable(), events: libc::POLLIN, revents: 0 };
-            let wait = if self.engine.has_backlog() { 0 } else { 5 };
-            // SAFETY: one valid pollfd.
-            unsafe { libc::poll(&mut poll, 1, wait) };
-        }
-    }
-
-    /// How often the engine asks the kernel in this time.
-    fn polls_during(&mut self, time: Duration) -> u64 {
-        let (before, end) = (self.metrics.read(abi::METRIC_POLLS), Instant::now() + time);
-        self.until(|_| Instant::now() >= end);
-        self.metrics.read(abi::METRIC_POLLS) - before
-    }
-
-    fn events(&self, kind: i32) -> Vec<&Event> {
-        self.seen.events.iter().filter(|event| event.kind & abi::KIND_MASK == kind).collect()
-    }
-
-    fn close(mut self, endpoint: u32) -> Self {
-        self.command(abi::COMMAND_DATAGRAM_CLOSE, endpoint);
-        self.command(abi::COMMAND_DATAGRAM_CLOSE, endpoint);
-        self.flush();
-        self.until(|seen| seen.events.iter().any(|event| event.kind == abi::EVENT_DATAGRAM_CLOSED));
-        assert_eq!(self.events(abi::EVENT_DATAGRAM_CLOSED).len(), 1);
-        self
-    }
-}
-
-fn on_every_engine(test: impl Fn(Bench)) {
-    let mio: fn(Arc<Metrics>) -> Box<dyn SocketEngine> = |m| Box::new(MioEngine::open(m, None).unwrap());
-    let tokio: fn(Arc<Metrics>) -> Box<dyn SocketEngine> = |m| Box::new(TokioEngine::open(m, None).unwrap());
-    for open in [mio, tokio] {
-        let metrics = Arc::<Metrics>::default();
-        let seen = Narrow { room: 0, events: Vec::new(), came: Vec::new() };
-        let engine = open(metrics.clone());
-        test(Bench { engine, metrics, commands: Given::default(), seen, room: 50 });
-    }
-}
-
-fn bound() -> (DatagramSocket, SocketAddr) {
-    let local = Some(Address::Ip("127.0.0.1:0".parse().unwrap()));
-    let options =
-        OpenOptions { local, offload: true, receive_buffer_bytes: Some(1 << 20), ..OpenOptions::default() };
-    let socket = DatagramSocket::open(&options).unwrap();
-    let address = socket.local_address().unwrap().ip().unwrap();
-    (socket, address)
-}
 
 #[test]
 fn what_the_sink_cannot_take_is_kept_and_comes_in_order_with_its_source() {
@@ -478,7 +336,7 @@ fn a_closed_endpoint_without_room_is_tried_seldom_and_ends_at_its_deadline() {
     commands.push(([abi::COMMAND_DATAGRAM_CLOSE, 1, 0, 0], Vec::new()));
     engine.submit(now, &Given(commands));
     let (closed, tries) = (now, metrics.read(abi::METRIC_WRITES));
-    let mut seen = Narrow { room: 0, events: Vec::new(), came: Vec::new() };
+    let mut seen = Narrow { takes: 0, room: 100, events: Vec::new(), came: Vec::new() };
     while seen.events.is_empty() {
         now = engine.next_wake().expect("time alone ends it");
         assert!(now - closed <= Duration::from_millis(DATAGRAM_CLOSE_MS), "it is tried for ever");
@@ -555,4 +413,111 @@ fn a_number_is_free_once_its_end_was_told_and_what_was_left_of_the_old_one_is_no
         assert_eq!(bench.seen.came[before].2, b"new");
         bench.close(0);
     });
+}
+
+#[test]
+fn a_number_that_is_used_again_and_again_is_received_from_once_in_a_batch() {
+    let metrics = Arc::<Metrics>::default();
+    let engine = Box::new(MioEngine::open(metrics.clone(), None).unwrap()); // whose batches are as long as is said here
+    let seen = Narrow { takes: 0, room: 100, events: Vec::new(), came: Vec::new() };
+    let mut bench = Bench { engine, metrics, commands: Given::default(), seen, room: 0 };
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // What the first has received finds no room: the other is listed, as often as it is opened.
+    let (socket, address) = bound();
+    bench.add(0, socket, 1 << 20);
+    client.send_to(b"first", address).unwrap();
+    bench.engine.collect(Instant::now(), &mut bench.seen, &NoPins);
+    for _ in 0..20 {
+        bench.add(1, bound().0, 1 << 20);
+        bench.command(abi::COMMAND_DATAGRAM_ABORT, 1);
+        bench.flush();
+        bench.seen.events.clear();
+        while bench.events(abi::EVENT_DATAGRAM_CLOSED).is_empty() {
+            bench.engine.collect(Instant::now(), &mut bench.seen, &NoPins);
+        }
+    }
+    let (socket, address) = bound();
+    bench.add(1, socket, 1 << 20);
+    for _ in 0..100 {
+        client.send_to(b"other", address).unwrap();
+    }
+    bench.seen.takes = 1000;
+    // One datagram is received by a call, so that none of them finds the end.
+    bench.seen.room = SIGNALS_MAX + 1;
+    bench.engine.collect(Instant::now(), &mut bench.seen, &NoPins);
+    for _ in 0..3 {
+        let before = bench.seen.came.len();
+        bench.engine.collect(Instant::now(), &mut bench.seen, &NoPins);
+        assert_eq!(bench.seen.came.len() - before, DATAGRAM_READS_PER_BATCH);
+    }
+}
+
+/// From now on sendmmsg of so many packets fails on this thread for want of memory. False where that is not allowed.
+#[cfg(target_os = "linux")]
+fn refuse_to_send(packets: u32) -> bool {
+    use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
+    let step = |code: u32, k: u32, not: u8| sock_filter { code: code as u16, jt: 0, jf: not, k };
+    let load = |offset: usize| step(BPF_LD | BPF_W | BPF_ABS, offset as u32, 0);
+    let unless = |value: u32, skip: u8| step(BPF_JMP | BPF_JEQ | BPF_K, value, skip);
+    let of_packets = std::mem::offset_of!(libc::seccomp_data, args)
+        + 2 * 8
+        + if cfg!(target_endian = "big") { 4 } else { 0 };
+    let mut steps = [
+        load(std::mem::offset_of!(libc::seccomp_data, nr)),
+        unless(libc::SYS_sendmmsg as u32, 3),
+        load(of_packets),
+        unless(packets, 1),
+        step(BPF_RET | BPF_K, libc::SECCOMP_RET_ERRNO | libc::ENOBUFS as u32, 0),
+        step(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    // SAFETY: the calls concern this thread alone, and read a program of that many steps.
+    unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_the_kernel_has_no_memory_for_waits_with_what_follows_and_is_tried_again_in_order() {
+    let test = || {
+        if !refuse_to_send(3) {
+            return;
+        }
+        let metrics = Arc::<Metrics>::default();
+        let engine = Box::new(MioEngine::open(metrics.clone(), None).unwrap()); // which sends on this thread
+        let seen = Narrow { takes: 0, room: 100, events: Vec::new(), came: Vec::new() };
+        let mut bench = Bench { engine, metrics, commands: Given::default(), seen, room: 0 };
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let to = AddressForm::of(&Address::Ip(client.local_addr().unwrap()));
+        let local = Some(Address::Ip("127.0.0.1:0".parse().unwrap()));
+        let socket = DatagramSocket::open(&OpenOptions { local, ..OpenOptions::default() }).unwrap();
+        bench.add(0, socket, 1 << 20);
+        (0..3u8).for_each(|number| bench.send(0, &to, &[number]));
+        bench.flush();
+        let tries = bench.metrics.read(abi::METRIC_WRITES);
+        let waiting = bench.engine.endpoint_queued_bytes(0);
+        assert!(waiting > 0);
+        // Again and again, with pauses in between, and for nothing.
+        let (began, metrics) = (Instant::now(), bench.metrics.clone());
+        bench.until(|_| metrics.read(abi::METRIC_WRITES) >= tries + 4);
+        assert!(
+            began.elapsed()
+                >= Duration::from_millis(shardloop_native::limits::DATAGRAM_RETRY_MS * (1 + 2 + 4))
+        );
+        assert_eq!(bench.engine.endpoint_queued_bytes(0), waiting);
+        bench.send(0, &to, &[3]);
+        bench.flush();
+        let bench = bench.close(0);
+        for number in 0..4 {
+            let mut buffer = [0; 8];
+            assert_eq!(client.recv(&mut buffer).unwrap(), 1);
+            assert_eq!(buffer[0], number);
+        }
+        assert!(bench.events(abi::EVENT_DATAGRAM_FAILED).is_empty(), "nothing has failed");
+        assert_eq!(bench.metrics.read(abi::METRIC_DATAGRAMS_DROPPED), 0);
+    };
+    std::thread::spawn(test).join().unwrap();
 }
