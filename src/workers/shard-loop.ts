@@ -34,6 +34,7 @@ import {
 } from '../native/abi.js'
 import type { NativeShard } from '../native/binding.js'
 import { native as binding } from '../native/index.js'
+import { checkedProtocol, isThenable, thrownError } from './callback-results.js'
 import type { Clients } from './clients.js'
 import { CommandRing } from './command-ring.js'
 import type { ConnectionOwner, ServedServer, ServeOptions } from './connection-server.js'
@@ -449,13 +450,7 @@ export class ShardLoop {
     if (named) transport.learnPeername()
     this.current = transport
     this.currentName = 'factory'
-    const protocol: Protocol = transport.resource.runInAsyncScope(factory)
-    if (protocol === null || typeof protocol !== 'object' || 'then' in protocol) {
-      throw new ShardloopError(
-        'ERR_SHARDLOOP_ARGUMENT',
-        'the protocol factory returned no protocol object (it must not be async)',
-      )
-    }
+    const protocol = checkedProtocol<Protocol>(transport.resource.runInAsyncScope(factory))
     transport.protocol = protocol
     transport.receiving = receivingOf(protocol)
     const mode = transport.receiving === RECEIVE_CHUNKS ? 0 : 1
@@ -640,9 +635,9 @@ export class ShardLoop {
   }
 
   private watch(result: unknown, transport: TcpTransport, name: CallbackName): void {
-    if (typeof (result as PromiseLike<unknown> | null)?.then !== 'function') return
+    if (!isThenable(result)) return
     const fulfilled = transport.promised()
-    ;(result as PromiseLike<unknown>).then(fulfilled, (error: unknown) => this.report(error, transport, name))
+    result.then(fulfilled, (error: unknown) => this.report(error, transport, name))
   }
 
   private callbackFailed(error: unknown): void {
@@ -665,8 +660,7 @@ export class ShardLoop {
       error,
       { transport, protocol: transport.protocol },
     )
-    const reason =
-      error instanceof Error ? error : new Error(`${name} threw a value that is no Error`, { cause: error })
+    const reason = thrownError(name, error)
     transport.abort(reason)
     connectionBroke(transport, error, reason, context.message)
     transport.server.handleException(context)
