@@ -7,6 +7,8 @@
 //! Everything here runs on the shard's thread. The engine and the shared memory are borrowed for as long as native
 //! code works on them and never while JavaScript runs, so a call from within a batch finds them free.
 
+mod handles;
+
 use crate::abi;
 use crate::busy_poll::BusyPoll;
 use crate::connection::Handle;
@@ -16,11 +18,12 @@ use crate::guardian;
 use crate::limits::{BATCHES_PER_WAKE, BUSY_POLL_EVENTS, WAKE_BUDGET_US};
 use crate::link::ShardLink;
 use crate::metrics::Metrics;
-use crate::nested::{self, Drained, Environment, Nested};
+use crate::nested::{Drained, Environment, Nested};
 use crate::ring::{Attached, Region, SharedMemory};
 use crate::slice::{self, ServingSlice};
-use crate::uv::{self, RawHandle, SimpleHandle, Uv};
+use crate::uv;
 use crate::write_queue::{FileRange, Pin, PinnedMemory};
+use handles::{Handles, Turn};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -38,8 +41,6 @@ pub trait JavaScript: Environment + Attached + PinnedMemory {
 
 /// The host.
 pub struct Host {
-    uv: &'static Uv,
-    uv_loop: NonNull<uv::Loop>,
     javascript: Rc<dyn JavaScript>,
     metrics: Arc<Metrics>,
     /// How other threads know this shard, when a supervisor has it.
@@ -54,29 +55,10 @@ pub struct Host {
     /// Other threads know of this shard no more.
     left: Cell<bool>,
     close_when_quiet: Cell<bool>,
-    idle_armed: Cell<bool>,
-    referenced: Cell<bool>,
-    timer_at: Cell<Option<Instant>>,
     turn: Cell<Turn>,
     busy_poll: Cell<BusyPoll>,
     /// Until it closes.
     serving: Cell<Option<ServingSlice>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Handles {
-    poll: NonNull<RawHandle>,
-    prepare: NonNull<RawHandle>,
-    check: NonNull<RawHandle>,
-    idle: NonNull<RawHandle>,
-    timer: NonNull<RawHandle>,
-}
-
-/// When the last turn of libuv's loop began to wait, and how long it had waited in all by then.
-#[derive(Debug, Clone, Copy)]
-struct Turn {
-    prepared_at_ns: u64,
-    idle_ns: u64,
 }
 
 impl Host {
@@ -93,29 +75,14 @@ impl Host {
         link: Option<Arc<ShardLink>>,
     ) -> Result<Rc<Self>, String> {
         let uv = uv::uv()?;
-        let pollable = engine.pollable();
-        // SAFETY: the loop is this thread's (by the caller). The handles are closed when the host is, and the engine, whose the
-        // descriptor is, goes after that. Only the poll can fail, while there is none of the others.
-        let handles = unsafe {
-            let poll = uv.poll(uv_loop, pollable).map_err(|error| uv.describe("uv_poll_init", &error))?;
-            Handles {
-                poll,
-                prepare: uv.handle(SimpleHandle::Prepare, uv_loop),
-                check: uv.handle(SimpleHandle::Check, uv_loop),
-                idle: uv.handle(SimpleHandle::Idle, uv_loop),
-                timer: uv.handle(SimpleHandle::Timer, uv_loop),
-            }
-        };
-        // SAFETY: this thread's loop; a plain question.
-        let idle_ns = unsafe { (uv.metrics_idle_time)(uv_loop.as_ptr()) };
-        let turn = Turn { prepared_at_ns: uv.now_ns(), idle_ns };
+        // SAFETY: by the caller; the engine, whose the descriptor is, goes after the handles.
+        let handles = unsafe { Handles::open(uv, uv_loop, engine.pollable())? };
+        let turn = handles.turn();
         if let Some(link) = &link {
             // SAFETY: the loop is this thread's, and outlives the host's handles; their end closes the pulse.
             unsafe { link.pulse.open(uv, uv_loop) };
         }
         let host = Rc::new(Self {
-            uv,
-            uv_loop,
             javascript,
             metrics,
             link,
@@ -128,23 +95,12 @@ impl Host {
             closing: Cell::new(false),
             left: Cell::new(false),
             close_when_quiet: Cell::new(false),
-            idle_armed: Cell::new(false),
-            referenced: Cell::new(false),
-            timer_at: Cell::new(None),
             turn: Cell::new(turn),
             busy_poll: Cell::new(BusyPoll::new(Instant::now())),
             serving: Cell::new(Some(ServingSlice::begin())),
         });
-        // SAFETY: the handles are new, and the callbacks have the signatures that libuv calls.
-        unsafe {
-            handles.each(|handle| nested::own(&host, handle));
-            (uv.poll_start)(handles.poll.as_ptr(), uv::READABLE, on_poll);
-            (uv.prepare_start)(handles.prepare.as_ptr(), on_prepare);
-            if host.link.is_some() {
-                (uv.check_start)(handles.check.as_ptr(), on_check);
-            }
-            handles.each(|handle| uv.keep_alive(handle, false)); // an empty shard keeps no loop alive
-        }
+        // SAFETY: the handles are new.
+        unsafe { host.handles.start(&host, host.link.is_some()) };
         Ok(host)
     }
 
@@ -282,7 +238,7 @@ impl Host {
         }
         self.serving.set(None);
         // SAFETY: the handles are open, and closed here only, once (`closing`).
-        self.handles.each(|handle| unsafe { nested::close::<Self>(self.uv, handle) });
+        unsafe { self.handles.close() };
         // The engine goes after the handle that polls its descriptor.
         if let Ok(mut engine) = self.engine.try_borrow_mut() {
             // A panic while dropping must not keep the handles open; what it leaks is the descriptors it held.
@@ -398,9 +354,7 @@ impl Host {
 
     /// Looks from `now` until `until` for something that became ready, as long as libuv has nothing to do at once. When it was.
     fn look_ahead(&self, now: Instant, until: Instant) -> Option<Instant> {
-        // SAFETY: this thread's loop, which runs; a plain question.
-        let libuv_waits = unsafe { (self.uv.backend_timeout)(self.uv_loop.as_ptr()) } != 0;
-        if !libuv_waits {
+        if !self.handles.libuv_waits() {
             return None;
         }
         let (found, at) = self.guarded(|| {
@@ -467,34 +421,8 @@ impl Host {
             self.tear_down_later();
             return;
         }
-        // SAFETY: the handles are open (not `closing`), on this thread's loop.
-        unsafe {
-            if backlog != self.idle_armed.replace(backlog) {
-                if backlog {
-                    (self.uv.idle_start)(self.handles.idle.as_ptr(), on_idle);
-                } else {
-                    (self.uv.idle_stop)(self.handles.idle.as_ptr());
-                }
-            }
-            if alive != self.referenced.replace(alive) {
-                for handle in [self.handles.poll, self.handles.idle] {
-                    self.uv.keep_alive(handle, alive);
-                }
-            }
-            if next_wake != self.timer_at.replace(next_wake) {
-                match next_wake {
-                    Some(at) => {
-                        // Rounded up, so that it is due when libuv calls.
-                        let wait = at.saturating_duration_since(Instant::now()).as_millis() as u64 + 1;
-                        (self.uv.update_time)(self.uv_loop.as_ptr());
-                        (self.uv.timer_start)(self.handles.timer.as_ptr(), on_timer, wait, 0);
-                    }
-                    None => {
-                        (self.uv.timer_stop)(self.handles.timer.as_ptr());
-                    }
-                }
-            }
-        }
+        // SAFETY: the handles are open (not `closing`).
+        unsafe { self.handles.align(backlog, alive, next_wake) };
     }
 
     /// The engine is borrowed by the caller; it goes in the closing turn.
@@ -505,7 +433,7 @@ impl Host {
         self.serving.set(None);
         self.leave(None);
         // SAFETY: as in `tear_down`. The engine is dropped with the host, after the last handle is closed.
-        self.handles.each(|handle| unsafe { nested::close::<Self>(self.uv, handle) });
+        unsafe { self.handles.close() };
     }
 
     /// Once per turn of libuv's loop, just before it waits.
@@ -516,10 +444,9 @@ impl Host {
         if self.memory.borrow().control(abi::CONTROL_COMMANDS) > 0 {
             self.flush();
         }
-        // SAFETY: this thread's loop, which runs.
-        let idle_ns = unsafe { (self.uv.metrics_idle_time)(self.uv_loop.as_ptr()) };
-        let prepared_at_ns = self.uv.now_ns();
-        let last = self.turn.replace(Turn { prepared_at_ns, idle_ns });
+        let turn = self.handles.turn();
+        let last = self.turn.replace(turn);
+        let Turn { prepared_at_ns, idle_ns } = turn;
         if let Some(link) = &self.link {
             link.pulse.turned(prepared_at_ns, idle_ns);
         }
@@ -571,45 +498,9 @@ impl Nested for Host {
     }
 }
 
-impl Handles {
-    fn each(&self, work: impl FnMut(NonNull<RawHandle>)) {
-        [self.poll, self.prepare, self.check, self.idle, self.timer].into_iter().for_each(work);
-    }
-}
-
 /// Runs the work of an end; a panic is logged, for there is no shard to end any more.
 fn contained(work: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
         log::error!("caught a panic while a shard closes: {}", panic_text(&*panic));
     }
-}
-
-unsafe extern "C" fn on_poll(handle: *mut RawHandle, _status: i32, _events: i32) {
-    // SAFETY: libuv calls with the handle that was started.
-    unsafe { nested::called::<Host>(handle, |host| host.wake()) };
-}
-
-unsafe extern "C" fn on_idle(handle: *mut RawHandle) {
-    // SAFETY: libuv calls with the handle that was started.
-    unsafe { nested::called::<Host>(handle, |host| host.wake()) };
-}
-
-unsafe extern "C" fn on_timer(handle: *mut RawHandle) {
-    let ring = |host: &Rc<Host>| {
-        host.timer_at.set(None);
-        host.wake();
-    };
-    // SAFETY: libuv calls with the handle that was started.
-    unsafe { nested::called(handle, ring) };
-}
-
-unsafe extern "C" fn on_prepare(handle: *mut RawHandle) {
-    // SAFETY: libuv calls with the handle that was started.
-    unsafe { nested::called::<Host>(handle, |host| host.prepare()) };
-}
-
-/// The loop has left its poll.
-// SAFETY: it has libuv's signature, and touches no handle.
-unsafe extern "C" fn on_check(_handle: *mut RawHandle) {
-    guardian::wake_if_asleep();
 }
