@@ -12,14 +12,10 @@ import {
 } from '../bench/datagrams/benchmark.js'
 import { runLoad } from '../bench/load.js'
 import { startServer } from '../bench/servers.js'
+import { skipIn } from './harness/skip.js'
 
 const test = suite('bench datagrams')
-
-/** A test that cannot run here; its name and the reason are printed. */
-function skip(name: string, reason: string): void {
-  console.log(`skipped: bench datagrams: ${name}: ${reason}`)
-  test.skip(name)
-}
+const skip = skipIn('bench datagrams', test)
 
 test('the load is told sockets, size, window and the server', () => {
   const [first, second] = DATAGRAMS.rows.map((row) => datagramLoad(row, { addr: '127.0.0.1:7', pid: 42 }))

@@ -11,8 +11,10 @@ import { rowCommand, serverCommand } from '../bench/programs.js'
 import { BARS, ROWS, type Row } from '../bench/rows.js'
 import { ProgramFailure, startServer } from '../bench/servers.js'
 import { socketPath } from '../bench/sockets.js'
+import { skipIn } from './harness/skip.js'
 
 const test = suite('bench rows')
+const skip = skipIn('bench rows', test)
 const row = (id: string): Row => ROWS.find((one) => one.id === id) as Row
 
 /** A program that prints a line and waits for SIGTERM. */
@@ -129,12 +131,6 @@ test('our programs of the new rows start', async () => {
     }
   }
 })
-
-/** A test that cannot run here; its name and the reason are printed. */
-function skip(name: string, reason: string): void {
-  console.log(`skipped: bench rows: ${name}: ${reason}`)
-  test.skip(name)
-}
 
 const python = PEER_IDS.filter((peer) => isPython(peer))
 if (serverCommand('rloop') === null) {

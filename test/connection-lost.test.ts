@@ -175,6 +175,8 @@ forEachTransport('connectionLost', (test) => {
       const client = await t.connect(accepting.server)
       client.reset()
     }
+    // Peers on Unix sockets have no names, so `join` takes the next protocol that is made for its own. Linux shows all of them.
+    if (t.transport === 'unix' && process.platform === 'linux') await accepting.protocol(49)
     await settle(await t.join(accepting))
     const seen = accepting.protocols.slice(0, -1)
     await Promise.all(seen.map((protocol) => protocol.lost()))

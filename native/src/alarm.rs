@@ -11,25 +11,18 @@
 //! Everything here runs on the thread of the loop.
 
 use crate::abi;
-use crate::error::{SystemError, panic_text};
+use crate::error::SystemError;
+use crate::nested::{self, Environment, Nested};
 use crate::ring::Region;
-use crate::uv::{self, HandleType, RawHandle, Uv};
+use crate::uv::{self, RawHandle, SimpleHandle, Uv};
 use std::cell::Cell;
-use std::ffi::c_void;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
 /// What an alarm needs of JavaScript.
-pub trait Sleeper {
+pub trait Sleeper: Environment {
     /// The time has come.
     fn wake(&self);
-    /// Ends the thread with this error, as an uncaught exception.
-    fn fatal(&self, message: &str);
-    /// The thread's environment ends: JavaScript must not be called any more.
-    fn environment_ends(&self);
-    /// All handles are closed; nothing native is left of the alarm.
-    fn closed(&self);
 }
 
 /// The alarm.
@@ -65,7 +58,7 @@ impl Alarm {
     ///
     /// # Safety
     /// `uv_loop` must be the loop of the calling thread, and outlive the alarm's handles (libuv waits for them). `control`
-    /// must be valid until [`Sleeper::closed`].
+    /// must be valid until [`Environment::closed`].
     pub unsafe fn new(
         uv: &'static Uv,
         uv_loop: NonNull<uv::Loop>,
@@ -76,7 +69,8 @@ impl Alarm {
         assert!(control.length() >= abi::ALARM_WORDS as usize, "the words of an alarm are short");
         // SAFETY: by the caller.
         let clock = unsafe { Clock::new(uv, uv_loop, coarse)? };
-        let prepare = uv.allocate(HandleType::Prepare);
+        // SAFETY: by the caller; `close` closes it.
+        let prepare = unsafe { uv.handle(SimpleHandle::Prepare, uv_loop) };
         let alarm = Rc::new(Self {
             uv,
             uv_loop,
@@ -85,18 +79,14 @@ impl Alarm {
             clock,
             setting: Cell::new(Setting::NONE),
             prepare,
-            open_handles: Cell::new(2),
+            open_handles: Cell::new(0),
             closing: Cell::new(false),
         });
-        // The handles own one reference together; the callback that frees the last of them drops it.
-        let data: *const Self = Rc::into_raw(alarm.clone());
-        // SAFETY: the loop is this thread's (by the caller), the handles are ours: the clock's is initialised, that of prepare
-        // is fresh. The callbacks have the signatures that libuv calls.
+        // SAFETY: the handles are new, and the callbacks have the signatures that libuv calls.
         unsafe {
-            (uv.prepare_init)(uv_loop.as_ptr(), prepare.as_ptr());
             for handle in alarm.handles() {
-                handle.cast::<*mut c_void>().write(data.cast_mut().cast());
-                (uv.unreference)(handle.as_ptr());
+                nested::own(&alarm, handle);
+                uv.keep_alive(handle, false);
             }
             (uv.prepare_start)(prepare.as_ptr(), on_prepare);
             alarm.clock.start(uv);
@@ -109,26 +99,8 @@ impl Alarm {
         if !self.closing.get() {
             self.control.write(REFERENCED, 1.0);
             // SAFETY: the handle is open (not `closing`), on this thread's loop.
-            unsafe { (self.uv.reference)(self.prepare.as_ptr()) };
+            unsafe { self.uv.keep_alive(self.prepare, true) };
         }
-    }
-
-    /// Closes the handles and the descriptor. Idempotent.
-    pub fn close(&self) {
-        if self.closing.replace(true) {
-            return;
-        }
-        // SAFETY: the handles are initialised, and closed here only, once (`closing`).
-        unsafe {
-            self.handles().into_iter().for_each(|handle| (self.uv.close)(handle.as_ptr(), Some(on_closed)))
-        };
-        self.clock.release();
-    }
-
-    /// The thread ends (`worker.terminate`, `process.exit`): as [`Self::close`], and JavaScript is not called again.
-    pub fn environment_ends(&self) {
-        self.close();
-        self.sleeper.environment_ends();
     }
 
     fn handles(&self) -> [NonNull<RawHandle>; 2] {
@@ -144,7 +116,7 @@ impl Alarm {
         if deadline == f64::INFINITY && self.control.read(REFERENCED) != 0.0 {
             self.control.write(REFERENCED, 0.0);
             // SAFETY: the handle is open (not `closing`), on this thread's loop.
-            unsafe { (self.uv.unreference)(self.prepare.as_ptr()) };
+            unsafe { self.uv.keep_alive(self.prepare, false) };
         }
         let mut setting = self.setting.get();
         if let Some(time) = setting.look(deadline) {
@@ -165,13 +137,27 @@ impl Alarm {
             self.sleeper.wake();
         }
     }
+}
 
-    /// Runs native work; a panic ends the alarm and the thread, not the process.
-    fn guarded(&self, work: impl FnOnce()) {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-            self.close();
-            self.sleeper.fatal(&format!("the native alarm panicked: {}", panic_text(&*panic)));
+impl Nested for Alarm {
+    const NAME: &'static str = "alarm";
+
+    fn environment(&self) -> &dyn Environment {
+        &*self.sleeper
+    }
+
+    fn open_handles(&self) -> &Cell<u32> {
+        &self.open_handles
+    }
+
+    /// Closes the handles and the descriptor.
+    fn close(&self) {
+        if self.closing.replace(true) {
+            return;
         }
+        // SAFETY: the handles are open, and closed here only, once (`closing`).
+        self.handles().into_iter().for_each(|handle| unsafe { nested::close::<Self>(self.uv, handle) });
+        self.clock.release();
     }
 }
 
@@ -221,10 +207,8 @@ impl Clock {
             return unsafe { Self::exact(uv, uv_loop) };
         }
         _ = coarse; // there is nothing else
-        let timer = uv.allocate(HandleType::Timer);
-        // SAFETY: the loop is this thread's, the handle is fresh and of the right size. It cannot fail.
-        unsafe { (uv.timer_init)(uv_loop.as_ptr(), timer.as_ptr()) };
-        Ok(Self::Coarse { timer })
+        // SAFETY: by the caller; the alarm closes it.
+        Ok(Self::Coarse { timer: unsafe { uv.handle(SimpleHandle::Timer, uv_loop) } })
     }
 
     /// # Safety
@@ -233,19 +217,10 @@ impl Clock {
     // SAFETY: `Self::new` has the same condition.
     unsafe fn exact(uv: &Uv, uv_loop: NonNull<uv::Loop>) -> Result<Self, SystemError> {
         use crate::error::During;
-        use std::io;
         use std::os::fd::AsRawFd;
         let timer = timerfd::Timer::new().during("timerfd_create")?;
-        let poll = uv.allocate(HandleType::Poll);
-        // SAFETY: the loop is this thread's, the handle is fresh and of the right size. When it fails, libuv does not know
-        // the handle.
-        unsafe {
-            let result = (uv.poll_init)(uv_loop.as_ptr(), poll.as_ptr(), timer.as_raw_fd());
-            if result < 0 {
-                libc::free(poll.as_ptr());
-                return Err(io::Error::from_raw_os_error(-result)).during("epoll_ctl");
-            }
-        }
+        // SAFETY: by the caller; the alarm closes the handle, and then the timer.
+        let poll = unsafe { uv.poll(uv_loop, timer.as_raw_fd()) }.during("epoll_ctl")?;
         Ok(Self::Exact { poll, timer: std::cell::RefCell::new(Some(timer)) })
     }
 
@@ -358,54 +333,20 @@ mod timerfd {
     }
 }
 
-/// The alarm of a handle, held for the length of a callback.
-///
-/// # Safety
-/// `handle` must be one of an alarm's own, not freed.
-unsafe fn alarm_of(handle: *mut RawHandle) -> Rc<Alarm> {
-    // SAFETY: the data pointer is a reference that the handles own together (`Alarm::new`); counting another one up
-    // keeps it theirs.
-    unsafe {
-        let alarm: *const Alarm = uv::data(handle).cast_const().cast();
-        Rc::increment_strong_count(alarm);
-        Rc::from_raw(alarm)
-    }
-}
-
 #[cfg(target_os = "linux")]
 unsafe extern "C" fn on_poll(handle: *mut RawHandle, _status: i32, _events: i32) {
-    // SAFETY: libuv calls with the handle that was started, on its loop's thread.
-    let alarm = unsafe { alarm_of(handle) };
-    alarm.guarded(|| alarm.ring());
+    // SAFETY: libuv calls with the handle that was started.
+    unsafe { nested::called::<Alarm>(handle, |alarm| alarm.ring()) };
 }
 
 unsafe extern "C" fn on_timer(handle: *mut RawHandle) {
-    // SAFETY: libuv calls with the handle that was started, on its loop's thread.
-    let alarm = unsafe { alarm_of(handle) };
-    alarm.guarded(|| alarm.ring());
+    // SAFETY: libuv calls with the handle that was started.
+    unsafe { nested::called::<Alarm>(handle, |alarm| alarm.ring()) };
 }
 
 unsafe extern "C" fn on_prepare(handle: *mut RawHandle) {
-    // SAFETY: as in `on_timer`.
-    let alarm = unsafe { alarm_of(handle) };
-    alarm.guarded(|| alarm.prepare());
-}
-
-unsafe extern "C" fn on_closed(handle: *mut RawHandle) {
-    // SAFETY: as in `on_timer`; libuv does not touch a handle after its close callback, so its memory is ours again.
-    // The last handle gives back the reference that they own together.
-    unsafe {
-        let alarm = alarm_of(handle);
-        let shared: *const Alarm = uv::data(handle).cast_const().cast();
-        libc::free(handle);
-        let left = alarm.open_handles.get() - 1;
-        alarm.open_handles.set(left);
-        if left == 0 {
-            // Whatever panics here, the rest is done.
-            _ = catch_unwind(AssertUnwindSafe(|| alarm.sleeper.closed()));
-            drop(Rc::from_raw(shared));
-        }
-    }
+    // SAFETY: libuv calls with the handle that was started.
+    unsafe { nested::called::<Alarm>(handle, |alarm| alarm.prepare()) };
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@
 //! Everything here runs on the shard's thread. The engine and the shared memory are borrowed for as long as native
 //! code works on them and never while JavaScript runs, so a call from within a batch finds them free.
 
+mod handles;
+
 use crate::abi;
 use crate::busy_poll::BusyPoll;
 use crate::connection::Handle;
@@ -16,47 +18,29 @@ use crate::guardian;
 use crate::limits::{BATCHES_PER_WAKE, BUSY_POLL_EVENTS, WAKE_BUDGET_US};
 use crate::link::ShardLink;
 use crate::metrics::Metrics;
+use crate::nested::{Drained, Environment, Nested};
 use crate::ring::{Attached, Region, SharedMemory};
 use crate::slice::{self, ServingSlice};
-use crate::uv::{self, HandleType, RawHandle, Uv};
+use crate::uv;
 use crate::write_queue::{FileRange, Pin, PinnedMemory};
+use handles::{Handles, Turn};
 use std::cell::{Cell, RefCell};
-use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How a call into JavaScript ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Drained {
-    /// All records were handled.
-    All,
-    /// It threw (which our own code does not do), after handling some.
-    Threw,
-    /// JavaScript cannot run (any more): the thread is being terminated.
-    Unable,
-}
-
 /// What a host needs of JavaScript.
-pub trait JavaScript: Attached + PinnedMemory {
+pub trait JavaScript: Environment + Attached + PinnedMemory {
     /// Calls the function that handles the batch in the events ring.
     fn drain(&self) -> Drained;
     /// Lets go of pinned memory.
     fn unpin(&self, pin: Pin);
-    /// Ends the thread with this error, as an uncaught exception.
-    fn fatal(&self, message: &str);
-    /// The thread's environment ends: JavaScript must not be called any more.
-    fn environment_ends(&self);
-    /// All handles are closed; nothing native is left of the shard.
-    fn closed(&self);
 }
 
 /// The host.
 pub struct Host {
-    uv: &'static Uv,
-    uv_loop: NonNull<uv::Loop>,
     javascript: Rc<dyn JavaScript>,
     metrics: Arc<Metrics>,
     /// How other threads know this shard, when a supervisor has it.
@@ -71,29 +55,10 @@ pub struct Host {
     /// Other threads know of this shard no more.
     left: Cell<bool>,
     close_when_quiet: Cell<bool>,
-    idle_armed: Cell<bool>,
-    referenced: Cell<bool>,
-    timer_at: Cell<Option<Instant>>,
     turn: Cell<Turn>,
     busy_poll: Cell<BusyPoll>,
     /// Until it closes.
     serving: Cell<Option<ServingSlice>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Handles {
-    poll: NonNull<RawHandle>,
-    prepare: NonNull<RawHandle>,
-    check: NonNull<RawHandle>,
-    idle: NonNull<RawHandle>,
-    timer: NonNull<RawHandle>,
-}
-
-/// When the last turn of libuv's loop began to wait, and how long it had waited in all by then.
-#[derive(Debug, Clone, Copy)]
-struct Turn {
-    prepared_at_ns: u64,
-    idle_ns: u64,
 }
 
 impl Host {
@@ -110,37 +75,14 @@ impl Host {
         link: Option<Arc<ShardLink>>,
     ) -> Result<Rc<Self>, String> {
         let uv = uv::uv()?;
-        let pollable = engine.pollable();
-        let handles = Handles {
-            poll: uv.allocate(HandleType::Poll),
-            prepare: uv.allocate(HandleType::Prepare),
-            check: uv.allocate(HandleType::Check),
-            idle: uv.allocate(HandleType::Idle),
-            timer: uv.allocate(HandleType::Timer),
-        };
-        // SAFETY: the loop is this thread's (by the caller), the handles are fresh and of the right size. Only
-        // uv_poll_init can fail; then none of the others is known to the loop yet.
-        unsafe {
-            let result = (uv.poll_init)(uv_loop.as_ptr(), handles.poll.as_ptr(), pollable);
-            if let Err(error) = uv.check(result, "uv_poll_init") {
-                handles.each(|handle| libc::free(handle.as_ptr()));
-                return Err(error);
-            }
-            (uv.prepare_init)(uv_loop.as_ptr(), handles.prepare.as_ptr());
-            (uv.check_init)(uv_loop.as_ptr(), handles.check.as_ptr());
-            (uv.idle_init)(uv_loop.as_ptr(), handles.idle.as_ptr());
-            (uv.timer_init)(uv_loop.as_ptr(), handles.timer.as_ptr());
-        }
-        // SAFETY: this thread's loop; a plain question.
-        let idle_ns = unsafe { (uv.metrics_idle_time)(uv_loop.as_ptr()) };
-        let turn = Turn { prepared_at_ns: uv.now_ns(), idle_ns };
+        // SAFETY: by the caller; the engine, whose the descriptor is, goes after the handles.
+        let handles = unsafe { Handles::open(uv, uv_loop, engine.pollable())? };
+        let turn = handles.turn();
         if let Some(link) = &link {
             // SAFETY: the loop is this thread's, and outlives the host's handles; their end closes the pulse.
             unsafe { link.pulse.open(uv, uv_loop) };
         }
         let host = Rc::new(Self {
-            uv,
-            uv_loop,
             javascript,
             metrics,
             link,
@@ -148,30 +90,17 @@ impl Host {
             memory: RefCell::new(memory),
             released_pins: RefCell::default(),
             handles,
-            open_handles: Cell::new(Handles::COUNT),
+            open_handles: Cell::new(0),
             in_batch: Cell::new(false),
             closing: Cell::new(false),
             left: Cell::new(false),
             close_when_quiet: Cell::new(false),
-            idle_armed: Cell::new(false),
-            referenced: Cell::new(false),
-            timer_at: Cell::new(None),
             turn: Cell::new(turn),
             busy_poll: Cell::new(BusyPoll::new(Instant::now())),
             serving: Cell::new(Some(ServingSlice::begin())),
         });
-        // The handles own one reference together; the callback that frees the last of them drops it.
-        let data: *const Self = Rc::into_raw(host.clone());
-        // SAFETY: the handles are initialised and ours; the callbacks have the signatures that libuv calls.
-        unsafe {
-            handles.each(|handle| handle.cast::<*mut c_void>().write(data.cast_mut().cast()));
-            (uv.poll_start)(handles.poll.as_ptr(), uv::READABLE, on_poll);
-            (uv.prepare_start)(handles.prepare.as_ptr(), on_prepare);
-            if host.link.is_some() {
-                (uv.check_start)(handles.check.as_ptr(), on_check);
-            }
-            handles.each(|handle| (uv.unreference)(handle.as_ptr())); // an empty shard keeps no loop alive
-        }
+        // SAFETY: the handles are new.
+        unsafe { host.handles.start(&host, host.link.is_some()) };
         Ok(host)
     }
 
@@ -291,13 +220,6 @@ impl Host {
         self.tear_down();
     }
 
-    /// The thread ends (`worker.terminate`, `process.exit`): as [`Self::close`], and JavaScript is not called again.
-    pub fn environment_ends(&self) {
-        self.close();
-        self.javascript.environment_ends();
-        slice::ending();
-    }
-
     /// JavaScript of this thread ends (its event `exit`), and the environment will in some milliseconds. Flushes; what is new
     /// is for other shards from now on. The connections that JavaScript knows stay, so that last words of later `exit`
     /// listeners are sent.
@@ -315,8 +237,8 @@ impl Host {
             return;
         }
         self.serving.set(None);
-        // SAFETY: the handles are initialised, and closed here only, once (`closing`).
-        unsafe { self.handles.each(|handle| (self.uv.close)(handle.as_ptr(), Some(on_closed))) };
+        // SAFETY: the handles are open, and closed here only, once (`closing`).
+        unsafe { self.handles.close() };
         // The engine goes after the handle that polls its descriptor.
         if let Ok(mut engine) = self.engine.try_borrow_mut() {
             // A panic while dropping must not keep the handles open; what it leaks is the descriptors it held.
@@ -341,9 +263,7 @@ impl Host {
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(result) => Some(result),
             Err(panic) => {
-                log::error!("caught a panic, which ends the shard: {}", panic_text(&*panic));
-                self.tear_down();
-                self.javascript.fatal(&format!("the native shard panicked: {}", panic_text(&*panic)));
+                self.panicked(panic_text(&*panic));
                 None
             }
         }
@@ -434,9 +354,7 @@ impl Host {
 
     /// Looks from `now` until `until` for something that became ready, as long as libuv has nothing to do at once. When it was.
     fn look_ahead(&self, now: Instant, until: Instant) -> Option<Instant> {
-        // SAFETY: this thread's loop, which runs; a plain question.
-        let libuv_waits = unsafe { (self.uv.backend_timeout)(self.uv_loop.as_ptr()) } != 0;
-        if !libuv_waits {
+        if !self.handles.libuv_waits() {
             return None;
         }
         let (found, at) = self.guarded(|| {
@@ -503,38 +421,8 @@ impl Host {
             self.tear_down_later();
             return;
         }
-        // SAFETY: the handles are open (not `closing`), on this thread's loop.
-        unsafe {
-            if backlog != self.idle_armed.replace(backlog) {
-                if backlog {
-                    (self.uv.idle_start)(self.handles.idle.as_ptr(), on_idle);
-                } else {
-                    (self.uv.idle_stop)(self.handles.idle.as_ptr());
-                }
-            }
-            if alive != self.referenced.replace(alive) {
-                for handle in [self.handles.poll, self.handles.idle] {
-                    if alive {
-                        (self.uv.reference)(handle.as_ptr());
-                    } else {
-                        (self.uv.unreference)(handle.as_ptr());
-                    }
-                }
-            }
-            if next_wake != self.timer_at.replace(next_wake) {
-                match next_wake {
-                    Some(at) => {
-                        // Rounded up, so that it is due when libuv calls.
-                        let wait = at.saturating_duration_since(Instant::now()).as_millis() as u64 + 1;
-                        (self.uv.update_time)(self.uv_loop.as_ptr());
-                        (self.uv.timer_start)(self.handles.timer.as_ptr(), on_timer, wait, 0);
-                    }
-                    None => {
-                        (self.uv.timer_stop)(self.handles.timer.as_ptr());
-                    }
-                }
-            }
-        }
+        // SAFETY: the handles are open (not `closing`).
+        unsafe { self.handles.align(backlog, alive, next_wake) };
     }
 
     /// The engine is borrowed by the caller; it goes in the closing turn.
@@ -545,7 +433,7 @@ impl Host {
         self.serving.set(None);
         self.leave(None);
         // SAFETY: as in `tear_down`. The engine is dropped with the host, after the last handle is closed.
-        unsafe { self.handles.each(|handle| (self.uv.close)(handle.as_ptr(), Some(on_closed))) };
+        unsafe { self.handles.close() };
     }
 
     /// Once per turn of libuv's loop, just before it waits.
@@ -556,10 +444,9 @@ impl Host {
         if self.memory.borrow().control(abi::CONTROL_COMMANDS) > 0 {
             self.flush();
         }
-        // SAFETY: this thread's loop, which runs.
-        let idle_ns = unsafe { (self.uv.metrics_idle_time)(self.uv_loop.as_ptr()) };
-        let prepared_at_ns = self.uv.now_ns();
-        let last = self.turn.replace(Turn { prepared_at_ns, idle_ns });
+        let turn = self.handles.turn();
+        let last = self.turn.replace(turn);
+        let Turn { prepared_at_ns, idle_ns } = turn;
         if let Some(link) = &self.link {
             link.pulse.turned(prepared_at_ns, idle_ns);
         }
@@ -576,11 +463,38 @@ impl Host {
     }
 }
 
-impl Handles {
-    const COUNT: u32 = 5;
+impl Nested for Host {
+    const NAME: &'static str = "shard";
 
-    fn each(&self, work: impl FnMut(NonNull<RawHandle>)) {
-        [self.poll, self.prepare, self.check, self.idle, self.timer].into_iter().for_each(work);
+    fn environment(&self) -> &dyn Environment {
+        &*self.javascript
+    }
+
+    fn open_handles(&self) -> &Cell<u32> {
+        &self.open_handles
+    }
+
+    fn close(&self) {
+        Self::close(self);
+    }
+
+    fn environment_ends(&self) {
+        self.close();
+        self.javascript.environment_ends();
+        slice::ending();
+    }
+
+    fn panicked(&self, text: &str) {
+        log::error!("caught a panic, which ends the shard: {text}");
+        self.tear_down();
+        self.javascript.fatal(&format!("the native shard panicked: {text}"));
+    }
+
+    fn all_closed(&self) {
+        // `close_when_quiet` left the engine until now.
+        contained(|| drop(self.engine.take()));
+        log::debug!("the engine is closed");
+        contained(|| self.javascript.closed());
     }
 }
 
@@ -588,69 +502,5 @@ impl Handles {
 fn contained(work: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
         log::error!("caught a panic while a shard closes: {}", panic_text(&*panic));
-    }
-}
-
-/// The host of a handle, held for the length of a callback.
-///
-/// # Safety
-/// `handle` must be one of a host's own, not freed.
-unsafe fn host_of(handle: *mut RawHandle) -> Rc<Host> {
-    // SAFETY: the data pointer is a reference that the handles own together (`Host::new`); counting another one up
-    // keeps it theirs.
-    unsafe {
-        let host: *const Host = uv::data(handle).cast_const().cast();
-        Rc::increment_strong_count(host);
-        Rc::from_raw(host)
-    }
-}
-
-unsafe extern "C" fn on_poll(handle: *mut RawHandle, _status: i32, _events: i32) {
-    // SAFETY: libuv calls with the handle that was started, on its loop's thread.
-    let host = unsafe { host_of(handle) };
-    host.guarded(|| host.wake());
-}
-
-unsafe extern "C" fn on_idle(handle: *mut RawHandle) {
-    // SAFETY: as in `on_poll`.
-    let host = unsafe { host_of(handle) };
-    host.guarded(|| host.wake());
-}
-
-unsafe extern "C" fn on_timer(handle: *mut RawHandle) {
-    // SAFETY: as in `on_poll`.
-    let host = unsafe { host_of(handle) };
-    host.timer_at.set(None);
-    host.guarded(|| host.wake());
-}
-
-unsafe extern "C" fn on_prepare(handle: *mut RawHandle) {
-    // SAFETY: as in `on_poll`.
-    let host = unsafe { host_of(handle) };
-    host.guarded(|| host.prepare());
-}
-
-/// The loop has left its poll.
-// SAFETY: it has libuv's signature, and touches no handle.
-unsafe extern "C" fn on_check(_handle: *mut RawHandle) {
-    guardian::wake_if_asleep();
-}
-
-unsafe extern "C" fn on_closed(handle: *mut RawHandle) {
-    // SAFETY: as in `on_poll`; libuv does not touch a handle after its close callback, so its memory is ours again.
-    // The last handle gives back the reference that they own together.
-    unsafe {
-        let host = host_of(handle);
-        let shared: *const Host = uv::data(handle).cast_const().cast();
-        libc::free(handle);
-        let left = host.open_handles.get() - 1;
-        host.open_handles.set(left);
-        if left == 0 {
-            // `close_when_quiet` left the engine until now. Whatever panics here, the rest is done.
-            contained(|| drop(host.engine.take()));
-            log::debug!("the engine is closed");
-            contained(|| host.javascript.closed());
-            drop(Rc::from_raw(shared));
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Native core of shardloop: one I/O loop per worker thread, nested in that thread's libuv loop.
 //!
 //! Layers, each knowing only those below it:
-//! `bind` (all that knows napi) → `host` (nesting in libuv, batches) → `engine` (commands in, events out)
+//! `bind` (all that knows napi) → `host` (batches; `nested` and `uv` nest it in libuv) → `engine` (commands in, events out)
 //! → `shard` (connections: what all engines share) → `net`, `write_queue`, `timer`, `metrics`,
 //! `busy_poll`, `malloc`, `slice`, `limits`. Beside the shard, `alarm` wakes a thread's JavaScript at a given time,
 //! and `mail` when another thread has something to say (`mailbox`, `stack`).
@@ -26,6 +26,7 @@ pub mod mail;
 pub mod mailbox;
 pub mod malloc;
 pub mod metrics;
+pub mod nested;
 pub mod net;
 pub mod pipe;
 pub mod pulse;

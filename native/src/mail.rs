@@ -5,32 +5,24 @@
 
 use crate::abi;
 use crate::busy_poll::BusyPoll;
-use crate::error::{During, SystemError, panic_text};
+use crate::error::{During, SystemError};
 use crate::limits::WAKE_BUDGET_US;
 use crate::mailbox::{Correspondence, Mailbox, Parcel};
+use crate::nested::{self, Environment, Nested};
 use crate::ring::Region;
-use crate::uv::{self, HandleType, RawHandle, Uv};
+use crate::uv::{self, RawHandle, Uv};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::ffi::c_void;
 use std::hint;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What it needs of JavaScript.
-pub trait Addressee {
+pub trait Addressee: Environment {
     /// Reads the messages in the inbox. False when JavaScript cannot run (any more).
     fn read(&self) -> bool;
-    /// Ends the thread with this error, as an uncaught exception.
-    fn fatal(&self, message: &str);
-    /// The thread's environment ends: JavaScript must not be called any more.
-    fn environment_ends(&self);
-    /// All handles are closed; nothing native is left of it.
-    fn closed(&self);
 }
 
 /// JavaScript's memory for what it reads. Users cannot reach it, so it is never detached.
@@ -57,6 +49,7 @@ pub struct Mail {
     poll: NonNull<RawHandle>,
     uv_loop: NonNull<uv::Loop>,
     busy_poll: Cell<BusyPoll>,
+    open_handles: Cell<u32>,
     is_reading: Cell<bool>,
     closing: Cell<bool>,
 }
@@ -66,7 +59,7 @@ impl Mail {
     ///
     /// # Safety
     /// `uv_loop` must be the loop of the calling thread, and outlive the handle (libuv waits for it). `inbox` must be valid
-    /// until [`Addressee::closed`].
+    /// until [`Environment::closed`].
     pub unsafe fn open(
         uv: &'static Uv,
         uv_loop: NonNull<uv::Loop>,
@@ -80,17 +73,9 @@ impl Mail {
         );
         assert!(inbox.bytes.length() >= abi::MAIL_INBOX_BYTES as usize, "an inbox is short");
         let mailbox = Mailbox::open(place).during("eventfd")?;
-        let poll = uv.allocate(HandleType::Poll);
-        // SAFETY: the loop is this thread's, the handle is fresh and of the right size. When it fails, libuv does not know
-        // the handle.
-        unsafe {
-            let result = (uv.poll_init)(uv_loop.as_ptr(), poll.as_ptr(), mailbox.pollable());
-            if result < 0 {
-                libc::free(poll.as_ptr());
-                mailbox.close();
-                return Err(io::Error::from_raw_os_error(-result)).during("epoll_ctl");
-            }
-        }
+        // SAFETY: the loop is this thread's (by the caller); `close` closes the handle, and then the bell.
+        let poll = unsafe { uv.poll(uv_loop, mailbox.pollable()) };
+        let poll = poll.inspect_err(|_| mailbox.close()).during("epoll_ctl")?;
         let mail = Rc::new(Self {
             uv,
             addressee,
@@ -103,16 +88,15 @@ impl Mail {
             poll,
             uv_loop,
             busy_poll: Cell::new(BusyPoll::of_threads(Instant::now())),
+            open_handles: Cell::new(0),
             is_reading: Cell::new(false),
             closing: Cell::new(false),
         });
-        // The handle owns a reference; the callback that frees it drops it.
-        let data: *const Self = Rc::into_raw(mail.clone());
-        // SAFETY: the handle is initialised and ours; the callback has the signature that libuv calls.
+        // SAFETY: the handle is new, and the callback has the signature that libuv calls.
         unsafe {
-            poll.cast::<*mut c_void>().write(data.cast_mut().cast());
+            nested::own(&mail, poll);
             (uv.poll_start)(poll.as_ptr(), uv::READABLE, on_poll);
-            (uv.unreference)(poll.as_ptr());
+            uv.keep_alive(poll, false);
         }
         // What came before this sleep finds nobody asleep: the bell makes good for it.
         if !mailbox.fall_asleep() {
@@ -142,36 +126,7 @@ impl Mail {
             return;
         }
         // SAFETY: the handle is open (not `closing`), on this thread's loop.
-        unsafe {
-            if alive {
-                (self.uv.reference)(self.poll.as_ptr());
-            } else {
-                (self.uv.unreference)(self.poll.as_ptr());
-            }
-        }
-    }
-
-    /// Closes the mailbox, and gives back what room it had elsewhere. Idempotent.
-    pub fn close(&self) {
-        if self.closing.replace(true) {
-            return;
-        }
-        let mailbox = self.mailbox.take();
-        if let Some(mailbox) = &mailbox {
-            mailbox.close();
-        }
-        drop(self.correspondence.take());
-        // The functions that JavaScript has may keep this for a while. (A batch that is read has neither borrowed.)
-        drop((self.waiting.take(), self.large.take()));
-        // SAFETY: the handle is initialised, and closed here only, once (`closing`). libuv lets go of the descriptor at once.
-        unsafe { (self.uv.close)(self.poll.as_ptr(), Some(on_closed)) };
-        drop(mailbox);
-    }
-
-    /// The thread ends (`worker.terminate`, `process.exit`): as [`Self::close`], and JavaScript is not called again.
-    pub fn environment_ends(&self) {
-        self.close();
-        self.addressee.environment_ends();
+        unsafe { self.uv.keep_alive(self.poll, alive) };
     }
 
     /// The bell has rung.
@@ -259,13 +214,34 @@ impl Mail {
         self.inbox.control.write(END, end as i32);
         (parcels, cost)
     }
+}
 
-    /// Runs native work; a panic closes the mailbox and ends the thread, not the process.
-    fn guarded(&self, work: impl FnOnce()) {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-            self.close();
-            self.addressee.fatal(&format!("the native mailbox panicked: {}", panic_text(&*panic)));
+impl Nested for Mail {
+    const NAME: &'static str = "mailbox";
+
+    fn environment(&self) -> &dyn Environment {
+        &*self.addressee
+    }
+
+    fn open_handles(&self) -> &Cell<u32> {
+        &self.open_handles
+    }
+
+    /// Closes the mailbox, and gives back what room it had elsewhere.
+    fn close(&self) {
+        if self.closing.replace(true) {
+            return;
         }
+        let mailbox = self.mailbox.take();
+        if let Some(mailbox) = &mailbox {
+            mailbox.close();
+        }
+        drop(self.correspondence.take());
+        // The functions that JavaScript has may keep this for a while. (A batch that is read has neither borrowed.)
+        drop((self.waiting.take(), self.large.take()));
+        // SAFETY: the handle is open, and closed here only, once (`closing`). libuv lets go of the descriptor at once.
+        unsafe { nested::close::<Self>(self.uv, self.poll) };
+        drop(mailbox);
     }
 }
 
@@ -273,33 +249,7 @@ const END: usize = abi::MAIL_CONTROL_END as usize;
 /// Looks into the mailbox for each system call that looks at the rest of the loop.
 const LOOKS: u32 = 32;
 
-/// # Safety
-/// `handle` must be a mailbox's own, not freed.
-// SAFETY: every caller is a callback of the handle.
-unsafe fn mail_of(handle: *mut RawHandle) -> Rc<Mail> {
-    // SAFETY: the data pointer is the handle's own reference (`Mail::open`); counting another one up keeps it the handle's.
-    unsafe {
-        let mail: *const Mail = uv::data(handle).cast_const().cast();
-        Rc::increment_strong_count(mail);
-        Rc::from_raw(mail)
-    }
-}
-
 unsafe extern "C" fn on_poll(handle: *mut RawHandle, _status: i32, _events: i32) {
-    // SAFETY: libuv calls with the handle that was started, on its loop's thread.
-    let mail = unsafe { mail_of(handle) };
-    mail.guarded(|| mail.wake());
-}
-
-unsafe extern "C" fn on_closed(handle: *mut RawHandle) {
-    // SAFETY: as in `on_poll`; libuv does not touch a handle after its close callback, so its memory is ours again, and the
-    // reference that it had is dropped.
-    unsafe {
-        let mail = mail_of(handle);
-        let shared: *const Mail = uv::data(handle).cast_const().cast();
-        libc::free(handle);
-        // Whatever panics here, the rest is done.
-        _ = catch_unwind(AssertUnwindSafe(|| mail.addressee.closed()));
-        drop(Rc::from_raw(shared));
-    }
+    // SAFETY: libuv calls with the handle that was started.
+    unsafe { nested::called::<Mail>(handle, |mail| mail.wake()) };
 }

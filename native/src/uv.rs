@@ -2,6 +2,8 @@
 //! first shard starts, so that a runtime without them gets an error rather than an addon that does not load.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::io;
+use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
@@ -13,10 +15,19 @@ pub type RawHandle = c_void;
 /// `UV_READABLE`.
 pub const READABLE: c_int = 1;
 
-/// Handle types, from `uv_handle_type`. They are part of libuv's ABI.
+/// Kinds of handles that need nothing but a loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "named as in libuv")]
-pub enum HandleType {
+pub enum SimpleHandle {
+    Check,
+    Idle,
+    Prepare,
+    Timer,
+}
+
+/// Handle types, from `uv_handle_type`. They are part of libuv's ABI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HandleType {
     Check = 2,
     Idle = 6,
     Poll = 8,
@@ -85,9 +96,53 @@ pub fn uv() -> Result<&'static Uv, String> {
 }
 
 impl Uv {
-    /// Memory for a handle, zeroed. It is given to libuv by an init function, and freed in the
-    /// callback of `uv_close`.
-    pub fn allocate(&self, kind: HandleType) -> NonNull<RawHandle> {
+    /// A handle of a kind that can always be made.
+    ///
+    /// # Safety
+    /// `uv_loop` must be the loop of the calling thread, and outlive the handle (libuv waits for it). The handle is to be
+    /// given to an owner (`nested::own`), which closes it.
+    pub unsafe fn handle(&self, kind: SimpleHandle, uv_loop: NonNull<Loop>) -> NonNull<RawHandle> {
+        let (kind, init) = match kind {
+            SimpleHandle::Check => (HandleType::Check, self.check_init),
+            SimpleHandle::Idle => (HandleType::Idle, self.idle_init),
+            SimpleHandle::Prepare => (HandleType::Prepare, self.prepare_init),
+            SimpleHandle::Timer => (HandleType::Timer, self.timer_init),
+        };
+        let handle = self.allocate(kind);
+        // SAFETY: the loop is this thread's (by the caller), the handle is fresh and of the right size. It cannot fail.
+        unsafe { init(uv_loop.as_ptr(), handle.as_ptr()) };
+        handle
+    }
+
+    /// A handle that polls a descriptor.
+    ///
+    /// # Safety
+    /// As [`Self::handle`]. The descriptor must be open until the handle is closed.
+    pub unsafe fn poll(&self, uv_loop: NonNull<Loop>, fd: RawFd) -> io::Result<NonNull<RawHandle>> {
+        let handle = self.allocate(HandleType::Poll);
+        // SAFETY: as in `handle`. When it fails, libuv does not know the handle, and its memory is ours still.
+        unsafe {
+            let result = (self.poll_init)(uv_loop.as_ptr(), handle.as_ptr(), fd);
+            if result < 0 {
+                libc::free(handle.as_ptr());
+                return Err(io::Error::from_raw_os_error(-result));
+            }
+        }
+        Ok(handle)
+    }
+
+    /// Whether a handle keeps its loop alive.
+    ///
+    /// # Safety
+    /// The handle must be open, on the loop of the calling thread.
+    pub unsafe fn keep_alive(&self, handle: NonNull<RawHandle>, alive: bool) {
+        let change = if alive { self.reference } else { self.unreference };
+        // SAFETY: by the caller.
+        unsafe { change(handle.as_ptr()) };
+    }
+
+    /// Memory for a handle, zeroed. It is given to libuv by an init function, and freed in the callback of `uv_close`.
+    fn allocate(&self, kind: HandleType) -> NonNull<RawHandle> {
         // SAFETY: a plain question; then zeroed memory of that size, which is at least one pointer for any handle.
         unsafe {
             let size = (self.handle_size)(kind as c_int);
@@ -106,22 +161,10 @@ impl Uv {
         unsafe { (self.hrtime)() }
     }
 
-    /// What a negative result means.
-    pub fn check(&self, result: c_int, call: &str) -> Result<(), String> {
-        if result >= 0 {
-            return Ok(());
-        }
+    /// What a call of libuv's failed with, for people.
+    pub fn describe(&self, call: &str, error: &io::Error) -> String {
         // SAFETY: libuv returns a static string for every number.
-        let text = unsafe { CStr::from_ptr((self.strerror)(result)) };
-        Err(format!("{call}: {}", text.to_string_lossy()))
+        let text = unsafe { CStr::from_ptr((self.strerror)(-crate::error::errno(error))) };
+        format!("{call}: {}", text.to_string_lossy())
     }
-}
-
-/// The data pointer of a handle.
-///
-/// # Safety
-/// `handle` must come from [`Uv::allocate`] and not be freed.
-pub unsafe fn data(handle: *mut RawHandle) -> *mut c_void {
-    // SAFETY: by the caller; `data` is the first field of every handle.
-    unsafe { *handle.cast::<*mut c_void>() }
 }

@@ -14,30 +14,23 @@
 mod poll;
 
 use crate::abi;
-use crate::error::{SystemError, panic_text};
+use crate::error::SystemError;
 use crate::limits::WATCH_RECORDS;
+use crate::nested::{self, Environment, Nested};
 use crate::ring::Region;
-use crate::uv::{self, HandleType, RawHandle, Uv};
+use crate::uv::{self, RawHandle, Uv};
 use poll::{Events, Poll, Readiness};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
 /// What a watcher needs of JavaScript.
-pub trait Watched {
+pub trait Watched: Environment {
     /// Descriptors are ready; the region says which.
     fn ready(&self);
-    /// Ends the thread with this error, as an uncaught exception.
-    fn fatal(&self, message: &str);
-    /// The thread's environment ends: JavaScript must not be called any more.
-    fn environment_ends(&self);
-    /// All handles are closed; nothing native is left of the watcher.
-    fn closed(&self);
 }
 
 /// What JavaScript watches under one number.
@@ -64,7 +57,7 @@ pub struct Watcher {
     /// How many records there are, then the records.
     region: Region<i32>,
     /// The poll and the handle that nests it; none once it is closed.
-    nested: RefCell<Option<Nested>>,
+    poll: RefCell<Option<NestedPoll>>,
     watches: RefCell<HashMap<RawFd, Watch>>,
     events: RefCell<Events>,
     /// Keeps the loop alive.
@@ -73,7 +66,7 @@ pub struct Watcher {
     closing: Cell<bool>,
 }
 
-struct Nested {
+struct NestedPoll {
     poll: Poll,
     handle: NonNull<RawHandle>,
 }
@@ -83,7 +76,7 @@ impl Watcher {
     ///
     /// # Safety
     /// `uv_loop` must be the loop of the calling thread, and outlive the watcher's handles (libuv waits for them). `region` must
-    /// be valid until [`Watched::closed`].
+    /// be valid until [`Environment::closed`].
     pub unsafe fn new(
         uv: &'static Uv,
         uv_loop: NonNull<uv::Loop>,
@@ -96,7 +89,7 @@ impl Watcher {
             uv_loop,
             watched,
             region,
-            nested: RefCell::new(None),
+            poll: RefCell::new(None),
             watches: RefCell::new(HashMap::new()),
             events: RefCell::new(Events::with_capacity(WATCH_RECORDS / 2)),
             referenced: Cell::new(false),
@@ -112,8 +105,8 @@ impl Watcher {
     ///
     /// Fails with EBADF, EPERM for a file that is always ready, ENOSPC, ENOMEM; then it is not watched at all.
     pub fn watch(&self, fd: RawFd, id: i32, interest: i32, owned: bool) -> Result<bool, SystemError> {
-        let nested = self.nested.borrow();
-        let Some(Nested { poll, .. }) = nested.as_ref() else {
+        let nested = self.poll.borrow();
+        let Some(NestedPoll { poll, .. }) = nested.as_ref() else {
             return Err(failed(io::Error::from_raw_os_error(libc::ESHUTDOWN)));
         };
         let watch = Watch { id, interest: readiness(interest), owned };
@@ -136,8 +129,8 @@ impl Watcher {
     /// Ends the watch of a number.
     pub fn unwatch(&self, fd: RawFd) {
         let watch = self.watches.borrow_mut().remove(&fd);
-        let nested = self.nested.borrow();
-        if let (Some(watch), Some(Nested { poll, .. })) = (watch, nested.as_ref()) {
+        let nested = self.poll.borrow();
+        if let (Some(watch), Some(NestedPoll { poll, .. })) = (watch, nested.as_ref()) {
             // It fails when the number was closed, which took it out; if a duplicate keeps it in, `wake` will see that.
             _ = poll.remove(fd, watch.interest);
         }
@@ -148,59 +141,30 @@ impl Watcher {
         if self.referenced.replace(alive) == alive {
             return;
         }
-        if let Some(Nested { handle, .. }) = self.nested.borrow().as_ref() {
+        if let Some(NestedPoll { handle, .. }) = self.poll.borrow().as_ref() {
             // SAFETY: the handle is open (it is nested), on this thread's loop.
-            unsafe {
-                if alive {
-                    (self.uv.reference)(handle.as_ptr())
-                } else {
-                    (self.uv.unreference)(handle.as_ptr())
-                }
-            };
+            unsafe { self.uv.keep_alive(*handle, alive) };
         }
-    }
-
-    /// Closes the handle and the descriptor of the poll; those that are watched are others' affair. Idempotent.
-    pub fn close(&self) {
-        if !self.closing.replace(true) {
-            self.unnest();
-            self.watches.borrow_mut().clear();
-        }
-    }
-
-    /// The thread ends (`worker.terminate`, `process.exit`): as [`Self::close`], and JavaScript is not called again.
-    pub fn environment_ends(&self) {
-        self.close();
-        self.watched.environment_ends();
     }
 
     /// Nests a poll in the loop.
     fn nest(self: &Rc<Self>, poll: Poll) -> Result<(), SystemError> {
-        let handle = self.uv.allocate(HandleType::Poll);
-        // SAFETY: the loop is this thread's (`new`), the handle is fresh and of the right size. When poll_init fails libuv does not
-        // know it. Its data is a reference to us, which the callback that frees the handle gives back.
+        // SAFETY: the loop is this thread's (`new`); `unnest` closes the handle, and then the poll.
+        let handle = unsafe { self.uv.poll(self.uv_loop, poll.as_raw_fd()).map_err(failed)? };
+        // SAFETY: the handle is new, and the callback has the signature that libuv calls.
         unsafe {
-            let result = (self.uv.poll_init)(self.uv_loop.as_ptr(), handle.as_ptr(), poll.as_raw_fd());
-            if result < 0 {
-                libc::free(handle.as_ptr());
-                return Err(failed(io::Error::from_raw_os_error(-result)));
-            }
-            let data: *const Self = Rc::into_raw(self.clone());
-            handle.cast::<*mut c_void>().write(data.cast_mut().cast());
+            nested::own(self, handle);
             (self.uv.poll_start)(handle.as_ptr(), uv::READABLE, on_ready);
-            if !self.referenced.get() {
-                (self.uv.unreference)(handle.as_ptr());
-            }
+            self.uv.keep_alive(handle, self.referenced.get());
         }
-        self.open_handles.set(self.open_handles.get() + 1);
-        *self.nested.borrow_mut() = Some(Nested { poll, handle });
+        *self.poll.borrow_mut() = Some(NestedPoll { poll, handle });
         Ok(())
     }
 
     fn unnest(&self) {
-        if let Some(Nested { poll, handle }) = self.nested.borrow_mut().take() {
+        if let Some(NestedPoll { poll, handle }) = self.poll.borrow_mut().take() {
             // SAFETY: the handle is open (it was nested), and closed here only. libuv forgets the poll before it is closed.
-            unsafe { (self.uv.close)(handle.as_ptr(), Some(on_closed)) };
+            unsafe { nested::close::<Self>(self.uv, handle) };
             drop(poll);
         }
     }
@@ -222,8 +186,8 @@ impl Watcher {
     /// Writes down what is ready. Whether the poll told of what nobody watches, and will again.
     fn collect(&self) -> bool {
         let mut strangers = false;
-        let nested = self.nested.borrow();
-        let Some(Nested { poll, .. }) = nested.as_ref() else { return false };
+        let nested = self.poll.borrow();
+        let Some(NestedPoll { poll, .. }) = nested.as_ref() else { return false };
         let mut watches = self.watches.borrow_mut();
         // EINTR: it stays readable, and libuv calls again. Nothing else can fail here: the descriptor and the buffer are ours.
         _ = poll.ready(&mut self.events.borrow_mut(), |token, ready| {
@@ -258,7 +222,7 @@ impl Watcher {
 
     /// Puts another poll into the place of this one, with all that is still what was to be watched.
     fn replace(self: &Rc<Self>) {
-        if let Some(Nested { poll, .. }) = self.nested.borrow().as_ref() {
+        if let Some(NestedPoll { poll, .. }) = self.poll.borrow().as_ref() {
             self.watches.borrow_mut().retain(|&fd, watch| {
                 let is_same = poll.verify(fd, watch.interest, watch.token(fd)).is_ok();
                 if !is_same {
@@ -291,12 +255,24 @@ impl Watcher {
             self.watched.fatal(&format!("descriptors cannot be watched any more: {error}"));
         }
     }
+}
 
-    /// Runs native work; a panic ends the watcher and the thread, not the process.
-    fn guarded(&self, work: impl FnOnce()) {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-            self.close();
-            self.watched.fatal(&format!("the native watcher panicked: {}", panic_text(&*panic)));
+impl Nested for Watcher {
+    const NAME: &'static str = "watcher";
+
+    fn environment(&self) -> &dyn Environment {
+        &*self.watched
+    }
+
+    fn open_handles(&self) -> &Cell<u32> {
+        &self.open_handles
+    }
+
+    /// Closes the handle and the descriptor of the poll; those that are watched are others' affair.
+    fn close(&self) {
+        if !self.closing.replace(true) {
+            self.unnest();
+            self.watches.borrow_mut().clear();
         }
     }
 }
@@ -310,36 +286,7 @@ fn failed(source: io::Error) -> SystemError {
     SystemError { syscall, source }
 }
 
-/// The watcher of a handle, held for the length of a callback.
-///
-/// # Safety
-/// `handle` must be one of a watcher's own, not freed.
-unsafe fn watcher_of(handle: *mut RawHandle) -> Rc<Watcher> {
-    // SAFETY: the data pointer is the handle's own reference (`Watcher::nest`); counting another one up keeps it the handle's.
-    unsafe {
-        let watcher: *const Watcher = uv::data(handle).cast_const().cast();
-        Rc::increment_strong_count(watcher);
-        Rc::from_raw(watcher)
-    }
-}
-
 unsafe extern "C" fn on_ready(handle: *mut RawHandle, _status: i32, _events: i32) {
-    // SAFETY: libuv calls with the handle that was started, on its loop's thread.
-    let watcher = unsafe { watcher_of(handle) };
-    watcher.guarded(|| watcher.wake());
-}
-
-unsafe extern "C" fn on_closed(handle: *mut RawHandle) {
-    // SAFETY: as in `on_ready`; libuv does not touch a handle after its close callback, so its memory is ours again, and with it
-    // its reference.
-    unsafe {
-        let watcher: Rc<Watcher> = Rc::from_raw(uv::data(handle).cast_const().cast());
-        libc::free(handle);
-        let left = watcher.open_handles.get() - 1;
-        watcher.open_handles.set(left);
-        if left == 0 && watcher.closing.get() {
-            // Whatever panics here, the rest is done.
-            _ = catch_unwind(AssertUnwindSafe(|| watcher.watched.closed()));
-        }
-    }
+    // SAFETY: libuv calls with the handle that was started.
+    unsafe { nested::called::<Watcher>(handle, Watcher::wake) };
 }

@@ -1,5 +1,6 @@
 import { threadSingleton } from '../workers/thread-singleton.js'
-import { EventLoop, type Loop } from './loop.js'
+import { EventLoop } from './event-loop.js'
+import type { Loop } from './loop.js'
 
 /** The loop that the thread has now, if it has one. */
 interface LoopSlot {

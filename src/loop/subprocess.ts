@@ -4,6 +4,7 @@ import { constants } from 'node:os'
 import { ShardloopError, systemError } from '../errors.js'
 import type { NativePipe } from '../native/binding.js'
 import { native } from '../native/index.js'
+import { checkedProtocol, isThenable } from '../workers/callback-results.js'
 import { callExceptionHandler, exceptionContext } from '../workers/exception-handler.js'
 import { invalid } from '../workers/invalid.js'
 import type { ReadPipeTransport, WritePipeTransport } from '../workers/pipe-transport.js'
@@ -94,13 +95,7 @@ export async function startSubprocess<Made extends SubprocessProtocol>(
   // One that is called off leaves its turn to nobody: those behind it keep theirs.
   await unlessAborted(threadChildren().turn(), signal)
   signal?.throwIfAborted()
-  const protocol = factory()
-  if (protocol === null || typeof protocol !== 'object' || 'then' in protocol) {
-    throw new ShardloopError(
-      'ERR_SHARDLOOP_ARGUMENT',
-      'the protocol factory returned no protocol object (it must not be async)',
-    )
-  }
+  const protocol = checkedProtocol(factory())
   const process = await Subprocess.start(protocol, settings)
   await process.connect(connects)
   return [process, protocol]
@@ -341,8 +336,7 @@ class Subprocess implements SubprocessTransport, RunningChild {
       callExceptionHandler(exceptionContext(`${name} of subprocess ${this.pid} threw`, error))
     try {
       const result = this.#resource.runInAsyncScope(callback)
-      if (typeof (result as PromiseLike<unknown> | null | undefined)?.then === 'function')
-        (result as PromiseLike<unknown>).then(undefined, report)
+      if (isThenable(result)) result.then(undefined, report)
     } catch (error) {
       report(error)
     }

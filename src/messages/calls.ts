@@ -18,6 +18,7 @@ import {
 } from '../native/abi.js'
 import { native } from '../native/index.js'
 import { GivenOptions } from '../server/given-options.js'
+import { isThenable } from '../workers/callback-results.js'
 import { debugMode, watchDuration } from '../workers/debug-mode.js'
 import { packError, type TransferredError, unpackError } from '../workers/error-transfer.js'
 import { callExceptionHandler, exceptionContext } from '../workers/exception-handler.js'
@@ -561,10 +562,6 @@ function goneError(name: string, place: number): ShardloopError {
     'ERR_SHARDLOOP_GONE',
     `${describePlace(place)} is not running, so ${name} cannot be called in it`,
   )
-}
-
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function'
 }
 
 /** The calling thread's. */

@@ -10,7 +10,7 @@ import { GivenOptions } from '../server/given-options.js'
 import { invalid } from '../workers/invalid.js'
 import { ReadPipe } from '../workers/pipe-transport.js'
 import type { Transport, WriteData } from '../workers/protocol.js'
-import { flushCommands } from '../workers/shard-loop.js'
+import { flushCommands } from '../workers/shard-loops.js'
 import { threadSingletonGetter } from '../workers/thread-singleton.js'
 import { TcpTransport } from '../workers/transport.js'
 

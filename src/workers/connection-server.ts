@@ -2,6 +2,7 @@ import type { DatagramProtocol, DatagramTransport } from './datagram-protocol.js
 import type { Protocol, ProtocolFactory, Transport } from './protocol.js'
 import type { TcpTransport } from './transport.js'
 import type { TransportSocket } from './transport-socket.js'
+import type { WriteLimits } from './writing.js'
 
 /** What an exception handler is told; asyncio's keys, and `error`. */
 export interface ExceptionContext {
@@ -29,7 +30,7 @@ export interface ExceptionContext {
 export type ExceptionHandler = (context: ExceptionContext) => void
 
 /** How one server is served by one shard. */
-export interface ServeOptions {
+export interface ServeOptions extends WriteLimits {
   /** The server's name. */
   readonly name: string
   readonly factory: ProtocolFactory
@@ -37,9 +38,6 @@ export interface ServeOptions {
   readonly number: number
   /** Tokens of native listeners. */
   readonly listeners: readonly number[]
-  readonly writeHighBytes: number
-  readonly writeLowBytes: number
-  readonly writeMaxBytes: number
   /** 0 is none. */
   readonly idleTimeoutMs: number
   /** null: the thread's own. */
@@ -74,10 +72,7 @@ export interface ConnectionOwner extends ConnectionServer {
 }
 
 /** What a connection needs to know of its server. */
-export interface ConnectionServer {
+export interface ConnectionServer extends WriteLimits {
   /** Whether its connections are to end. */
   readonly isDraining: boolean
-  readonly writeHighBytes: number
-  readonly writeLowBytes: number
-  readonly writeMaxBytes: number
 }

@@ -23,13 +23,7 @@ import { invalid } from './invalid.js'
 import type { SocketAddress, WriteData } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
 import { isFailure } from './transport-socket.js'
-
-/** How much may wait to be sent. */
-export interface WriteLimits {
-  readonly writeHighBytes: number
-  readonly writeLowBytes: number
-  readonly writeMaxBytes: number
-}
+import { type Watermarks, WRITE_DATA_EXPECTED, type WriteLimits, watermarksOf } from './writing.js'
 
 /** Whose endpoints they are. */
 export interface EndpointOwner extends WriteLimits {
@@ -49,9 +43,6 @@ export interface HeldDatagram {
 
 /** As it was before the program may have replaced it (a test runner's timers). */
 const later = setImmediate
-
-/** Largest watermark: it travels in an int32. */
-const LIMIT_MAX_BYTES = 0x7fffffff
 
 const NO_PROTOCOL: DatagramProtocol = {}
 
@@ -73,7 +64,7 @@ export class Endpoint implements DatagramTransport {
   private readonly sequence: number
   /** null: it is not connected. */
   private readonly peer: SocketAddress | null
-  private limits: { readonly high: number; readonly low: number }
+  private limits: Watermarks
   private socketView: EndpointSocket | undefined = undefined
   private sockname: SocketAddress | undefined = undefined
   private releasing = false
@@ -117,7 +108,7 @@ export class Endpoint implements DatagramTransport {
 
   sendto(data: WriteData, address?: DatagramDestination | null): void {
     const bytes = typeof data === 'string' ? Buffer.from(data) : data
-    if (!(bytes instanceof Uint8Array)) throw invalid('data', data, 'a Uint8Array, a Buffer or a string')
+    if (!(bytes instanceof Uint8Array)) throw invalid('data', data, WRITE_DATA_EXPECTED)
     if (bytes.length > DATAGRAM_MAX_BYTES)
       throw invalid('the length of data', bytes.length, `at most ${DATAGRAM_MAX_BYTES} bytes for a datagram`)
     const destination =
@@ -165,21 +156,14 @@ export class Endpoint implements DatagramTransport {
     return !this.paused && !this.closing && !this.draining
   }
 
-  setWriteBufferLimits(limits: { readonly high?: number; readonly low?: number } = {}): void {
-    const { writeHighBytes } = this.owner
-    const high = limits.high ?? (limits.low === undefined ? writeHighBytes : limits.low * 4)
-    const low = limits.low ?? Math.floor(high / 4)
-    if (
-      !(Number.isInteger(high) && Number.isInteger(low) && low >= 0 && low <= high && high <= LIMIT_MAX_BYTES)
-    ) {
-      throw invalid('limits', limits, `integers with 0 <= low <= high <= ${LIMIT_MAX_BYTES}`)
-    }
+  setWriteBufferLimits(limits: Partial<Watermarks> = {}): void {
+    const watermarks = watermarksOf(limits, this.owner.writeHighBytes)
     if (this.closing) return
-    this.limits = { high, low }
-    this.loop.commands.push(COMMAND_DATAGRAM_LIMITS, this.handle, high, low)
+    this.limits = watermarks
+    this.loop.commands.push(COMMAND_DATAGRAM_LIMITS, this.handle, watermarks.high, watermarks.low)
   }
 
-  getWriteBufferLimits(): { readonly high: number; readonly low: number } {
+  getWriteBufferLimits(): Watermarks {
     return this.limits
   }
 

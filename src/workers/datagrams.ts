@@ -12,6 +12,7 @@ import {
   SLAB_SHIFT,
 } from '../native/abi.js'
 import type { NativeDatagramSocket } from '../native/binding.js'
+import { checkedProtocol, isThenable, thrownError } from './callback-results.js'
 import { DatagramAddresses, wordsOf } from './datagram-addresses.js'
 import type { DatagramError, DatagramProtocol, DatagramProtocolFactory } from './datagram-protocol.js'
 import { Endpoint, type EndpointOwner, type HeldDatagram } from './datagram-transport.js'
@@ -69,13 +70,7 @@ export class Datagrams {
   begin(endpoint: Endpoint, factory: DatagramProtocolFactory): void {
     let protocol: DatagramProtocol
     try {
-      protocol = endpoint.resource.runInAsyncScope(factory)
-      if (protocol === null || typeof protocol !== 'object' || 'then' in protocol) {
-        throw new ShardloopError(
-          'ERR_SHARDLOOP_ARGUMENT',
-          'the protocol factory returned no protocol object (it must not be async)',
-        )
-      }
+      protocol = checkedProtocol(endpoint.resource.runInAsyncScope(factory))
     } catch (error) {
       endpoint.abort(error instanceof Error ? error : undefined)
       throw error
@@ -186,9 +181,9 @@ export class Datagrams {
   }
 
   private watch(result: unknown, endpoint: Endpoint, name: CallbackName): void {
-    if (typeof (result as PromiseLike<unknown> | null)?.then !== 'function') return
+    if (!isThenable(result)) return
     const fulfilled = endpoint.promised()
-    ;(result as PromiseLike<unknown>).then(fulfilled, (error: unknown) => this.report(error, endpoint, name))
+    result.then(fulfilled, (error: unknown) => this.report(error, endpoint, name))
   }
 
   /** A callback failed: its endpoint ends, its owner's handler is told, everything else goes on. */
@@ -198,9 +193,7 @@ export class Datagrams {
       endpoint,
       endpointProtocol: endpoint.protocol,
     })
-    endpoint.abort(
-      error instanceof Error ? error : new Error(`${name} threw a value that is no Error`, { cause: error }),
-    )
+    endpoint.abort(thrownError(name, error))
     endpoint.owner.handleException(context)
   }
 }

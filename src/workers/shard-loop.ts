@@ -3,8 +3,6 @@ import { RETAINED_SLAB_BYTES } from '../limits.js'
 import {
   CLOSE_DETACHED,
   CLOSE_IDLE,
-  CLOSE_PROGRAM,
-  CLOSE_WRITE_OVERFLOW,
   COMMAND_START,
   CONTROL_COPY_CHUNKS,
   CONTROL_CURSOR,
@@ -34,7 +32,9 @@ import {
 } from '../native/abi.js'
 import type { NativeShard } from '../native/binding.js'
 import { native as binding } from '../native/index.js'
+import { checkedProtocol, isThenable, thrownError } from './callback-results.js'
 import type { Clients } from './clients.js'
+import { closeError, detachedError, idleError } from './close-reasons.js'
 import { CommandRing } from './command-ring.js'
 import type { ConnectionOwner, ServedServer, ServeOptions } from './connection-server.js'
 import { DatagramServer } from './datagram-server.js'
@@ -48,8 +48,8 @@ import { Outgoing } from './outgoing.js'
 import type { Protocol, ProtocolFactory } from './protocol.js'
 import { exactCopy, ReadSlabs } from './read-slabs.js'
 import { SlabRetention } from './retention.js'
+import { addShardLoop, removeShardLoop } from './shard-loops.js'
 import { threadLog } from './thread-log.js'
-import { threadSingletonGetter } from './thread-singleton.js'
 import { RECEIVE_BORROWED, RECEIVE_BUFFERED, RECEIVE_CHUNKS, receivingOf, TcpTransport } from './transport.js'
 
 export type { ExceptionContext, ExceptionHandler, ServedServer, ServeOptions } from './connection-server.js'
@@ -79,28 +79,6 @@ const BATCH_MAX = 0x3fff_ffff
 
 /** As they were before the program may have replaced them (timers of a test runner). */
 const [later, exit] = [setImmediate, process.exit.bind(process)]
-
-/** The loops of this thread (one, but for the moment in which one closes and the next is there already). */
-const threadLoops: () => Set<ShardLoop> = threadSingletonGetter('shard-loops', () => new Set())
-
-/**
- * JavaScript ends. On the main thread no clean-up of the environment follows, in which native code would flush; in a shard
- * one does, but Node takes some milliseconds until then, in which others can serve what comes.
- */
-function retireAll(): void {
-  // Node says so before it emits 'exit', which a program may do, too; nothing ends then.
-  const ends = (process as { readonly _exiting?: boolean })._exiting !== false
-  for (const loop of threadLoops()) {
-    if (ends) loop.warnOfUnclosed()
-    if (ends) loop.retire()
-    else loop.calls.flush()
-  }
-}
-
-/** Has native code take what this thread has written: something that other threads can see comes behind it. */
-export function flushCommands(): void {
-  for (const loop of threadLoops()) if (loop.commands.isWaiting) loop.calls.flush()
-}
 
 type HotCalls = ReturnType<NativeShard['hotCalls']>
 
@@ -164,8 +142,7 @@ export class ShardLoop {
     })
     this.calls = this.native.hotCalls()
     this.retention = new SlabRetention(this.native, RETAINED_SLAB_BYTES)
-    threadLoops().add(this)
-    if (threadLoops().size === 1) process.on('exit', retireAll)
+    addShardLoop(this)
   }
 
   /** Serves a server from its native listeners. Throws the system's error when one cannot be watched. */
@@ -198,10 +175,7 @@ export class ShardLoop {
     for (const server of this.servers) server?.abort()
     for (const endpoint of this.datagrams) endpoint.abort()
     this.native.close(true)
-    return this.whenClosed.then(() => {
-      threadLoops().delete(this)
-      if (threadLoops().size === 0) process.removeListener('exit', retireAll)
-    })
+    return this.whenClosed.then(() => removeShardLoop(this))
   }
 
   /** @internal JavaScript ends, in the middle of a batch perhaps. */
@@ -362,7 +336,7 @@ export class ShardLoop {
         const start = events[at + 2] as number
         const length = events[at + 3] as number
         const slab = this.slabs.buffers[slabIndex] as Buffer
-        if (slab.length === 0) transport.abortFor(CLOSE_DETACHED, this.detachedError(transport))
+        if (slab.length === 0) transport.abortFor(CLOSE_DETACHED, detachedError(transport))
         else if (transport.paused || transport.holds) transport.hold(exactCopy(slab, start, start + length))
         else this.receive(transport, slab, slabIndex, start, length)
       } else if (kind === EVENT_CLOSED) {
@@ -424,11 +398,7 @@ export class ShardLoop {
     } else if (kind === EVENT_IDLE) {
       if (transport.protocol.idleTimedOut !== undefined && !transport.closing)
         this.notify(transport, 'idleTimedOut')
-      else
-        transport.abortFor(
-          CLOSE_IDLE,
-          new ShardloopError('ERR_SHARDLOOP_IDLE_TIMEOUT', `connection ${transport.id} was idle`),
-        )
+      else transport.abortFor(CLOSE_IDLE, idleError(transport))
     } else if (kind === EVENT_ANSWERED) {
       transport.answered()
     }
@@ -449,13 +419,7 @@ export class ShardLoop {
     if (named) transport.learnPeername()
     this.current = transport
     this.currentName = 'factory'
-    const protocol: Protocol = transport.resource.runInAsyncScope(factory)
-    if (protocol === null || typeof protocol !== 'object' || 'then' in protocol) {
-      throw new ShardloopError(
-        'ERR_SHARDLOOP_ARGUMENT',
-        'the protocol factory returned no protocol object (it must not be async)',
-      )
-    }
+    const protocol = checkedProtocol<Protocol>(transport.resource.runInAsyncScope(factory))
     transport.protocol = protocol
     transport.receiving = receivingOf(protocol)
     const mode = transport.receiving === RECEIVE_CHUNKS ? 0 : 1
@@ -601,7 +565,7 @@ export class ShardLoop {
 
   private end(transport: TcpTransport, reason: number): void {
     const { server } = transport
-    const error = transport.error === undefined ? this.reasonOf(transport, reason) : transport.error
+    const error = transport.error === undefined ? closeError(transport, reason) : transport.error
     transport.ended(error)
     connectionEnded(transport, error)
     try {
@@ -618,31 +582,10 @@ export class ShardLoop {
     }
   }
 
-  private reasonOf(transport: TcpTransport, reason: number): Error | null {
-    // What the program aborted without an error is no failure.
-    if (reason === 0 || reason === CLOSE_PROGRAM) return null
-    if (reason === CLOSE_WRITE_OVERFLOW) {
-      return new ShardloopError(
-        'ERR_SHARDLOOP_WRITE_OVERFLOW',
-        `connection ${transport.id} had more than ${transport.server.writeMaxBytes} bytes waiting to be sent (writeMaxBytes): stop writing at pauseWriting, or raise the limit`,
-      )
-    }
-    if (reason === CLOSE_DETACHED) return this.detachedError(transport)
-    const error = systemError(reason, transport.failingCall)
-    return error.code === 'EPIPE' ? systemError(reason, 'write') : error
-  }
-
-  private detachedError(transport: TcpTransport): ShardloopError {
-    return new ShardloopError(
-      'ERR_SHARDLOOP_DETACHED',
-      `memory with bytes of connection ${transport.id} was detached or shrunk before they were sent or delivered`,
-    )
-  }
-
   private watch(result: unknown, transport: TcpTransport, name: CallbackName): void {
-    if (typeof (result as PromiseLike<unknown> | null)?.then !== 'function') return
+    if (!isThenable(result)) return
     const fulfilled = transport.promised()
-    ;(result as PromiseLike<unknown>).then(fulfilled, (error: unknown) => this.report(error, transport, name))
+    result.then(fulfilled, (error: unknown) => this.report(error, transport, name))
   }
 
   private callbackFailed(error: unknown): void {
@@ -665,8 +608,7 @@ export class ShardLoop {
       error,
       { transport, protocol: transport.protocol },
     )
-    const reason =
-      error instanceof Error ? error : new Error(`${name} threw a value that is no Error`, { cause: error })
+    const reason = thrownError(name, error)
     transport.abort(reason)
     connectionBroke(transport, error, reason, context.message)
     transport.server.handleException(context)

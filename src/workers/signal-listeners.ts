@@ -1,6 +1,7 @@
 import { inspect } from 'node:util'
 import { ShardloopError } from '../errors.js'
 import { VALUE_SHOWN_MAX_LENGTH } from '../limits.js'
+import { isThenable } from './callback-results.js'
 import { printException } from './exception-report.js'
 
 /** Signals that a program can listen to by `onSignal`. */
@@ -71,7 +72,7 @@ export class SignalListeners {
         printException({ message: `a listener of onSignal('${signal}') threw`, error })
       try {
         const result: unknown = listener(signal)
-        if (isPromiseLike(result)) result.then(undefined, failed)
+        if (isThenable(result)) result.then(undefined, failed)
       } catch (error) {
         failed(error)
       }
@@ -84,10 +85,6 @@ export class SignalListeners {
     this.#entries.delete(signal)
     this.#source.unsubscribe(signal)
   }
-}
-
-function isPromiseLike(value: unknown): value is PromiseLike<unknown> {
-  return typeof (value as { then?: unknown } | null | undefined)?.then === 'function'
 }
 
 /** @param method for the message @throws ShardloopError ERR_SHARDLOOP_ARGUMENT */

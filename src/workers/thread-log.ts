@@ -3,6 +3,7 @@ import { isMainThread } from 'node:worker_threads'
 import { LOG_WAIT_TOLD_MS } from '../limits.js'
 import type { NativeLog, NativeLogRecord } from '../native/binding.js'
 import { native } from '../native/index.js'
+import { isThenable } from './callback-results.js'
 import { shardIdentity } from './identity.js'
 import {
   LOG_LEVEL_DEFAULT,
@@ -106,8 +107,7 @@ export class ThreadLog {
       if (logger.isLevelEnabled?.(level) === false) return
       const result: unknown = logger[level](fields, message)
       // An async method: what it rejects with must not end the thread.
-      if (typeof (result as { then?: unknown } | null | undefined)?.then === 'function')
-        void (result as PromiseLike<unknown>).then(undefined, failed)
+      if (isThenable(result)) void result.then(undefined, failed)
     } catch (error) {
       failed(error)
     }

@@ -19,6 +19,7 @@ import { invalid } from './invalid.js'
 import type { ExtraInfo, IpSocketAddress, Protocol, SocketAddress, Transport, WriteData } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
 import { ConnectionSocket, isFailure } from './transport-socket.js'
+import { type Watermarks, WRITE_DATA_EXPECTED, watermarksOf } from './writing.js'
 
 /** How a protocol takes bytes: `dataReceived`, `bytesReceived`, or `getBuffer` and `bufferUpdated`. */
 export type Receiving = typeof RECEIVE_CHUNKS | typeof RECEIVE_BORROWED | typeof RECEIVE_BUFFERED
@@ -69,11 +70,9 @@ interface Rare {
   peername?: SocketAddress
   sockname?: SocketAddress
   socket?: ConnectionSocket
-  limits?: { readonly high: number; readonly low: number }
+  limits?: Watermarks
 }
 
-/** Largest watermark: it travels in an int32. */
-const LIMIT_MAX_BYTES = 0x7fffffff
 /** A string of more characters is encoded on its own; a shorter one takes at most three times its length in the slab. */
 const TEXT_MAX_LENGTH = DIRECT_WRITE_BYTES - 1
 
@@ -128,8 +127,7 @@ export class TcpTransport implements Transport {
       return
     }
     const isText = typeof data === 'string'
-    if (!isText && !(data instanceof Uint8Array))
-      throw invalid('data', data, 'a Uint8Array, a Buffer or a string')
+    if (!isText && !(data instanceof Uint8Array)) throw invalid('data', data, WRITE_DATA_EXPECTED)
     if (data.length === 0) return
     this.wroteIn = this.loop.batch
     if (isText) {
@@ -146,7 +144,7 @@ export class TcpTransport implements Transport {
     if (!Array.isArray(pieces)) throw invalid('pieces', pieces, 'an array of Uint8Array or string')
     for (const piece of pieces) {
       if (typeof piece !== 'string' && !(piece instanceof Uint8Array)) {
-        throw invalid('a piece', piece, 'a Uint8Array, a Buffer or a string')
+        throw invalid('a piece', piece, WRITE_DATA_EXPECTED)
       }
     }
     // Pieces in the ring leave together, by one system call, with whatever else goes to this connection.
@@ -265,20 +263,14 @@ export class TcpTransport implements Transport {
     return !this.paused && !this.closing
   }
 
-  setWriteBufferLimits(limits: { readonly high?: number; readonly low?: number } = {}): void {
-    const high = limits.high ?? (limits.low === undefined ? this.server.writeHighBytes : limits.low * 4)
-    const low = limits.low ?? Math.floor(high / 4)
-    if (
-      !(Number.isInteger(high) && Number.isInteger(low) && low >= 0 && low <= high && high <= LIMIT_MAX_BYTES)
-    ) {
-      throw invalid('limits', limits, `integers with 0 <= low <= high <= ${LIMIT_MAX_BYTES}`)
-    }
+  setWriteBufferLimits(limits: Partial<Watermarks> = {}): void {
+    const watermarks = watermarksOf(limits, this.server.writeHighBytes)
     if (this.closing) return
-    this.rarely().limits = { high, low }
-    this.loop.commands.push(COMMAND_WRITE_LIMITS, this.handle, high, low)
+    this.rarely().limits = watermarks
+    this.loop.commands.push(COMMAND_WRITE_LIMITS, this.handle, watermarks.high, watermarks.low)
   }
 
-  getWriteBufferLimits(): { readonly high: number; readonly low: number } {
+  getWriteBufferLimits(): Watermarks {
     return this.rare?.limits ?? { high: this.server.writeHighBytes, low: this.server.writeLowBytes }
   }
 

@@ -10,6 +10,7 @@ import { openDescriptors } from '../harness/leaks.js'
 import { type Defer, plainSuite } from '../harness/plain.js'
 import { Random } from '../harness/random.js'
 import { newestNode, runtimes } from '../harness/runtimes.js'
+import { tellSkipped } from '../harness/skip.js'
 import { assertCode, assertRejects, assertThrows, forEachEngine } from '../harness/suite.js'
 
 // asyncio: docs.python.org/3/library/asyncio-eventloop.html; CPython: Lib/test/test_asyncio; RLoop: tests/test_handles.py;
@@ -758,7 +759,7 @@ plainSuite('programs with timers', (test) => {
     })
   }
   if (newestNode === undefined)
-    console.log('skipped: programs with timers: on the newest Node: it is not installed')
+    tellSkipped('programs with timers', 'on the newest Node', 'it is not installed')
 })
 
 forEachEngine('the loop beside a server', (test) => {

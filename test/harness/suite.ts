@@ -22,6 +22,7 @@ import { engines } from './engines.js'
 import { expectEnd, takeStock } from './leaks.js'
 import { Random } from './random.js'
 import type { Recorder } from './recorder.js'
+import { skipIn } from './skip.js'
 import { armWatchdog } from './watchdog.js'
 
 /** What the exception handler is given. */
@@ -87,14 +88,10 @@ function defineSuite(
       runTest(`${title}: ${testName}`, { engine, transport }, body, options.timeoutMs ?? TEST_TIMEOUT_MS),
     )
   }
-  const skip = (testName: string, reason: string): void => {
-    console.log(`skipped: ${title}: ${testName}: ${reason}`)
-    tests.skip(testName)
-  }
   const overTcp: SuiteTests['overTcp'] = (...given) => {
     if (transport === 'tcp') test(...given)
   }
-  define(Object.assign(test, { overTcp, skip }), engine)
+  define(Object.assign(test, { overTcp, skip: skipIn(title, tests) }), engine)
   tests.after(() => {
     if (--suitesToRun === 0) expectEnd()
   })

@@ -1,6 +1,6 @@
 //! Calls from native code into JavaScript, made from libuv's callbacks, until the environment ends.
 
-use crate::host::Drained;
+use crate::nested::Drained;
 use napi::bindgen_prelude::{Result, check_status};
 use napi::sys;
 use std::cell::Cell;

@@ -1,7 +1,9 @@
 //! The host's view of JavaScript, by raw Node-API: these calls are on the path of every batch.
 
+use super::callbacks::Callbacks;
 use super::caller::{Caller, Scope, reference};
-use crate::host::{Drained, Host, JavaScript};
+use crate::host::{Host, JavaScript};
+use crate::nested::{Drained, Environment};
 use crate::ring::{Attached, Region, SLABS};
 use crate::write_queue::{Pin, PinnedMemory};
 use napi::bindgen_prelude::{Error, Result, Status, check_status};
@@ -88,11 +90,8 @@ impl View {
 
 /// What native code holds of one shard's JavaScript. Used on the shard's thread only.
 pub struct Bindings {
-    caller: Caller,
-    drain: sys::napi_ref,
-    closed: sys::napi_ref,
-    /// Keep the rings and the write slab alive; never read.
-    kept: Vec<sys::napi_ref>,
+    /// `drain` and `closed`; they keep the rings and the write slab.
+    callbacks: Callbacks,
     slabs: RefCell<[sys::napi_ref; SLABS]>,
     /// Weak references to chunk slabs that were replaced and may still be kept by a chunk.
     retired: RefCell<Vec<sys::napi_ref>>,
@@ -119,10 +118,7 @@ impl Bindings {
         }
         Ok(Self {
             // SAFETY: by the caller.
-            caller: unsafe { Caller::new(env, this)? },
-            drain: reference(env, drain)?,
-            closed: reference(env, closed)?,
-            kept: kept.iter().map(|view| reference(env, view.buffer)).collect::<Result<_>>()?,
+            callbacks: unsafe { Callbacks::new(env, this, drain, closed, kept)? },
             slabs: RefCell::new(slab_references),
             retired: RefCell::default(),
             pins: RefCell::default(),
@@ -133,33 +129,37 @@ impl Bindings {
     /// Has `host` closed when the environment ends (worker.terminate, process.exit): Node waits for it.
     ///
     /// # Safety
-    /// `host` must stay valid until [`JavaScript::closed`], which removes the hook.
+    /// `host` must stay valid until [`Environment::closed`], which removes the hook.
     pub unsafe fn close_at_exit(&self, host: *const Host) -> Result<()> {
         // SAFETY: by the caller.
-        unsafe { self.caller.at_exit(Some(on_env_ends), host.cast_mut().cast()) }
+        unsafe { self.callbacks.close_at_exit(host) }
+    }
+
+    fn caller(&self) -> &Caller {
+        self.callbacks.caller()
     }
 
     /// Refers to memory for a write.
     pub fn pin(&self, value: sys::napi_value) -> Result<(Pin, usize)> {
-        let view = View::of(self.caller.env(), value)?;
+        let view = View::of(self.caller().env(), value)?;
         let mut pins = self.pins.borrow_mut();
         let mut pin = self.next_pin.get();
         while pins.contains_key(&pin) {
             pin = pin.wrapping_add(1); // after four billion, one of the first may still wait
         }
         self.next_pin.set(pin.wrapping_add(1));
-        pins.insert(pin, reference(self.caller.env(), value)?);
+        pins.insert(pin, reference(self.caller().env(), value)?);
         Ok((pin, view.bytes))
     }
 
     /// Refers to another slab in the place of one, which is followed until it is collected. How many are followed.
     pub fn replace_slab(&self, index: usize, view: &View) -> Result<usize> {
-        let new = reference(self.caller.env(), view.buffer)?;
+        let new = reference(self.caller().env(), view.buffer)?;
         let old = std::mem::replace(&mut self.slabs.borrow_mut()[index], new);
         // Weak from now on. Not a WeakRef of JavaScript's: V8's scavenger takes those for strong, and every slab would
         // live until the next full collection, by which time its memory is cold.
         // SAFETY: a reference of ours with a count of one.
-        check_status!(unsafe { sys::napi_reference_unref(self.caller.env(), old, std::ptr::null_mut()) })?;
+        check_status!(unsafe { sys::napi_reference_unref(self.caller().env(), old, std::ptr::null_mut()) })?;
         let mut retired = self.retired.borrow_mut();
         retired.push(old);
         Ok(retired.len())
@@ -169,11 +169,11 @@ impl Bindings {
     pub fn retained_slabs(&self, limit: usize) -> usize {
         let mut retired = self.retired.borrow_mut();
         if retired.len() > limit {
-            let _scope = Scope::open(self.caller.env());
+            let _scope = Scope::open(self.caller().env());
             retired.retain(|&reference| {
-                let alive = !self.caller.value(reference).is_null();
+                let alive = !self.caller().value(reference).is_null();
                 if !alive {
-                    self.caller.release(reference);
+                    self.caller().release(reference);
                 }
                 alive
             });
@@ -185,12 +185,12 @@ impl Bindings {
 impl Attached for Bindings {
     #[inline]
     fn is_attached(&self, index: usize) -> bool {
-        let _scope = Scope::open(self.caller.env());
+        let _scope = Scope::open(self.caller().env());
         let mut detached = true;
         // SAFETY: the reference is to an ArrayBuffer; the handle lives in this scope.
         unsafe {
-            let buffer = self.caller.value(self.slabs.borrow()[index]);
-            sys::napi_is_detached_arraybuffer(self.caller.env(), buffer, &mut detached);
+            let buffer = self.caller().value(self.slabs.borrow()[index]);
+            sys::napi_is_detached_arraybuffer(self.caller().env(), buffer, &mut detached);
         }
         !detached
     }
@@ -199,9 +199,9 @@ impl Attached for Bindings {
 impl PinnedMemory for Bindings {
     fn bytes(&self, pin: Pin, start: usize, end: usize) -> Option<&[u8]> {
         let reference = *self.pins.borrow().get(&pin)?;
-        let _scope = Scope::open(self.caller.env());
+        let _scope = Scope::open(self.caller().env());
         // Looked up each time: detached or shrunk, the array is shorter than what was to be written.
-        let view = View::of(self.caller.env(), self.caller.value(reference)).ok()?;
+        let view = View::of(self.caller().env(), self.caller().value(reference)).ok()?;
         if end > view.bytes {
             return None;
         }
@@ -216,39 +216,34 @@ impl PinnedMemory for Bindings {
 
 impl JavaScript for Bindings {
     fn drain(&self) -> Drained {
-        self.caller.call(self.drain)
+        self.callbacks.call()
     }
 
     fn unpin(&self, pin: Pin) {
         let reference = self.pins.borrow_mut().remove(&pin);
         if let Some(reference) = reference {
-            self.caller.release(reference);
+            self.caller().release(reference);
         }
-    }
-
-    fn fatal(&self, message: &str) {
-        self.caller.fatal(message);
-    }
-
-    fn environment_ends(&self) {
-        self.caller.environment_ends();
-    }
-
-    fn closed(&self) {
-        self.caller.call(self.closed);
-        let pins = self.pins.take();
-        let own = [self.drain, self.closed].into_iter().chain(self.kept.iter().copied());
-        own.chain(pins.into_values()).for_each(|reference| self.caller.release(reference));
-        let (slabs, retired) = (self.slabs.borrow(), self.retired.borrow());
-        slabs.iter().chain(retired.iter()).for_each(|&reference| self.caller.release(reference));
-        self.caller.dispose();
     }
 }
 
-unsafe extern "C" fn on_env_ends(_hook: sys::napi_async_cleanup_hook_handle, host: *mut c_void) {
-    // SAFETY: `host` is valid until its handles are closed, and then the hook is gone (`close_at_exit`).
-    let host = unsafe { &*host.cast::<Host>() };
-    host.environment_ends();
+impl Environment for Bindings {
+    fn fatal(&self, message: &str) {
+        self.callbacks.fatal(message);
+    }
+
+    fn environment_ends(&self) {
+        self.callbacks.environment_ends();
+    }
+
+    fn closed(&self) {
+        self.callbacks.tell_closed();
+        let pins = self.pins.take();
+        let (slabs, retired) = (self.slabs.borrow(), self.retired.borrow());
+        let own = pins.values().chain(slabs.iter()).chain(retired.iter());
+        own.for_each(|&reference| self.caller().release(reference));
+        self.callbacks.dispose();
+    }
 }
 
 /// A property of the constructor's argument.

@@ -1,18 +1,16 @@
 //! A thread's mailbox, as its JavaScript holds it; see `mail.rs` and `mailbox.rs`.
 
-use super::SystemFailure;
-use super::caller::{Caller, reference};
+use super::callbacks::Callbacks;
 use super::functions::{self, contained, integer, number, returned};
 use super::javascript::{View, property, uv_loop};
+use super::{SystemFailure, libuv};
 use crate::abi;
-use crate::host::Drained;
 use crate::mail::{Addressee, Inbox, Mail};
 use crate::mailbox::{self, Grant, Parcel};
-use crate::uv;
+use crate::nested::{Drained, Nested};
 use napi::bindgen_prelude::*;
 use napi::sys;
 use napi_derive::napi;
-use std::ffi::c_void;
 use std::ptr;
 use std::rc::Rc;
 
@@ -96,41 +94,20 @@ pub fn name_number(name: String, make: bool) -> u32 {
 )]
 pub fn open_mailbox(env: Env, options: Object<'_>) -> Result<Either<NativeMailbox, SystemFailure>> {
     let place: i32 = options.get_named_property("place")?;
-    let uv = uv::uv().map_err(|error| Error::new(Status::GenericFailure, error))?;
     let (env, options) = (env.raw(), options.raw());
     let control = View::of(env, property(env, options, c"control")?)?;
     let inbox = View::of(env, property(env, options, c"inbox")?)?;
-    let (read, closed) = (property(env, options, c"read")?, property(env, options, c"closed")?);
-    // SAFETY: a handle of this call's scope, an object.
-    let caller = unsafe { Caller::new(env, options)? };
-    let bindings = Rc::new(MailboxBindings {
-        caller,
-        references: [
-            reference(env, read)?,
-            reference(env, closed)?,
-            reference(env, control.buffer)?,
-            reference(env, inbox.buffer)?,
-        ],
-    });
-    // SAFETY: the loop is this thread's; the bindings keep the memory, which users cannot reach, until the mailbox is closed.
+    let uv = libuv()?;
+    let callbacks = Callbacks::of(env, options, c"read", &[&control, &inbox])?;
+    // SAFETY: the loop is this thread's; the callbacks keep the memory, which users cannot reach, until the mailbox is closed.
     let opened = unsafe {
         let inbox = Inbox { control: control.region(), bytes: inbox.region() };
-        Mail::open(uv, uv_loop(env)?, place, inbox, bindings.clone())
+        Mail::open(uv, uv_loop(env)?, place, inbox, callbacks.clone())
     };
-    let mail = match opened {
-        Ok(mail) => mail,
-        Err(error) => {
-            bindings.dispose();
-            return Ok(Either::B(error.into()));
-        }
-    };
-    // SAFETY: the mailbox lives until its handle is closed, which takes this back.
-    let at_exit = unsafe { bindings.caller.at_exit(Some(on_env_ends), Rc::as_ptr(&mail).cast_mut().cast()) };
-    if let Err(error) = at_exit {
-        mail.close();
-        return Err(error);
-    }
-    Ok(Either::A(NativeMailbox { mail }))
+    Ok(match callbacks.opened(opened)? {
+        Either::A(mail) => Either::A(NativeMailbox { mail }),
+        Either::B(failure) => Either::B(failure),
+    })
 }
 
 // SAFETY: called by Node only, on the mailbox's thread, as the callback of a function of `hot_calls`; as all below.
@@ -206,44 +183,10 @@ unsafe extern "C" fn take_large(env: sys::napi_env, info: sys::napi_callback_inf
     returned(env, contained(take))
 }
 
-/// What native code holds of a mailbox's JavaScript. Used on its thread only.
-struct MailboxBindings {
-    caller: Caller,
-    /// `read`, `closed`, and two that keep memory alive.
-    references: [sys::napi_ref; 4],
-}
-
-impl MailboxBindings {
-    fn dispose(&self) {
-        self.references.into_iter().for_each(|reference| self.caller.release(reference));
-        self.caller.dispose();
-    }
-}
-
-impl Addressee for MailboxBindings {
+impl Addressee for Callbacks {
     fn read(&self) -> bool {
-        // Our function catches what others throw. Should it throw itself, that is reported, as an uncaught exception.
-        self.caller.call(self.references[0]) != Drained::Unable
+        self.call() != Drained::Unable
     }
-
-    fn fatal(&self, message: &str) {
-        self.caller.fatal(message);
-    }
-
-    fn environment_ends(&self) {
-        self.caller.environment_ends();
-    }
-
-    fn closed(&self) {
-        _ = self.caller.call(self.references[1]);
-        self.dispose();
-    }
-}
-
-unsafe extern "C" fn on_env_ends(_hook: sys::napi_async_cleanup_hook_handle, mail: *mut c_void) {
-    // SAFETY: `mail` is valid until its handle is closed, and then the hook is gone (`Caller::at_exit`).
-    let mail = unsafe { &*mail.cast::<Mail>() };
-    mail.environment_ends();
 }
 
 const _: () = assert!(abi::PLACE_SUPERVISOR < 0 && abi::PLACE_NONE < 0, "a shard's number is no other place");

@@ -1,6 +1,7 @@
 //! The binding: the only files that know Node-API. Types here are named after what JavaScript sees.
 
 pub mod alarm;
+mod callbacks;
 mod caller;
 pub mod children;
 pub mod datagrams;
@@ -19,6 +20,7 @@ pub mod topics;
 pub mod watcher;
 
 use crate::net::addresses::{self, Address};
+use crate::uv::{self, Uv};
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
@@ -46,6 +48,11 @@ impl From<crate::error::SystemError> for SystemFailure {
     fn from(error: crate::error::SystemError) -> Self {
         Self::new(error.syscall, &error.source)
     }
+}
+
+/// libuv's functions.
+fn libuv() -> Result<&'static Uv> {
+    uv::uv().map_err(|error| Error::new(Status::GenericFailure, error))
 }
 
 /// An end of a connection, in the shape of Node's `net.AddressInfo`.

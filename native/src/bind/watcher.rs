@@ -1,14 +1,12 @@
 //! The watch over descriptors behind `addReader`, as its thread's JavaScript holds it; see `watcher.rs`.
 
-use super::SystemFailure;
-use super::caller::{Caller, reference};
+use super::callbacks::Callbacks;
 use super::javascript::{View, property, uv_loop};
-use crate::uv;
+use super::{SystemFailure, libuv};
+use crate::nested::Nested;
 use crate::watcher::{Watched, Watcher};
 use napi::bindgen_prelude::*;
-use napi::sys;
 use napi_derive::napi;
-use std::ffi::c_void;
 use std::rc::Rc;
 
 /// One watcher, nested in this thread's libuv loop.
@@ -56,77 +54,20 @@ impl NativeWatcher {
     ts_args_type = "options: { records: Int32Array, ready: () => void, closed: () => void }"
 )]
 pub fn open_watcher(env: Env, options: Object<'_>) -> Result<Either<NativeWatcher, SystemFailure>> {
-    let uv = uv::uv().map_err(|error| Error::new(Status::GenericFailure, error))?;
     let (env, options) = (env.raw(), options.raw());
     let records = View::of(env, property(env, options, c"records")?)?;
-    let (ready, closed) = (property(env, options, c"ready")?, property(env, options, c"closed")?);
-    // SAFETY: a handle of this call's scope, an object.
-    let caller = unsafe { Caller::new(env, options)? };
-    let bindings = Rc::new(WatcherBindings {
-        caller,
-        ready: reference(env, ready)?,
-        closed: reference(env, closed)?,
-        records: reference(env, records.buffer)?,
-    });
-    // SAFETY: the loop is this thread's; the bindings keep the words, which users cannot reach, until the watcher is closed.
-    let opened = unsafe { Watcher::new(uv, uv_loop(env)?, records.region(), bindings.clone()) };
-    let watcher = match opened {
-        Ok(watcher) => watcher,
-        Err(error) => {
-            bindings.dispose();
-            return Ok(Either::B(error.into()));
-        }
-    };
-    // SAFETY: the watcher lives until its handles are closed, which takes this back.
-    let at_exit =
-        unsafe { bindings.caller.at_exit(Some(on_env_ends), Rc::as_ptr(&watcher).cast_mut().cast()) };
-    if let Err(error) = at_exit {
-        watcher.close();
-        return Err(error);
-    }
-    Ok(Either::A(NativeWatcher { watcher }))
+    let uv = libuv()?;
+    let callbacks = Callbacks::of(env, options, c"ready", &[&records])?;
+    // SAFETY: the loop is this thread's; the callbacks keep the words, which users cannot reach, until the watcher is closed.
+    let opened = unsafe { Watcher::new(uv, uv_loop(env)?, records.region(), callbacks.clone()) };
+    Ok(match callbacks.opened(opened)? {
+        Either::A(watcher) => Either::A(NativeWatcher { watcher }),
+        Either::B(failure) => Either::B(failure),
+    })
 }
 
-/// What native code holds of a watcher's JavaScript. Used on the watcher's thread only.
-struct WatcherBindings {
-    caller: Caller,
-    ready: sys::napi_ref,
-    closed: sys::napi_ref,
-    /// Keeps the words alive; never read.
-    records: sys::napi_ref,
-}
-
-impl WatcherBindings {
-    fn dispose(&self) {
-        [self.ready, self.closed, self.records]
-            .into_iter()
-            .for_each(|reference| self.caller.release(reference));
-        self.caller.dispose();
-    }
-}
-
-impl Watched for WatcherBindings {
+impl Watched for Callbacks {
     fn ready(&self) {
-        // Our function catches what callbacks throw. Should it throw itself, that is reported, as an uncaught exception.
-        _ = self.caller.call(self.ready);
+        _ = self.call();
     }
-
-    fn fatal(&self, message: &str) {
-        self.caller.fatal(message);
-    }
-
-    fn environment_ends(&self) {
-        self.caller.environment_ends();
-    }
-
-    fn closed(&self) {
-        _ = self.caller.call(self.closed);
-        self.dispose();
-    }
-}
-
-unsafe extern "C" fn on_env_ends(_hook: sys::napi_async_cleanup_hook_handle, watcher: *mut c_void) {
-    // SAFETY: `watcher` is valid until its handles are closed, and then the hook is gone (`Caller::at_exit`).
-    let watcher = unsafe { &*watcher.cast::<Watcher>() };
-    watcher.environment_ends();
 }
