@@ -136,10 +136,10 @@ plainSuite('values in our form', (test) => {
 
   test('have numbers, strings and bytes around every bound', () => {
     const powers = Array.from({ length: 54 }, (_, index) => 2 ** index)
-    assertOurs(powers.flatMap((power) => [power - 1, power, -power, -power - 1, power + 0.5]))
+    assertOurs(powers.map((power) => [power - 1, power, -power, -power - 1, power + 0.5]))
     assertOurs([-0, Number.NaN, Number.MIN_VALUE, -Infinity, [0n, -1n, 2n ** 64n, -(2n ** 200n)]])
     const sizes = [0, 1, 2, 3, 4, 5, 11, 12, 13, 23, 24, 25, 26, 27, 28, 100, 20_000]
-    assertOurs(sizes.flatMap((size) => ['a', 'é', '日', '\udfff'].map((text) => [text.repeat(size), size])))
+    assertOurs(sizes.map((size) => ['a', 'é', '日', '\udfff'].map((text) => [text.repeat(size), size])))
     assertOurs(sizes.map((size) => [new Uint8Array(size).fill(7), size]))
     // More short strings than there is room for at first.
     assertOurs(Array.from({ length: 9_000 }, (_, index) => [`short ${index}`, `日本 ${index}`, index]))
@@ -173,7 +173,7 @@ plainSuite('values in our form', (test) => {
       )
   })
 
-  test('are not those of other classes, with holes, or too deep', () => {
+  test('are not those of other classes, with holes, too deep, or long lists of numbers', () => {
     const nest = (depth: number): object => (depth === 1 ? [] : [nest(depth - 1)])
     const encoder = new ValueEncoder()
     const disguised = [
@@ -200,6 +200,7 @@ plainSuite('values in our form', (test) => {
       { symbol: Symbol('a symbol') },
       new Proxy({}, {}),
       nest(100),
+      Array.from({ length: 1000 }, (_, index) => index),
     ]
     for (const value of others) assert.equal(encode(encoder, value), null)
     assertOurs(nest(50), encoder)

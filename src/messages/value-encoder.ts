@@ -38,6 +38,8 @@ const { forEach: forEachValue } = Set.prototype
 
 /** Objects of a payload up to which they are searched through for one that occurs twice. */
 const SEARCHED_MAX = 16
+/** Elements of the longest list of numbers: to look for holes and names beside them takes longer than all that V8 does with them. */
+const NUMBERS_MAX = 128
 
 /** Takes down payloads, one after the other, as `value-format.ts` has them. One is used for all messages of a thread. */
 export class ValueEncoder extends ValueWriter {
@@ -238,6 +240,7 @@ export class ValueEncoder extends ValueWriter {
 
   private array(value: readonly unknown[], depth: number): boolean {
     const count = value.length
+    if (count > NUMBERS_MAX && typeof value[0] === 'number') return false
     // One with names of its own beside its elements, as a match of a regular expression, or with holes.
     if (count > COUNT_MAX || keys(value).length !== count) return false
     this.put((count << TAG_BITS) | TAG_ARRAY)
