@@ -154,6 +154,7 @@ forEachEngine('calls of a shard that dies', (test) => {
       const ofAnother = loop.call(1, 'call', { target: 0, name: 'wait' })
       const [first, other] = [loop.call(0, 'wait'), loop.call(1, 'wait')]
       await loop.call(0, 'echo')
+      await loop.call(1, 'call', { target: 0, name: 'echo' }) // behind the other's call
       const died = nextDeath(server)
       // What it said before comes first.
       const result = loop.call(0, 'echo', 'a result')

@@ -81,6 +81,7 @@ plainSuite('payloads', (test) => {
       Object.setPrototypeOf(new Date(5), Object.prototype),
       Object.setPrototypeOf([1], Object.prototype),
       Object.create(Array.prototype),
+      Object.setPrototypeOf(new Map([[1, 2]]), Object.prototype),
       new (class Point {
         x = 1
       })(),
@@ -247,6 +248,33 @@ plainSuite('payloads', (test) => {
     assert.deepEqual(await loop.call('supervisor', 'echo', { a: [1, { b: 2 }] }), { a: [1, { b: 2 }] })
   })
 
+  test('whose getters send something do not mix with it', async (defer) => {
+    const loop = openLoop(defer)
+    const sender = {
+      before: 'before',
+      get inside(): number {
+        loop.callSoonThreadsafe('supervisor', 'arrive', { inside: ['x'] })
+        return 5
+      },
+      behind: 'behind',
+    }
+    const arrived = await arrivals(loop, [sender])
+    assert.deepEqual(arrived, [{ inside: ['x'] }, { before: 'before', inside: 5, behind: 'behind' }])
+  })
+
+  test('nested deeply arrive, or fail alone', async (defer) => {
+    const loop = openLoop(defer)
+    const nest = (depth: number): unknown[] => {
+      let value: unknown[] = []
+      for (let level = 1; level < depth; level++) value = [value]
+      return value
+    }
+    for (const depth of [63, 64, 65, 66, 500])
+      assert.deepEqual(await loop.call('supervisor', 'echo', nest(depth)), nest(depth))
+    await assert.rejects(loop.call('supervisor', 'echo', nest(1_000_000)), RangeError)
+    assert.equal(await loop.call('supervisor', 'echo', 'next'), 'next')
+  })
+
   test('and names are checked, with what was expected', async (defer) => {
     const loop = openLoop(defer)
     const bad = ['', 'x'.repeat(257), 'é'.repeat(129), '\ud800', 5, null, undefined, {}]
@@ -299,12 +327,19 @@ function uncloneable(): unknown[] {
     new WeakMap(),
     Promise.resolve(1),
     new SharedArrayBuffer(8),
+    detached(new Float64Array(2)),
+    detached(new DataView(new ArrayBuffer(2))),
   ]
   // Another way is taken for each of these.
   return [
     ...values.filter((value) => !(value instanceof Promise)),
     ...values.flatMap((value) => [{ value }, [value], new Map([[1, value]])]),
   ]
+}
+
+function detached(view: Float64Array | DataView): unknown {
+  structuredClone(view.buffer, { transfer: [view.buffer as ArrayBuffer] })
+  return view
 }
 
 function argumentsObject(..._: unknown[]): unknown {

@@ -27,7 +27,7 @@ macro_rules! abi {
 
 abi! {
     /// Layout version; JavaScript refuses an addon of another.
-    ABI_VERSION = 6;
+    ABI_VERSION = 7;
 
     /// Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`.
     RECORD_WORDS = 4;
@@ -262,10 +262,8 @@ abi! {
     PAYLOAD_BYTES = 8;
     /// ... anything else, as V8 serialises it.
     PAYLOAD_CLONE = 9;
-    /// ... plain objects and arrays, in JSON of Latin-1.
-    PAYLOAD_JSON_LATIN1 = 10;
-    /// ... or of UTF-16.
-    PAYLOAD_JSON_UTF16 = 11;
+    /// ... plain objects and what else `value-format.ts` has a form for.
+    PAYLOAD_VALUES = 10;
 
     /// Control word of an inbox: bytes in it.
     MAIL_CONTROL_END = 0;

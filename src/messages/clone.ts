@@ -23,7 +23,9 @@ const VIEW_NAMES = [
 ]
 const BUFFER = 0
 
-const VIEW_CLASSES = VIEW_NAMES.map((name) => (globalThis as Record<string, unknown>)[name] as ViewClass)
+export const VIEW_CLASSES: readonly ViewClass[] = VIEW_NAMES.map(
+  (name) => (globalThis as Record<string, unknown>)[name] as ViewClass,
+)
 
 /**
  * As node:v8's `serialize`: structured clone, but that a typed array takes its own range of its memory along and not what lies
@@ -40,12 +42,13 @@ class PayloadSerializer extends Serializer {
   }
 
   _writeHostObject(object: object): void {
-    const number = ArrayBuffer.isView(object) ? numberOf(object) : -1
+    const number = ArrayBuffer.isView(object) ? viewNumber(object) : -1
     if (number < 0) throw this._getDataCloneError(`${inspect(object, { depth: -1 })} could not be cloned.`)
-    const { buffer, byteOffset, byteLength } = object as View
+    const bytes = viewBytes(object as View)
+    if (bytes === null) throw this._getDataCloneError('An ArrayBuffer is detached and could not be cloned.')
     this.writeUint32(number)
-    this.writeUint32(byteLength)
-    this.writeRawBytes(new Uint8Array(buffer, byteOffset, byteLength))
+    this.writeUint32(bytes.length)
+    this.writeRawBytes(bytes)
   }
 }
 
@@ -55,17 +58,32 @@ class PayloadDeserializer extends Deserializer {
     const number = this.readUint32()
     const length = this.readUint32()
     const bytes = this.readRawBytes(length)
-    const own = number === BUFFER ? Buffer.allocUnsafeSlow(length) : new Uint8Array(length)
-    own.set(bytes)
-    return number === BUFFER
-      ? (own as View)
-      : new (VIEW_CLASSES[number] as ViewClass)(own.buffer as ArrayBuffer)
+    return makeView(number, bytes)
   }
 }
 
-function numberOf(view: ArrayBufferView): number {
+/** Under which number a view travels; -1 for one that does not. */
+export function viewNumber(view: ArrayBufferView): number {
   if (Buffer.isBuffer(view)) return BUFFER
   return VIEW_NAMES.indexOf((view as unknown as { [Symbol.toStringTag]: string })[Symbol.toStringTag])
+}
+
+/** What a view shows; null when its memory is gone. */
+export function viewBytes(view: ArrayBufferView): Uint8Array | null {
+  try {
+    return new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+  } catch {
+    return null
+  }
+}
+
+/** A view, in memory of its own, of the class that travels under a number. */
+export function makeView(number: number, bytes: Uint8Array): View {
+  const own = number === BUFFER ? Buffer.allocUnsafeSlow(bytes.length) : new Uint8Array(bytes.length)
+  own.set(bytes)
+  return number === BUFFER
+    ? (own as View)
+    : new (VIEW_CLASSES[number] as ViewClass)(own.buffer as ArrayBuffer)
 }
 
 /** @throws DataCloneError */

@@ -3,22 +3,22 @@ import {
   PAYLOAD_CLONE,
   PAYLOAD_FALSE,
   PAYLOAD_INTEGER,
-  PAYLOAD_JSON_LATIN1,
-  PAYLOAD_JSON_UTF16,
   PAYLOAD_LATIN1,
   PAYLOAD_NULL,
   PAYLOAD_NUMBER,
   PAYLOAD_TRUE,
   PAYLOAD_UNDEFINED,
   PAYLOAD_UTF16,
+  PAYLOAD_VALUES,
 } from '../native/abi.js'
 import { deserialize, serialize } from './clone.js'
-import { isPlainData } from './plain-data.js'
+import { ValueDecoder } from './value-decoder.js'
+import { ValueEncoder } from './value-encoder.js'
 
 /**
- * A payload in the form in which it travels between threads: bytes and the most frequent values in forms of their own,
- * small plain objects in JSON, everything else as V8 serialises it (structured clone, `clone.ts`). What arrives is the same: V8
- * takes 2 µs for the smallest object, four times as long as JSON. One object is used for all messages of a thread.
+ * A payload in the form in which it travels between threads: bytes, strings and numbers in forms of their
+ * own, plain objects, Maps, Dates and the like as `value-format.ts` has them, everything else as V8 serialises it (structured clone,
+ * `clone.ts`). What arrives is the same. One object is used for all messages of a thread.
  */
 export class EncodedPayload {
   /** A PAYLOAD_ constant. */
@@ -30,6 +30,7 @@ export class EncodedPayload {
   private number = 0
   private text = ''
   private bytes: Uint8Array | null = null
+  private readonly values = new ValueEncoder()
 
   /** @throws DataCloneError for what structured clone does not take */
   set(payload: unknown): void {
@@ -50,28 +51,33 @@ export class EncodedPayload {
     } else if (payload === undefined) this.encoding = PAYLOAD_UNDEFINED
     else if (payload === null) this.encoding = PAYLOAD_NULL
     else if (typeof payload === 'boolean') this.encoding = payload ? PAYLOAD_TRUE : PAYLOAD_FALSE
-    else if (typeof payload === 'object' && isPlainData(payload))
-      this.setText(JSON.stringify(payload), PAYLOAD_JSON_LATIN1, PAYLOAD_JSON_UTF16)
-    else this.setBytes(PAYLOAD_CLONE, serialize(payload))
+    else if (typeof payload === 'object' && this.values.encode(payload)) {
+      this.encoding = PAYLOAD_VALUES
+      this.length = this.values.length * 4
+    } else this.setBytes(PAYLOAD_CLONE, serialize(payload))
   }
 
-  /** Puts it at a place; there must be room for its length. */
-  write(memory: Buffer, at: number): void {
+  /**
+   * Puts it at a place, a whole word; there must be room for its length.
+   * @param words the same memory
+   */
+  write(memory: Buffer, words: Int32Array, at: number): void {
     switch (this.encoding) {
       case PAYLOAD_BYTES:
       case PAYLOAD_CLONE:
         memory.set(this.bytes as Uint8Array, at)
         break
       case PAYLOAD_LATIN1:
-      case PAYLOAD_JSON_LATIN1:
         memory.write(this.text, at, this.length, 'latin1')
         break
       case PAYLOAD_UTF16:
-      case PAYLOAD_JSON_UTF16:
         memory.write(this.text, at, this.length, 'utf16le')
         break
       case PAYLOAD_NUMBER:
         memory.writeDoubleLE(this.number, at)
+        break
+      case PAYLOAD_VALUES:
+        this.values.write(words, at >> 2)
         break
     }
   }
@@ -80,12 +86,13 @@ export class EncodedPayload {
   whole(): Uint8Array {
     if (this.bytes !== null) return this.bytes
     const copy = Buffer.allocUnsafeSlow(this.length)
-    this.write(copy, 0)
+    this.write(copy, wordsOf(copy), 0)
     return copy
   }
 
   /** Lets go of the caller's, once it was sent, or not. */
   release(): void {
+    this.values.release()
     this.bytes = null
     this.text = ''
   }
@@ -107,9 +114,17 @@ export class EncodedPayload {
 
 /**
  * The value of a payload in memory that is used again: nothing of it is referred to.
+ * @param words the same memory
+ * @param at a whole word
  * @param length as it stands in the message
  */
-export function decodePayload(encoding: number, memory: Buffer, at: number, length: number): unknown {
+export function decodePayload(
+  encoding: number,
+  memory: Buffer,
+  words: Int32Array,
+  at: number,
+  length: number,
+): unknown {
   switch (encoding) {
     case PAYLOAD_BYTES:
       return ownCopy(memory, at, length)
@@ -121,10 +136,8 @@ export function decodePayload(encoding: number, memory: Buffer, at: number, leng
       return memory.toString('utf16le', at, at + length)
     case PAYLOAD_NUMBER:
       return memory.readDoubleLE(at)
-    case PAYLOAD_JSON_LATIN1:
-      return JSON.parse(memory.toString('latin1', at, at + length))
-    case PAYLOAD_JSON_UTF16:
-      return JSON.parse(memory.toString('utf16le', at, at + length))
+    case PAYLOAD_VALUES:
+      return values.decode(memory, words, at, length)
     case PAYLOAD_CLONE:
       return deserialize(memory.subarray(at, at + length))
     default:
@@ -134,7 +147,13 @@ export function decodePayload(encoding: number, memory: Buffer, at: number, leng
 
 /** The value of a payload that came by itself, in memory of its own. */
 export function decodeLarge(encoding: number, bytes: Buffer): unknown {
-  return encoding === PAYLOAD_BYTES ? bytes : decodePayload(encoding, bytes, 0, bytes.length)
+  return encoding === PAYLOAD_BYTES ? bytes : decodePayload(encoding, bytes, wordsOf(bytes), 0, bytes.length)
+}
+
+const values = new ValueDecoder()
+
+function wordsOf(memory: Buffer): Int32Array {
+  return new Int32Array(memory.buffer, memory.byteOffset, memory.length >> 2)
 }
 
 /** By encoding: values without bytes. */

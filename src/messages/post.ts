@@ -262,7 +262,7 @@ export class Post {
     const at = outbox.used
     if (at === 0) this.#wait(outbox)
     this.#head(outbox.words, at >> 2, kind, name, call)
-    if (length > 0) payload.write(outbox.memory, at + HEADER_BYTES)
+    if (length > 0) payload.write(outbox.memory, outbox.words, at + HEADER_BYTES)
     outbox.used = at + bytes
     outbox.cost += cost
     if (call === 0) outbox.messages += 1
@@ -329,7 +329,7 @@ export class Post {
       try {
         payload = isLarge
           ? decodeLarge(encoding, this.#calls.takeLarge())
-          : decodePayload(encoding, inbox, begins, length)
+          : decodePayload(encoding, inbox, words, begins, length)
       } catch (error) {
         // One that is nested too deep for this thread's stack, say; those behind it are for others.
         this.#reader.unreadable(kind, from, fromPlace, name, call, error)

@@ -1,6 +1,6 @@
 // Generated from native/src/abi.rs by `npm run build`. Do not edit: a test fails when it drifts.
 /** Layout version; JavaScript refuses an addon of another. */
-export const ABI_VERSION = 6 as const
+export const ABI_VERSION = 7 as const
 /** Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`. */
 export const RECORD_WORDS = 4 as const
 /** Records of the events ring. */
@@ -215,10 +215,8 @@ export const PAYLOAD_UTF16 = 7 as const
 export const PAYLOAD_BYTES = 8 as const
 /** ... anything else, as V8 serialises it. */
 export const PAYLOAD_CLONE = 9 as const
-/** ... plain objects and arrays, in JSON of Latin-1. */
-export const PAYLOAD_JSON_LATIN1 = 10 as const
-/** ... or of UTF-16. */
-export const PAYLOAD_JSON_UTF16 = 11 as const
+/** ... plain objects and what else `value-format.ts` has a form for. */
+export const PAYLOAD_VALUES = 10 as const
 /** Control word of an inbox: bytes in it. */
 export const MAIL_CONTROL_END = 0 as const
 /** Control words of an inbox. */

@@ -54,7 +54,7 @@ export class RandomValues {
   #value(depth: number): unknown {
     const random = this.#random
     // Most are plain data, which has a way of its own.
-    const kind = random.below(depth < DEPTH_MAX ? 40 : 14)
+    const kind = random.below(depth < DEPTH_MAX ? 42 : 14)
     if (kind < 4) return this.#text()
     if (kind < 7) return random.pick(NUMBERS)
     if (kind < 9) return random.u32() - 2 ** 31
@@ -70,7 +70,8 @@ export class RandomValues {
     if (kind < 35) return this.#kept(this.#view())
     if (kind < 36) return this.#kept(Object(random.pick<unknown>(['boxed', 5, true, 5n])))
     if (kind < 38) return this.#map(depth)
-    return this.#set(depth)
+    if (kind < 40) return this.#set(depth)
+    return this.#rows(depth)
   }
 
   #kept<Made extends object>(made: Made): Made {
@@ -102,6 +103,15 @@ export class RandomValues {
     for (let count = this.#random.below(6); count > 0; count--) made.push(this.#value(depth + 1))
     if (this.#random.below(10) === 0) made.length += 2 // holes
     if (this.#random.below(10) === 0) Object.assign(made, { [`${this.#key()}.`]: this.#value(depth + 1) })
+    return made
+  }
+
+  /** Objects with the same properties. */
+  #rows(depth: number): unknown[] {
+    const names = Array.from({ length: this.#random.below(5) }, () => this.#key())
+    const made: unknown[] = this.#kept([])
+    for (let count = this.#random.below(depth === 0 ? 40 : 4); count > 0; count--)
+      made.push(this.#kept(Object.fromEntries(names.map((name) => [name, this.#value(DEPTH_MAX - 1)]))))
     return made
   }
 

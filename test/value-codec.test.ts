@@ -1,0 +1,246 @@
+import assert from 'node:assert/strict'
+import { ValueDecoder } from '../src/messages/value-decoder.js'
+import { ValueEncoder } from '../src/messages/value-encoder.js'
+import { RECEIVED_SHAPES_MAX, SENT_NAMES_MAX } from '../src/messages/value-format.js'
+import { collectGarbage } from './harness/memory.js'
+import { plainSuite } from './harness/plain.js'
+import { Random } from './harness/random.js'
+import { RandomValues } from './harness/random-values.js'
+
+const MiB = 1024 * 1024
+const VALUES = 10_000
+
+/** A payload as it travels, in memory that was full of something else; null for one that is V8's affair. */
+function encode(encoder: ValueEncoder, value: object, filler = -1): Buffer | null {
+  if (!encoder.encode(value)) return null
+  const words = new Int32Array(encoder.length).fill(filler)
+  encoder.write(words, 0)
+  encoder.release()
+  return Buffer.from(words.buffer)
+}
+
+function decode(decoder: ValueDecoder, bytes: Buffer): unknown {
+  return decoder.decode(bytes, new Int32Array(bytes.buffer, 0, bytes.length >> 2), 0, bytes.length)
+}
+
+function assertOurs(value: object, encoder = new ValueEncoder(), decoder = new ValueDecoder()): void {
+  const bytes = encode(encoder, value)
+  assert.ok(bytes !== null)
+  assertClone(value, decode(decoder, bytes))
+}
+
+/** That it is what structured clone makes of a value; with the order of properties and the identity of objects. */
+function assertClone(value: object, made: unknown, advice = ''): void {
+  const clone = structuredClone(value)
+  assert.deepStrictEqual(made, clone, advice)
+  assert.deepEqual(outline(made), outline(clone), advice)
+}
+
+/** Of each object that is found its number, and when it was not found before the names of its properties. */
+function outline(value: unknown, found: Map<unknown, number> = new Map(), list: unknown[] = []): unknown[] {
+  if (typeof value !== 'object' || value === null) return list
+  const before = found.get(value)
+  list.push(before ?? found.size)
+  if (before !== undefined) return list
+  found.set(value, found.size)
+  if (ArrayBuffer.isView(value)) return list
+  const held = value instanceof Map || value instanceof Set ? [...value.entries()].flat() : []
+  list.push(Object.keys(value))
+  for (const part of [...held, ...Object.values(value)]) outline(part, found, list)
+  return list
+}
+
+/** Random values that have our form. */
+function* ourValues(random: Random, encoder: ValueEncoder): Generator<[object, Buffer]> {
+  const values = new RandomValues(random)
+  for (let index = 0; index < VALUES; index++) {
+    const value = values.next()
+    const bytes = typeof value === 'object' && value !== null ? encode(encoder, value, random.u32()) : null
+    if (bytes !== null) yield [value as object, bytes]
+  }
+}
+
+plainSuite('values in our form', (test) => {
+  test('are as structured clone makes them', () => {
+    const random = Random.fromEnvironment()
+    const decoder = new ValueDecoder()
+    let count = 0
+    for (const [value, bytes] of ourValues(random, new ValueEncoder())) {
+      count += 1
+      assertClone(value, decode(decoder, bytes), random.advice)
+    }
+    assert.ok(count > VALUES / 10, `${count} of ${VALUES}`)
+  })
+
+  test('hold nothing of what was sent before, nor of where they lie', () => {
+    const random = Random.fromEnvironment()
+    for (const [value, bytes] of ourValues(random, new ValueEncoder())) {
+      // A new encoder takes 50 KB.
+      if (random.below(20) > 0) continue
+      const fresh = encode(new ValueEncoder(), value, 0)
+      assert.ok(fresh?.equals(bytes), random.advice)
+    }
+  })
+
+  test('that are damaged are an error or another value, and soon', () => {
+    const random = Random.fromEnvironment()
+    const encoder = new ValueEncoder()
+    const decoder = new ValueDecoder()
+    let errors = 0
+    for (const [, bytes] of ourValues(random, encoder)) {
+      const cut = Buffer.alloc(4 * random.below(bytes.length >> 2))
+      bytes.copy(cut)
+      assert.throws(() => decode(decoder, cut), { message: 'a payload is damaged' }, random.advice)
+      const changed = new Int32Array(bytes.buffer)
+      for (let count = random.between(1, 3); count > 0; count--)
+        changed[random.below(changed.length)] = random.below(2) === 0 ? random.u32() : random.below(64)
+      try {
+        decode(decoder, bytes)
+      } catch (error) {
+        assert.ok(error instanceof Error, random.advice)
+        errors += 1
+      }
+    }
+    assert.ok(errors > 0)
+    assertOurs({ a: [{ b: 1 }] }, encoder, decoder)
+  })
+
+  test('have names of all kinds', () => {
+    const polluted = { get: () => 1, set: () => assert.fail('called'), configurable: true }
+    assertOurs({ a: 1, '': 2, b: 3 })
+    assertOurs({ '': 1 })
+    assertOurs({})
+    assertOurs({ 10: 'ten', 9: 'nine', a: 1, '01': 2, '-1': 3, '1.5': 4, 4294967294: 5, 4294967295: 6 })
+    assertOurs({ a: { constructor: 1, toString: 2, b: { hasOwnProperty: 3 } } })
+    assertOurs(JSON.parse('{"a":1,"__proto__":{"__proto__":2},"b":3}'))
+    assertOurs({ 'a\0b': 1, é: 2, 日本: 3, '\ud800': 4, ['x'.repeat(2000)]: 5 })
+    assertOurs(Object.fromEntries(Array.from({ length: 500 }, (_, index) => [`name ${index}`, index])))
+    assertOurs(Object.assign(Object.create(null), { a: 1 }))
+    assertOurs({ a: 1, [Symbol('ignored')]: 2 })
+    const decoder = new ValueDecoder()
+    const encoder = new ValueEncoder()
+    for (let round = 0; round < 2; round++)
+      assertOurs({ polluted: 1, nested: { polluted: 2 } }, encoder, decoder)
+    const bytes = encode(encoder, { polluted: 1, other: 2 }) as Buffer
+    Object.defineProperty(Object.prototype, 'polluted', polluted)
+    try {
+      assert.deepEqual(Object.entries(decode(decoder, bytes) as object), [
+        ['polluted', 1],
+        ['other', 2],
+      ])
+      assert.deepEqual(Object.keys(decode(decoder, encode(encoder, { own: 1 }) as Buffer) as object), ['own'])
+    } finally {
+      Reflect.deleteProperty(Object.prototype, 'polluted')
+    }
+  })
+
+  test('have numbers, strings and bytes around every bound', () => {
+    const powers = Array.from({ length: 54 }, (_, index) => 2 ** index)
+    assertOurs(powers.map((power) => [power - 1, power, -power, -power - 1, power + 0.5]))
+    assertOurs([-0, Number.NaN, Number.MIN_VALUE, -Infinity, [0n, -1n, 2n ** 64n, -(2n ** 200n)]])
+    const sizes = [0, 1, 2, 3, 4, 5, 11, 12, 13, 23, 24, 25, 26, 27, 28, 100, 20_000]
+    assertOurs(sizes.map((size) => ['a', 'é', '日', '\udfff'].map((text) => [text.repeat(size), size])))
+    assertOurs(sizes.map((size) => [new Uint8Array(size).fill(7), size]))
+    // More short strings than there is room for at first.
+    assertOurs(Array.from({ length: 9_000 }, (_, index) => [`short ${index}`, `日本 ${index}`, index]))
+  })
+
+  test('have objects that occur again, and themselves', () => {
+    const shared = { a: 1 }
+    const date = new Date(5)
+    const bytes = new Uint8Array(3)
+    const cycle: unknown[] = [
+      shared,
+      date,
+      bytes,
+      new Map<unknown, unknown>([[shared, date]]),
+      new Set([bytes]),
+    ]
+    cycle.push(cycle, { cycle }, [shared, date, bytes])
+    assertOurs(cycle)
+    const many: object[] = Array.from({ length: 100 }, (_, index) => ({ index }))
+    assertOurs([...many, ...many])
+  })
+
+  test('are written however many shapes there were', () => {
+    const encoder = new ValueEncoder()
+    const decoder = new ValueDecoder()
+    for (let index = 0; index < SENT_NAMES_MAX + RECEIVED_SHAPES_MAX; index++)
+      assertOurs(
+        { id: index, [`of ${index}`]: { [`in ${index}`]: 1 }, behind: [{ id: 2 }] },
+        encoder,
+        decoder,
+      )
+  })
+
+  test('are not those of other classes, with holes, too deep, or long lists of numbers', () => {
+    const nest = (depth: number): object => (depth === 1 ? [] : [nest(depth - 1)])
+    const encoder = new ValueEncoder()
+    const disguised = [
+      new Map([[1, 2]]),
+      new Set([1]),
+      new Date(5),
+      new Uint8Array(2),
+      new ArrayBuffer(3),
+      /a/,
+      Object(1),
+    ]
+    for (const value of disguised) Object.setPrototypeOf(value, Object.prototype)
+    const others: object[] = [
+      ...disguised,
+      new (class extends Map {})(),
+      new (class Point {})(),
+      Object.create(Date.prototype),
+      Object.create(Array.prototype),
+      new Array(3),
+      Object.assign(new Array(2), { 0: undefined, a: 1 }),
+      Object.assign(new Array(3), { a: 1, b: 2, c: 3 }),
+      Object.assign([1], { a: 1 }),
+      new Error('an error'),
+      { symbol: Symbol('a symbol') },
+      new Proxy({}, {}),
+      nest(100),
+      Array.from({ length: 1000 }, (_, index) => index),
+    ]
+    for (const value of others) assert.equal(encode(encoder, value), null)
+    assertOurs(nest(50), encoder)
+  })
+
+  test('are not spoilt by what getters send, or throw', () => {
+    const encoder = new ValueEncoder()
+    const value = {
+      a: 'before',
+      get b(): string {
+        assert.equal(encoder.encode({ c: 'inside' }), false)
+        encoder.release()
+        return 'b'
+      },
+    }
+    const bytes = encode(encoder, value) as Buffer
+    assert.deepEqual(decode(new ValueDecoder(), bytes), { a: 'before', b: 'b' })
+    const bad = {
+      get a(): never {
+        throw new RangeError('of the getter')
+      },
+    }
+    assert.throws(() => encoder.encode([[], bad]), { message: 'of the getter' })
+    assertOurs([[], 'behind'], encoder)
+  })
+
+  test('whose strings are kept are not kept whole', async () => {
+    const encoder = new ValueEncoder()
+    const decoder = new ValueDecoder()
+    const filler = Array.from({ length: 1000 }, (_, index) => `filler ${index} up to 24`)
+    const kept: string[] = []
+    await collectGarbage()
+    const before = process.memoryUsage().heapUsed
+    for (let index = 0; index < 1000; index++) {
+      const bytes = encode(encoder, [...filler, `a short string ${index}`]) as Buffer
+      kept.push((decode(decoder, bytes) as string[]).at(-1) as string)
+    }
+    await collectGarbage()
+    const grown = process.memoryUsage().heapUsed - before
+    assert.equal(kept.length, 1000)
+    assert.ok(grown < MiB, `${grown} bytes for 1,000 strings`)
+  })
+})
