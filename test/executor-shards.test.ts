@@ -176,7 +176,8 @@ forEachEngine('the executor of shards', (test) => {
     const { running, queued } = server.metrics().executor
     assert.deepEqual([server.metrics().executor.threads, running, queued], [0, 0, 0])
     await first.client.destroy()
-    await eventually(() => threadCount() === threads && openDescriptors().size === descriptors)
+    // What the test before has left to end may have been counted.
+    await eventually(() => threadCount() <= threads && openDescriptors().size <= descriptors)
   })
 
   test('an executor that the shards do not have is refused by name; in a shard the option means nothing', async (t) => {
