@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { loadgenProgram } from '../bench/load.js'
 import type { Protocol, Server, Transport } from '../src/index.js'
 import { callable } from './harness/calls.js'
+import { Deferred } from './harness/deferred.js'
 import { ChunkEcho } from './harness/echo-protocols.js'
 import { forEachEngine, forEachTransport, type TestContext, whereIs } from './harness/suite.js'
 
@@ -75,7 +76,7 @@ forEachTransport('looking for the next event', (test, engine) => {
   })
 })
 
-forEachEngine('looking for the next message', (test) => {
+forEachEngine('looking for the next message', (test, engine) => {
   test('happens where a thread answers at once', async (t) => {
     await callable(t)
     const loopCount = (): number => performance.nodeTiming.uvMetricsInfo.loopCount
@@ -88,6 +89,34 @@ forEachEngine('looking for the next message', (test) => {
     // With one processor the other thread has none while this one looks.
     if (availableParallelism() > 1)
       assert.ok(turnsPerCall <= 0.75, `${turnsPerCall} turns of the loop a call`)
+  })
+
+  test('does not keep what was written, nor a timer that was set', async (t) => {
+    await callable(t)
+    const made = new Deferred<Transport>()
+    const server = await t.serve(() => ({
+      connectionMade: (transport: Transport) => made.resolve(transport),
+    }))
+    await t.connect(server)
+    const transport = await made.promise
+    await callsFor(t, 100) // now both threads look
+    let [held, late] = [0, 0]
+    const end = performance.now() + 500
+    while (performance.now() < end) {
+      const before = server.metrics().total.writes
+      transport.write('x')
+      await t.loop.call(0, 'echo')
+      // On tokio another thread writes.
+      if (engine === 'mio' && server.metrics().total.writes === before) held += 1
+    }
+    // Set in a turn in which the next call is found by looking.
+    let isDue = false
+    t.loop.callLater(0.0001, () => {
+      isDue = true
+    })
+    for (; !isDue && late < 10_000; late++) await t.loop.call(0, 'echo')
+    assert.equal(held, 0)
+    assert.ok(late < 200, `${late} calls of some microseconds before a timer of 100 µs`)
   })
 
   test('leaves the thread time for sockets, timers and other work', async (t) => {

@@ -14,6 +14,7 @@ use crate::abi;
 use crate::error::SystemError;
 use crate::nested::{self, Environment, Nested};
 use crate::ring::Region;
+use crate::turn::{self, EndOfTurn};
 use crate::uv::{self, RawHandle, SimpleHandle, Uv};
 use std::cell::Cell;
 use std::ptr::NonNull;
@@ -91,6 +92,7 @@ impl Alarm {
             (uv.prepare_start)(prepare.as_ptr(), on_prepare);
             alarm.clock.start(uv);
         }
+        turn::register(&alarm);
         Ok(alarm)
     }
 
@@ -107,8 +109,22 @@ impl Alarm {
         [self.prepare, self.clock.handle()]
     }
 
-    /// Once per turn of libuv's loop, just before it waits.
-    fn prepare(&self) {
+    /// The clock rings.
+    fn ring(&self) {
+        if self.closing.get() {
+            return;
+        }
+        let mut setting = self.setting.get();
+        setting.rang();
+        self.setting.set(setting);
+        if seconds(self.uv.now_ns()) >= self.control.read(DEADLINE) {
+            self.sleeper.wake();
+        }
+    }
+}
+
+impl EndOfTurn for Alarm {
+    fn end_of_turn(&self) {
         if self.closing.get() {
             return;
         }
@@ -123,19 +139,6 @@ impl Alarm {
             self.clock.set(self.uv, self.uv_loop, time);
         }
         self.setting.set(setting);
-    }
-
-    /// The clock rings.
-    fn ring(&self) {
-        if self.closing.get() {
-            return;
-        }
-        let mut setting = self.setting.get();
-        setting.rang();
-        self.setting.set(setting);
-        if seconds(self.uv.now_ns()) >= self.control.read(DEADLINE) {
-            self.sleeper.wake();
-        }
     }
 }
 
@@ -346,7 +349,7 @@ unsafe extern "C" fn on_timer(handle: *mut RawHandle) {
 
 unsafe extern "C" fn on_prepare(handle: *mut RawHandle) {
     // SAFETY: libuv calls with the handle that was started.
-    unsafe { nested::called::<Alarm>(handle, |alarm| alarm.prepare()) };
+    unsafe { nested::called::<Alarm>(handle, |alarm| alarm.end_of_turn()) };
 }
 
 #[cfg(test)]

@@ -29,8 +29,8 @@ static CHILDREN: Mutex<Option<Children>> = Mutex::new(None);
 struct Children {
     /// Whose each is, by its number.
     owners: HashMap<libc::pid_t, ThreadId>,
-    /// Threads that are about to start one, with the children that each had before.
-    starting: HashMap<ThreadId, Vec<libc::pid_t>>,
+    /// Threads that are about to start one, with the children that each had before, if the system told.
+    starting: HashMap<ThreadId, Option<Vec<libc::pid_t>>>,
     /// How many there may be.
     limit: usize,
 }
@@ -44,7 +44,7 @@ impl Children {
         self.owners.len() + self.starting.len()
     }
 
-    fn reserve(&mut self, thread: ThreadId, before: Vec<libc::pid_t>) -> bool {
+    fn reserve(&mut self, thread: ThreadId, before: Option<Vec<libc::pid_t>>) -> bool {
         let has_room = self.count() < self.limit;
         if has_room {
             self.starting.insert(thread, before);
@@ -72,7 +72,7 @@ impl Children {
     fn take(&mut self, thread: ThreadId, now: &[libc::pid_t]) -> Vec<libc::pid_t> {
         let mut all: Vec<_> =
             self.owners.extract_if(|_, owner| *owner == thread).map(|(pid, _)| pid).collect();
-        if let Some(before) = self.starting.remove(&thread) {
+        if let Some(Some(before)) = self.starting.remove(&thread) {
             let started = now.iter().filter(|pid| !before.contains(pid) && !all.contains(pid));
             all.extend(started.copied().collect::<Vec<_>>());
         }
@@ -94,7 +94,7 @@ fn children_of_thread() -> Option<Vec<libc::pid_t>> {
 /// Makes room for one that the calling thread is about to start: [`started`] or [`not_started`] follows before it starts
 /// anything else. False when there are too many.
 pub fn reserve() -> bool {
-    let before = children_of_thread().unwrap_or_default();
+    let before = children_of_thread();
     with_children(|children| children.reserve(thread::current().id(), before))
 }
 
@@ -237,15 +237,15 @@ mod tests {
     fn past_the_limit_none_is_started_until_one_is_over() {
         let [here, other, third] = [(); 3].map(|()| thread::spawn(|| {}).thread().id());
         let mut children = Children::new(2);
-        assert!(children.reserve(here, vec![]) && children.reserve(other, vec![]));
-        assert!(!children.reserve(third, vec![]));
+        assert!(children.reserve(here, Some(vec![])) && children.reserve(other, Some(vec![])));
+        assert!(!children.reserve(third, Some(vec![])));
         children.enter(here, 1);
-        assert!(!children.reserve(here, vec![]));
+        assert!(!children.reserve(here, Some(vec![])));
         children.release(other);
-        assert!(children.reserve(here, vec![]));
+        assert!(children.reserve(here, Some(vec![])));
         children.enter(here, 2);
         children.leave(here, 1);
-        assert!(children.reserve(here, vec![]));
+        assert!(children.reserve(here, Some(vec![])));
         assert_eq!(children.take(here, &[]), [2]);
         assert_eq!(children.count(), 0);
     }
@@ -266,10 +266,12 @@ mod tests {
         let here = thread::current().id();
         let mut children = Children::new(4);
         children.enter(here, 1);
-        assert!(children.reserve(here, vec![1, 2]));
+        assert!(children.reserve(here, Some(vec![1, 2])));
         assert_eq!(children.take(here, &[1, 2, 3]), [1, 3]);
         children.enter(here, 1);
         assert_eq!(children.take(here, &[1, 2, 3]), [1], "nothing was being started");
+        assert!(children.reserve(here, None));
+        assert_eq!(children.take(here, &[1, 2, 3]), [], "nobody knows which");
     }
 
     /// Starts one on a thread of its own, which does not end before this process does.

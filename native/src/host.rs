@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::nested::{Drained, Environment, Nested};
 use crate::ring::{Attached, Region, SharedMemory};
 use crate::slice::{self, ServingSlice};
+use crate::turn::{self, EndOfTurn};
 use crate::uv;
 use crate::write_queue::{FileRange, Pin, PinnedMemory};
 use handles::{Handles, Turn};
@@ -101,6 +102,7 @@ impl Host {
         });
         // SAFETY: the handles are new.
         unsafe { host.handles.start(&host, host.link.is_some()) };
+        turn::register(&host);
         Ok(host)
     }
 
@@ -441,9 +443,7 @@ impl Host {
         if self.closing.get() {
             return;
         }
-        if self.memory.borrow().control(abi::CONTROL_COMMANDS) > 0 {
-            self.flush();
-        }
+        self.end_of_turn();
         let turn = self.handles.turn();
         let last = self.turn.replace(turn);
         let Turn { prepared_at_ns, idle_ns } = turn;
@@ -459,6 +459,14 @@ impl Host {
         self.metrics.set(abi::METRIC_LOOP_LAG_LAST_NS, busy);
         if busy > self.metrics.read(abi::METRIC_LOOP_LAG_MAX_NS) {
             self.metrics.set(abi::METRIC_LOOP_LAG_MAX_NS, busy);
+        }
+    }
+}
+
+impl EndOfTurn for Host {
+    fn end_of_turn(&self) {
+        if !self.closing.get() && self.memory.borrow().control(abi::CONTROL_COMMANDS) > 0 {
+            self.flush();
         }
     }
 }

@@ -4,7 +4,7 @@
 //! `bind` (all that knows napi) → `host` (batches; `nested` and `uv` nest it in libuv) → `engine` (commands in, events out)
 //! → `shard` (connections: what all engines share) → `net`, `write_queue`, `timer`, `metrics`,
 //! `busy_poll`, `malloc`, `slice`, `limits`. Beside the shard, `alarm` wakes a thread's JavaScript at a given time,
-//! and `mail` when another thread has something to say (`mailbox`, `stack`).
+//! and `mail` when another thread has something to say (`mailbox`, `stack`; `turn`: what is done before it looks for more).
 //! Any of them may write to the log (`log`), whose records JavaScript fetches by `bind`.
 
 pub mod abi;
@@ -38,6 +38,7 @@ pub mod sync;
 pub mod system;
 pub mod timer;
 pub mod topics;
+pub mod turn;
 pub mod uv;
 pub mod watcher;
 pub mod write_queue;

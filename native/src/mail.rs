@@ -10,6 +10,7 @@ use crate::limits::WAKE_BUDGET_US;
 use crate::mailbox::{Correspondence, Mailbox, Parcel};
 use crate::nested::{self, Environment, Nested};
 use crate::ring::Region;
+use crate::turn;
 use crate::uv::{self, RawHandle, Uv};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -49,6 +50,8 @@ pub struct Mail {
     poll: NonNull<RawHandle>,
     uv_loop: NonNull<uv::Loop>,
     busy_poll: Cell<BusyPoll>,
+    /// It has rung its own bell.
+    came_back: Cell<bool>,
     open_handles: Cell<u32>,
     is_reading: Cell<bool>,
     closing: Cell<bool>,
@@ -88,6 +91,7 @@ impl Mail {
             poll,
             uv_loop,
             busy_poll: Cell::new(BusyPoll::of_threads(Instant::now())),
+            came_back: Cell::new(false),
             open_handles: Cell::new(0),
             is_reading: Cell::new(false),
             closing: Cell::new(false),
@@ -139,7 +143,10 @@ impl Mail {
         mailbox.wake_up();
         let began = Instant::now();
         let mut policy = self.busy_poll.get();
-        policy.found(began);
+        // It says nothing of the senders when this thread has woken itself.
+        if !self.came_back.replace(false) {
+            policy.found(began);
+        }
         loop {
             self.waiting.borrow_mut().extend(mailbox.take());
             let (parcels, cost) = self.fill();
@@ -154,8 +161,11 @@ impl Mail {
             if !can_run || self.closing.get() {
                 break;
             }
+            // What it has written leaves now, not when nothing more is found.
+            turn::end();
             let now = Instant::now();
             if now.duration_since(began) >= Duration::from_micros(WAKE_BUDGET_US) {
+                self.came_back.set(true);
                 mailbox.come_back();
                 break;
             }
