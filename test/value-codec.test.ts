@@ -106,7 +106,6 @@ plainSuite('values in our form', (test) => {
   })
 
   test('have names of all kinds', () => {
-    const polluted = { get: () => 1, set: () => assert.fail('called'), configurable: true }
     assertOurs({ a: 1, '': 2, b: 3 })
     assertOurs({ '': 1 })
     assertOurs({})
@@ -119,18 +118,31 @@ plainSuite('values in our form', (test) => {
     assertOurs({ a: 1, [Symbol('ignored')]: 2 })
     const decoder = new ValueDecoder()
     const encoder = new ValueEncoder()
+    // What is read behind this knows the names from here.
     for (let round = 0; round < 2; round++)
       assertOurs({ polluted: 1, nested: { polluted: 2 } }, encoder, decoder)
-    const bytes = encode(encoder, { polluted: 1, other: 2 }) as Buffer
-    Object.defineProperty(Object.prototype, 'polluted', polluted)
-    try {
-      assert.deepEqual(Object.entries(decode(decoder, bytes) as object), [
-        ['polluted', 1],
-        ['other', 2],
-      ])
-      assert.deepEqual(Object.keys(decode(decoder, encode(encoder, { own: 1 }) as Buffer) as object), ['own'])
-    } finally {
-      Reflect.deleteProperty(Object.prototype, 'polluted')
+    const bytes = encode(encoder, { polluted: 1, nested: { polluted: 2 } }) as Buffer
+    for (const polluted of [
+      { get: () => 1, set: () => assert.fail('called'), configurable: true },
+      { value: 1, writable: false, configurable: true },
+    ]) {
+      Object.defineProperty(Object.prototype, 'polluted', polluted)
+      try {
+        for (const reader of [decoder, new ValueDecoder()]) {
+          const made = decode(reader, bytes) as { nested: object }
+          assert.deepEqual(Object.entries(made), [
+            ['polluted', 1],
+            ['nested', made.nested],
+          ])
+          assert.deepEqual(Object.entries(made.nested), [['polluted', 2]])
+        }
+        assert.deepEqual(Object.keys(decode(decoder, encode(encoder, { own: 1 }) as Buffer) as object), [
+          'own',
+        ])
+      } finally {
+        Reflect.deleteProperty(Object.prototype, 'polluted')
+      }
+      assert.deepEqual(decode(decoder, bytes), { polluted: 1, nested: { polluted: 2 } })
     }
   })
 
@@ -184,6 +196,8 @@ plainSuite('values in our form', (test) => {
       new ArrayBuffer(3),
       /a/,
       Object(1),
+      Object(1n),
+      Object(Symbol('a symbol')),
     ]
     for (const value of disguised) Object.setPrototypeOf(value, Object.prototype)
     const others: object[] = [

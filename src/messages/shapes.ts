@@ -112,8 +112,8 @@ export interface ReceivedShape {
   /** As it came. */
   readonly words: Int32Array
   readonly names: readonly string[]
-  /** Whether to set such a property is to define it: the program has added nothing of that name to all objects. */
-  readonly isSettable: boolean
+  /** Whether to set such a property is to define it: the program has added nothing of that name to all objects, at this time. */
+  isSettable: boolean
 }
 
 /** The shapes of what a thread receives, by hash. */
@@ -124,7 +124,10 @@ export class ReceivedShapes {
   at(words: Int32Array, at: number, length: number): ReceivedShape {
     const hash = words[at + SHAPE_HASH] as number
     const known = this.#shapes.get(hash)
-    if (known !== undefined && isSame(known.words, words, at, length)) return known
+    if (known !== undefined && isSame(known.words, words, at, length)) {
+      known.isSettable = isSettable(known.names)
+      return known
+    }
     const shape = readShape(words.slice(at, at + length))
     if (this.#shapes.size >= RECEIVED_SHAPES_MAX) this.#shapes.clear()
     this.#shapes.set(hash, shape)
@@ -139,8 +142,17 @@ function readShape(words: Int32Array): ReceivedShape {
   // As keys of an object they are V8's own copies of them, by which it finds properties fastest.
   const names = Object.keys(object)
   if (names.length !== words[SHAPE_NAMES]) throw damaged()
-  return { words, names, isSettable: !names.some((name) => name in Object.prototype) }
+  return { words, names, isSettable: isSettable(names) }
 }
+
+function isSettable(names: readonly string[]): boolean {
+  for (let index = 0; index < names.length; index++)
+    if (hasOwn.call(prototype, names[index] as string)) return false
+  return true
+}
+
+const { prototype } = Object
+const { hasOwnProperty: hasOwn } = prototype
 
 function isSame(known: Int32Array, words: Int32Array, at: number, length: number): boolean {
   if (known.length !== length) return false

@@ -273,7 +273,7 @@ export class ValueEncoder extends ValueWriter {
   }
 }
 
-/** Whether a value with nothing to tell of it but an ordinary object's prototype is something else; few of these have named properties. */
+/** Whether a value with nothing to tell of it but an ordinary object's prototype is something else. One with properties is not asked: see `value-format.ts`. */
 function isDisguised(value: object): boolean {
   return DISGUISED.some((is) => is(value))
 }
@@ -281,6 +281,7 @@ function isDisguised(value: object): boolean {
 const DISGUISED = [
   ArrayBuffer.isView,
   types.isAnyArrayBuffer,
+  types.isBoxedPrimitive,
   types.isExternal,
   types.isGeneratorObject,
   types.isMap,

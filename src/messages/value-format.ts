@@ -9,6 +9,9 @@
  * It is our own because what there is falls short: V8's Serializer takes 2 µs to begin with, JSON knows no Map, no Date and no object that
  * occurs twice, and msgpackr (`structuredClone: true`) takes twice as long, and makes something else of proxies, holes, -0, `__proto__`
  * and lone surrogates.
+ *
+ * One thing is not as structured clone has it: a Map, a Promise or the like whose prototype was replaced by that of ordinary objects, and which
+ * has properties of its own, arrives as an object with these. To tell would take a dozen native calls for each object.
  */
 
 /** Word of the header: words of values. */
