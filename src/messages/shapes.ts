@@ -1,5 +1,7 @@
 import {
+  CANDIDATES_MAX,
   damaged,
+  FOLLOWERS_MAX,
   RECEIVED_SHAPES_MAX,
   SENT_NAMES_MAX,
   SHAPE_BYTES,
@@ -42,12 +44,15 @@ export class Shape {
 export class SentShapes {
   root: Shape = new Shape('', null)
   #count = 0
+  /** Names that were seen once where many others are. */
+  readonly #candidates = new Set<string>()
 
-  /** The shape with another name behind its own; null when there is none with that. */
+  /** The shape with another name behind its own; null when there is none with that, or not yet. */
   follow(shape: Shape, name: string): Shape | null {
     let next = shape.next?.get(name)
     if (next === undefined) {
       if (!fitsShape(name) || shape.bytes + name.length >= SHAPE_MAX_BYTES) return null
+      if (shape.next !== null && shape.next.size >= FOLLOWERS_MAX && !this.#recurs(name)) return null
       if (this.#count === SENT_NAMES_MAX) this.#forget()
       this.#count += 1
       next = new Shape(name, shape)
@@ -56,6 +61,14 @@ export class SentShapes {
     }
     shape.last = next
     return next
+  }
+
+  #recurs(name: string): boolean {
+    const candidates = this.#candidates
+    if (candidates.delete(name)) return true
+    if (candidates.size === CANDIDATES_MAX) candidates.clear()
+    candidates.add(name)
+    return false
   }
 
   /** Who is at one of them goes on from there. */
