@@ -1,5 +1,7 @@
 import {
+  CANDIDATES_MAX,
   damaged,
+  FOLLOWERS_MAX,
   RECEIVED_SHAPES_MAX,
   SENT_NAMES_MAX,
   SHAPE_BYTES,
@@ -42,12 +44,15 @@ export class Shape {
 export class SentShapes {
   root: Shape = new Shape('', null)
   #count = 0
+  /** Names that were seen once where many others are. */
+  readonly #candidates = new Set<string>()
 
-  /** The shape with another name behind its own; null when there is none with that. */
+  /** The shape with another name behind its own; null when there is none with that, or not yet. */
   follow(shape: Shape, name: string): Shape | null {
     let next = shape.next?.get(name)
     if (next === undefined) {
       if (!fitsShape(name) || shape.bytes + name.length >= SHAPE_MAX_BYTES) return null
+      if (shape.next !== null && shape.next.size >= FOLLOWERS_MAX && !this.#recurs(name)) return null
       if (this.#count === SENT_NAMES_MAX) this.#forget()
       this.#count += 1
       next = new Shape(name, shape)
@@ -56,6 +61,14 @@ export class SentShapes {
     }
     shape.last = next
     return next
+  }
+
+  #recurs(name: string): boolean {
+    const candidates = this.#candidates
+    if (candidates.delete(name)) return true
+    if (candidates.size === CANDIDATES_MAX) candidates.clear()
+    candidates.add(name)
+    return false
   }
 
   /** Who is at one of them goes on from there. */
@@ -112,8 +125,8 @@ export interface ReceivedShape {
   /** As it came. */
   readonly words: Int32Array
   readonly names: readonly string[]
-  /** Whether to set such a property is to define it: the program has added nothing of that name to all objects. */
-  readonly isSettable: boolean
+  /** Whether to set such a property is to define it: the program has added nothing of that name to all objects, at this time. */
+  isSettable: boolean
 }
 
 /** The shapes of what a thread receives, by hash. */
@@ -124,7 +137,10 @@ export class ReceivedShapes {
   at(words: Int32Array, at: number, length: number): ReceivedShape {
     const hash = words[at + SHAPE_HASH] as number
     const known = this.#shapes.get(hash)
-    if (known !== undefined && isSame(known.words, words, at, length)) return known
+    if (known !== undefined && isSame(known.words, words, at, length)) {
+      known.isSettable = isSettable(known.names)
+      return known
+    }
     const shape = readShape(words.slice(at, at + length))
     if (this.#shapes.size >= RECEIVED_SHAPES_MAX) this.#shapes.clear()
     this.#shapes.set(hash, shape)
@@ -139,8 +155,17 @@ function readShape(words: Int32Array): ReceivedShape {
   // As keys of an object they are V8's own copies of them, by which it finds properties fastest.
   const names = Object.keys(object)
   if (names.length !== words[SHAPE_NAMES]) throw damaged()
-  return { words, names, isSettable: !names.some((name) => name in Object.prototype) }
+  return { words, names, isSettable: isSettable(names) }
 }
+
+function isSettable(names: readonly string[]): boolean {
+  for (let index = 0; index < names.length; index++)
+    if (hasOwn.call(prototype, names[index] as string)) return false
+  return true
+}
+
+const { prototype } = Object
+const { hasOwnProperty: hasOwn } = prototype
 
 function isSame(known: Int32Array, words: Int32Array, at: number, length: number): boolean {
   if (known.length !== length) return false

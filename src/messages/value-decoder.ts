@@ -8,6 +8,7 @@ import {
   HEADER_VALUES,
   HEADER_WIDE,
   HEADER_WORDS,
+  PAYLOAD_SHAPES_MAX,
   SHAPE_BYTES,
   SHAPE_HEADER_WORDS,
   TAG_AGAIN,
@@ -57,7 +58,7 @@ export class ValueDecoder {
   private readonly number = new Float64Array(1)
   private readonly numberWords = new Int32Array(this.number.buffer)
   private readonly known = new ReceivedShapes()
-  private readonly shapes: ReceivedShape[] = []
+  private readonly shapes: (ReceivedShape | null)[] = []
   private shapesUsed = 0
   /** Those that have begun, of a payload in which one occurs twice. */
   private objects: object[] | null = null
@@ -83,6 +84,7 @@ export class ValueDecoder {
       this.objects = null
       this.narrow = ''
       this.wide = ''
+      while (this.shapesUsed > 0) this.shapes[--this.shapesUsed] = null
     }
   }
 
@@ -94,11 +96,12 @@ export class ValueDecoder {
     const wide = words[first + HEADER_WIDE] as number
     const narrow = words[first + HEADER_NARROW] as number
     let at = first + HEADER_WORDS
-    this.shapesUsed = words[first + HEADER_SHAPES] as number
-    for (let index = 0; index < this.shapesUsed; index++) {
+    const shapes = words[first + HEADER_SHAPES] as number
+    if (shapes > PAYLOAD_SHAPES_MAX) throw damaged()
+    for (let index = 0; index < shapes; index++) {
       const length = SHAPE_HEADER_WORDS + (((words[at + SHAPE_BYTES] as number) + 3) >> 2)
       if (length < SHAPE_HEADER_WORDS || at + length > last) throw damaged()
-      this.shapes[index] = this.known.at(words, at, length)
+      this.shapes[this.shapesUsed++] = this.known.at(words, at, length)
       at += length
     }
     if (words[first + HEADER_AGAIN] !== 0) this.objects = []
@@ -194,7 +197,7 @@ export class ValueDecoder {
 
   private object(index: number): Record<string, unknown> {
     const shape = this.shapes[index]
-    if (shape === undefined || index >= this.shapesUsed) throw damaged()
+    if (shape === undefined || shape === null) throw damaged()
     const object: Record<string, unknown> = {}
     this.began(object)
     const { names } = shape

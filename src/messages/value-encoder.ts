@@ -2,7 +2,6 @@ import { types } from 'node:util'
 import { viewBytes, viewNumber } from './clone.js'
 import { SentShapes, type Shape, shapeWords } from './shapes.js'
 import {
-  COUNT_MAX,
   DEPTH_MAX,
   HEADER_AGAIN,
   HEADER_NARROW,
@@ -10,6 +9,7 @@ import {
   HEADER_VALUES,
   HEADER_WIDE,
   HEADER_WORDS,
+  PAYLOAD_SHAPES_MAX,
   TAG_AGAIN,
   TAG_ARRAY,
   TAG_BIGINT,
@@ -38,8 +38,13 @@ const { forEach: forEachValue } = Set.prototype
 
 /** Objects of a payload up to which they are searched through for one that occurs twice. */
 const SEARCHED_MAX = 16
-/** Elements of the longest list of numbers: to look for holes and names beside them takes longer than all that V8 does with them. */
+/**
+ * Elements of the longest array that begins with a number, another primitive, an object: to look for holes and names beside them takes a
+ * string for each index, and from there on longer than what V8 saves us.
+ */
 const NUMBERS_MAX = 128
+const PRIMITIVES_MAX = 512
+const OBJECTS_MAX = 8192
 
 /** Takes down payloads, one after the other, as `value-format.ts` has them. One is used for all messages of a thread. */
 export class ValueEncoder extends ValueWriter {
@@ -53,7 +58,7 @@ export class ValueEncoder extends ValueWriter {
   private places: Map<object, number> | null = null
   private readonly known = new SentShapes()
   /** Those of this payload. */
-  private readonly shapes: Shape[] = []
+  private readonly shapes: (Shape | null)[] = []
   private shapesUsed = 0
   private shapeWords = 0
   private payload = 0
@@ -72,8 +77,7 @@ export class ValueEncoder extends ValueWriter {
     if (this.isBusy) return false
     this.isBusy = true
     this.begin()
-    this.shapesUsed = 0
-    this.shapeWords = 0
+    this.forgetShapes()
     this.isAgain = false
     this.payload += 1
     try {
@@ -110,7 +114,16 @@ export class ValueEncoder extends ValueWriter {
 
   /** Lets go of what a large payload took. */
   release(): void {
-    if (!this.isBusy) this.shrink()
+    if (this.isBusy) return
+    this.shrink()
+    this.forgetShapes()
+  }
+
+  /** One that is not in use any more would keep all that were known together with it. */
+  private forgetShapes(): void {
+    for (let index = this.shapesUsed - 1; index >= 0; index--) this.shapes[index] = null
+    this.shapesUsed = 0
+    this.shapeWords = 0
   }
 
   private value(value: unknown, depth: number): boolean {
@@ -210,7 +223,8 @@ export class ValueEncoder extends ValueWriter {
       more += 1
       if (!(this.name(name) && this.value(value[name], depth + 1))) return false
     }
-    if (shape.depth === 0 && isDisguised(value)) return false
+    // The elements of a typed array are as properties.
+    if (shape.depth === 0 && (moreAt < 0 ? isDisguised(value) : ArrayBuffer.isView(value))) return false
     const above = this.shapeIndex(shape) << TAG_BITS
     if (moreAt < 0) this.words[at] = above | TAG_OBJECT
     else {
@@ -230,6 +244,7 @@ export class ValueEncoder extends ValueWriter {
 
   private shapeIndex(shape: Shape): number {
     if (shape.payload !== this.payload) {
+      if (this.shapesUsed === PAYLOAD_SHAPES_MAX) throw TOO_LARGE
       shape.payload = this.payload
       shape.index = this.shapesUsed++
       this.shapes[shape.index] = shape
@@ -240,9 +255,9 @@ export class ValueEncoder extends ValueWriter {
 
   private array(value: readonly unknown[], depth: number): boolean {
     const count = value.length
-    if (count > NUMBERS_MAX && typeof value[0] === 'number') return false
+    if (count > NUMBERS_MAX && count > longest(value[0])) return false
     // One with names of its own beside its elements, as a match of a regular expression, or with holes.
-    if (count > COUNT_MAX || keys(value).length !== count) return false
+    if (keys(value).length !== count) return false
     this.put((count << TAG_BITS) | TAG_ARRAY)
     for (let index = 0; index < count; index++) {
       const element = value[index]
@@ -273,14 +288,21 @@ export class ValueEncoder extends ValueWriter {
   }
 }
 
-/** Whether a value with nothing to tell of it but an ordinary object's prototype is something else; few of these have named properties. */
+/** Elements of the longest array that we take down and that begins with this one. */
+function longest(first: unknown): number {
+  if (typeof first === 'number') return NUMBERS_MAX
+  return typeof first === 'object' && first !== null ? OBJECTS_MAX : PRIMITIVES_MAX
+}
+
+/** Whether a value with nothing to tell of it but an ordinary object's prototype is something else. One with properties is not asked: see `value-format.ts`. */
 function isDisguised(value: object): boolean {
   return DISGUISED.some((is) => is(value))
 }
 
 const DISGUISED = [
-  ArrayBuffer.isView,
+  ArrayBuffer.isView, // one without elements
   types.isAnyArrayBuffer,
+  types.isBoxedPrimitive,
   types.isExternal,
   types.isGeneratorObject,
   types.isMap,

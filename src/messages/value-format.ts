@@ -9,6 +9,9 @@
  * It is our own because what there is falls short: V8's Serializer takes 2 µs to begin with, JSON knows no Map, no Date and no object that
  * occurs twice, and msgpackr (`structuredClone: true`) takes twice as long, and makes something else of proxies, holes, -0, `__proto__`
  * and lone surrogates.
+ *
+ * One thing is not as structured clone has it: a Map, a Promise or the like whose prototype was replaced by that of ordinary objects, and which
+ * has properties of its own, arrives as an object with these. To tell would take a dozen native calls for each object.
  */
 
 /** Word of the header: words of values. */
@@ -38,14 +41,18 @@ export const SHAPE_SEPARATOR = 0
 export const SHAPE_MAX_BYTES = 1024
 /** Names in the shapes that a thread knows as a sender, each once for what is in front of it; when there are more it forgets them all. */
 export const SENT_NAMES_MAX = 4096
+/** Names that may follow the same names before one must have been seen there twice, lately: keys of dictionaries rarely are. */
+export const FOLLOWERS_MAX = 16
+/** Names seen once that a thread knows; as above. */
+export const CANDIDATES_MAX = 256
 /** Shapes that a thread knows as a receiver; as above. */
 export const RECEIVED_SHAPES_MAX = 1024
+/** Shapes of a payload. One with more is V8's affair: to make each of them known takes longer than what V8 does. */
+export const PAYLOAD_SHAPES_MAX = 512
 
 /** Bits of the tag. */
 export const TAG_BITS = 5
 export const TAG_MASK: number = (1 << TAG_BITS) - 1
-/** What the bits above the tag can hold. */
-export const COUNT_MAX: number = (1 << (31 - TAG_BITS)) - 1
 
 /** An integer of the bits above the tag. */
 export const TAG_INTEGER = 0
@@ -84,6 +91,11 @@ export const TAG_AGAIN = 18
 
 /** Characters up to which a string is short. A short one is copied by JavaScript; of a long one that takes longer than a native call. */
 export const SHORT_MAX = 24
+/**
+ * Bytes of a payload, and so lengths and counts fit above the tag. A larger one is V8's affair, which is then as fast; it may be too large
+ * for the mailbox altogether.
+ */
+export const VALUES_MAX_BYTES: number = 4 * 1024 * 1024
 /** What is nested deeper is V8's affair, which knows the end of the stack. */
 export const DEPTH_MAX = 64
 

@@ -1,19 +1,16 @@
-import { MAILBOX_MAX_BYTES } from '../native/abi.js'
 import {
-  COUNT_MAX,
   SHORT_MAX,
   TAG_BITS,
   TAG_LONG_NARROW,
   TAG_LONG_WIDE,
   TAG_NARROW,
   TAG_WIDE,
+  VALUES_MAX_BYTES,
 } from './value-format.js'
 
 /** Words of values, of Latin-1 and of UTF-16 for which there is room from the start, and which are kept behind a larger payload. */
 const KEPT_WORDS = 4096
-/** Words of values of the largest payload. */
-const WORDS_MAX = MAILBOX_MAX_BYTES / 4
-/** Is thrown where one is larger. */
+/** Is thrown where a payload has more than {@link VALUES_MAX_BYTES}. */
 export const TOO_LARGE: unique symbol = Symbol('too large')
 /** A loop is faster up to here than a call of the engine's own copy. */
 const LOOP_MAX_WORDS = 64
@@ -51,6 +48,7 @@ export class ValueWriter {
 
   /** How many words were written. */
   protected end(): number {
+    this.checkSize()
     // What is behind the text in its last word is of another payload.
     for (let at = this.narrowUsed; (at & 3) !== 0; at++) this.narrow[at] = 0
     if ((this.wideUsed & 1) !== 0) this.wide[this.wideUsed] = 0
@@ -74,6 +72,7 @@ export class ValueWriter {
   /** A word, and bytes behind it. */
   protected putBytes(word: number, bytes: Uint8Array): void {
     const { length } = bytes
+    if (length > VALUES_MAX_BYTES) throw TOO_LARGE
     const at = this.room(2 + ((length + 3) >>> 2))
     this.words[this.used - 1] = 0 // what is behind its bytes
     this.words[at] = word
@@ -119,7 +118,7 @@ export class ValueWriter {
 
   private long(text: string): boolean {
     const { length } = text
-    if (length > COUNT_MAX) return false
+    if (length > VALUES_MAX_BYTES) throw TOO_LARGE
     // In UTF-8 a byte for each character: it has none that is not ASCII.
     const isNarrow = Buffer.byteLength(text) === length
     const size = isNarrow ? length : length * 2
@@ -144,19 +143,25 @@ export class ValueWriter {
   }
 
   private growWords(): void {
-    if (this.used > WORDS_MAX) throw TOO_LARGE
+    this.checkSize()
     const { words } = this
     this.makeWords(Math.max(this.used, words.length * 2))
     this.words.set(words)
   }
 
+  private checkSize(): void {
+    if (this.used * 4 + this.narrowUsed + this.wideUsed * 2 > VALUES_MAX_BYTES) throw TOO_LARGE
+  }
+
   private growNarrow(): void {
+    this.checkSize()
     const { narrow } = this
     this.makeNarrow(this.narrowWords.length * 2)
     this.narrow.set(narrow)
   }
 
   private growWide(): void {
+    this.checkSize()
     const { wide } = this
     this.makeWide(this.wideWords.length * 2)
     this.wide.set(wide)
