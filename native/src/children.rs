@@ -225,6 +225,7 @@ fn reap(pid: libc::pid_t, options: libc::c_int) -> io::Result<libc::pid_t> {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+    #[cfg(target_os = "linux")]
     use std::sync::mpsc;
     use std::time::{Duration, Instant};
 
@@ -275,6 +276,7 @@ mod tests {
     }
 
     /// Starts one on a thread of its own, which does not end before this process does.
+    #[cfg(target_os = "linux")]
     fn start_elsewhere() -> std::process::Child {
         let (sender, started) = mpsc::channel();
         thread::spawn(move || {
