@@ -4,7 +4,7 @@ import { KiB, MiB } from './harness/memory.js'
 import { Recorder } from './harness/recorder.js'
 import { assertRejects, assertReset, forEachTransport, settle } from './harness/suite.js'
 
-forEachTransport('close and abort', (test) => {
+forEachTransport('close and abort', (test, engine) => {
   test('close sends what is queued, then the peer reads an end', async (t) => {
     const { client, protocol } = await t.pair(() => new Recorder(), { client: { paused: true } })
     const data = t.random.bytes(6 * MiB)
@@ -69,10 +69,19 @@ forEachTransport('close and abort', (test) => {
     await protocol.receivedAtLeast(5)
     protocol.transport.close()
     client.socket.write(t.random.bytes(256 * KiB))
-    assert.equal((await client.readToEnd()).length, 0)
+    // On tokio another thread closes it, maybe just before the bytes come: over a Unix socket that is an error of whoever sends them.
+    const mayBreak = engine === 'tokio' && client.isUnix
+    const isOrderly = (error: NodeJS.ErrnoException | null): boolean =>
+      error === null || (mayBreak && (error.code === 'EPIPE' || error.code === 'ECONNRESET'))
+    const heard = await client.readToEnd().catch((error: NodeJS.ErrnoException) => {
+      if (!isOrderly(error)) throw error
+      return ''
+    })
+    assert.equal(heard.length, 0)
     client.end()
     assert.equal(await protocol.lost(), null)
-    assert.equal(await client.untilClose(), null)
+    const error = await client.untilClose()
+    assert.ok(isOrderly(error), `${error}`)
     assert.equal(protocol.bytes.toString(), 'heard')
   })
 
