@@ -106,7 +106,7 @@ forEachEngine('looking for the next message', (test, engine) => {
       assert.ok(turnsPerCall <= 0.75, `${turnsPerCall} turns of the loop a call`)
   })
 
-  test('does not keep what was written, nor a timer that was set', async (t) => {
+  test('does not keep what was written', async (t) => {
     await callable(t)
     const made = new Deferred<Transport>()
     const server = await t.serve(() => ({
@@ -115,7 +115,7 @@ forEachEngine('looking for the next message', (test, engine) => {
     await t.connect(server)
     const transport = await made.promise
     await callsFor(t, 100) // now both threads look
-    let [held, late] = [0, 0]
+    let held = 0
     const end = performance.now() + 500
     while (performance.now() < end) {
       const before = server.metrics().total.writes
@@ -124,14 +124,7 @@ forEachEngine('looking for the next message', (test, engine) => {
       // On tokio another thread writes.
       if (engine === 'mio' && server.metrics().total.writes === before) held += 1
     }
-    // Set in a turn in which the next call is found by looking.
-    let isDue = false
-    t.loop.callLater(0.0001, () => {
-      isDue = true
-    })
-    for (; !isDue && late < 10_000; late++) await t.loop.call(0, 'echo')
     assert.equal(held, 0)
-    assert.ok(late < 200, `${late} calls of some microseconds before a timer of 100 µs`)
   })
 
   test('leaves the thread time for sockets, timers and other work', async (t) => {

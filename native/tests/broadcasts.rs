@@ -3,20 +3,22 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "taken/mod.rs"]
+mod taken;
+
 use shardloop_native::abi;
 use shardloop_native::audience::broadcast;
 use shardloop_native::connection::Handle;
 use shardloop_native::engine::{SocketEngine, Start, mio::MioEngine, tokio::TokioEngine};
 use shardloop_native::net::addresses::Peer;
-use shardloop_native::shard::{Event, ServerLimits, Sink};
-use shardloop_native::write_queue::{Pin, PinnedMemory};
+use shardloop_native::shard::ServerLimits;
 use std::collections::HashMap;
 use std::io::Read;
-use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use taken::{NothingPinned, Taken};
 
 const CONNECTIONS: usize = 6;
 const TOPICS: u8 = 3;
@@ -49,30 +51,6 @@ impl Draw {
 /// Topics of a run are no other run's.
 fn name(run: &str, topic: u8) -> String {
     format!("{run} {topic}")
-}
-
-#[derive(Default)]
-struct Taken(Vec<Event>);
-
-impl Sink for Taken {
-    fn room(&self) -> usize {
-        1000
-    }
-    fn event(&mut self, event: Event) {
-        self.0.push(event);
-    }
-    fn read_buffer(&mut self, _: bool, _: usize) -> Option<(usize, &mut [MaybeUninit<u8>])> {
-        None
-    }
-    fn received(&mut self, _: i32, _: usize, _: usize) {}
-}
-
-struct NothingPinned;
-
-impl PinnedMemory for NothingPinned {
-    fn bytes(&self, _: Pin, _: usize, _: usize) -> Option<&[u8]> {
-        None
-    }
 }
 
 fn collect(engine: &mut dyn SocketEngine, taken: &mut Taken) {

@@ -1,7 +1,8 @@
 //! Drawn runs of endpoints through both halves of an engine, in one thread: the seed says when the back turns, how much
 //! JavaScript takes, and what its peers do. The sockets are the kernel's; that they are ready is told once, as edges are.
 
-use crate::world::{Edges, Given, NoPins, Watched};
+use crate::taken::NothingPinned;
+use crate::world::{Edges, Given, Watched};
 use shardloop_native::abi;
 use shardloop_native::engine::Engine;
 use shardloop_native::engine::remote::{Back, Caller, Driver, Front, PipeSizes, halves};
@@ -241,7 +242,7 @@ impl World {
             events: Vec::new(),
             came: Vec::new(),
         };
-        self.front.collect(Instant::now(), &mut taken, &NoPins);
+        self.front.collect(Instant::now(), &mut taken, &NothingPinned);
         self.front.end_batch(Instant::now());
         for (number, datagram) in taken.came {
             let live = self.live.get_mut(&number).expect("it is not over");

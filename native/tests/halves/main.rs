@@ -5,6 +5,9 @@
 mod endpoints;
 mod world;
 
+#[path = "../taken/mod.rs"]
+mod taken;
+
 use shardloop_native::abi;
 use shardloop_native::audience::{Seat, broadcast};
 use shardloop_native::engine::Engine;
@@ -13,14 +16,14 @@ use shardloop_native::limits::DATAGRAM_FAILURES_MAX;
 use shardloop_native::net::addresses::Address;
 use shardloop_native::net::datagram_address::AddressForm;
 use shardloop_native::net::udp::{DatagramSocket, OpenOptions};
-use shardloop_native::shard::{EndpointLimits, Event, Sink};
-use std::mem::MaybeUninit;
+use shardloop_native::shard::EndpointLimits;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
-use world::{Edges, Given, NoPins};
+use taken::{NothingPinned, Taken};
+use world::{Edges, Given};
 
 /// Both in one thread, which runs the back when it likes.
 struct ByHand;
@@ -36,23 +39,6 @@ impl Driver for ByHand {
 impl Caller for ByHand {
     fn ring(&self) {}
     fn resume(&self) {}
-}
-
-/// What JavaScript has taken.
-#[derive(Default)]
-struct Taken(Vec<Event>);
-
-impl Sink for Taken {
-    fn room(&self) -> usize {
-        1000
-    }
-    fn event(&mut self, event: Event) {
-        self.0.push(event);
-    }
-    fn read_buffer(&mut self, _: bool, _: usize) -> Option<(usize, &mut [MaybeUninit<u8>])> {
-        None
-    }
-    fn received(&mut self, _: i32, _: usize, _: usize) {}
 }
 
 /// An endpoint of this number that has failed in so many ways, one after the other.
@@ -94,7 +80,7 @@ fn the_back_sleeps_when_there_is_no_room_for_all_that_an_endpoint_has_to_tell_an
                 turns += 1;
                 assert!(turns < 20, "it turns for nothing, with {} told and {entries} places", taken.0.len());
             }
-            front.collect(Instant::now(), &mut taken, &NoPins);
+            front.collect(Instant::now(), &mut taken, &NothingPinned);
             front.end_batch(Instant::now());
             assert!(Instant::now() < deadline, "only {} were told", taken.0.len());
         }

@@ -6,7 +6,6 @@ use shardloop_native::net::addresses::Peer;
 use shardloop_native::net::udp::DatagramSocket;
 use shardloop_native::shard::Commands;
 use shardloop_native::system::{Readiness, Ready, Source, System};
-use shardloop_native::write_queue::{Pin, PinnedMemory};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -120,14 +119,6 @@ impl System for Edges {
 
     fn adopt(&mut self, socket: OwnedFd) -> OwnedFd {
         socket
-    }
-}
-
-pub struct NoPins;
-
-impl PinnedMemory for NoPins {
-    fn bytes(&self, _: Pin, _: usize, _: usize) -> Option<&[u8]> {
-        None
     }
 }
 
