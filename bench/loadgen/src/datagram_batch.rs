@@ -1,4 +1,4 @@
-//! Many datagrams of a connected socket by one system call: recvmmsg and sendmmsg on Linux, one call each elsewhere.
+//! Datagrams of a connected socket: on Linux several by one system call (recvmmsg, sendmmsg), elsewhere by one each.
 
 use std::{io, os::fd::AsRawFd};
 
@@ -38,15 +38,17 @@ impl DatagramBatch {
         &self.bytes[index * self.slot_bytes..][..self.lengths[index]]
     }
 
-    /// Receives what is there, up to the number of slots. Fewer: there was no more.
+    /// Receives what is there, up to `most`, which is 1 to the number of slots. Fewer: there was no more.
     ///
     /// # Errors
     /// The system's, `WouldBlock` when there is nothing.
-    pub fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
+    pub fn receive(&mut self, socket: &impl AsRawFd, most: usize) -> io::Result<usize> {
         #[cfg(target_os = "linux")]
-        return self.calls.receive(socket.as_raw_fd(), &mut self.bytes, self.slot_bytes, &mut self.lengths);
-        #[cfg(not(target_os = "linux"))]
-        return self.receive_each(socket.as_raw_fd());
+        if most > 1 {
+            let (bytes, lengths) = (&mut self.bytes, &mut self.lengths[..most]);
+            return self.calls.receive(socket.as_raw_fd(), bytes, self.slot_bytes, lengths);
+        }
+        self.receive_each(socket.as_raw_fd(), most)
     }
 
     /// Sends the first `count` slots whole. Tells how many the kernel has taken, fewer when it has room for no more.
@@ -55,14 +57,15 @@ impl DatagramBatch {
     /// The system's, when it has taken none.
     pub fn send(&mut self, socket: &impl AsRawFd, count: usize) -> io::Result<usize> {
         #[cfg(target_os = "linux")]
-        return self.calls.send(socket.as_raw_fd(), &mut self.bytes, self.slot_bytes, count);
-        #[cfg(not(target_os = "linux"))]
-        return self.send_each(socket.as_raw_fd(), count);
+        if count > 1 {
+            return self.calls.send(socket.as_raw_fd(), &mut self.bytes, self.slot_bytes, count);
+        }
+        self.send_each(socket.as_raw_fd(), count)
     }
 
-    #[cfg(not(target_os = "linux"))]
-    fn receive_each(&mut self, fd: libc::c_int) -> io::Result<usize> {
-        for index in 0..self.slots() {
+    /// One call for each, which of a single one costs less than the other.
+    fn receive_each(&mut self, fd: libc::c_int, most: usize) -> io::Result<usize> {
+        for index in 0..most {
             let slot = self.slot(index);
             // SAFETY: the slot is exclusively borrowed for the call, which writes at most its length.
             let length = unsafe { libc::recv(fd, slot.as_mut_ptr().cast(), slot.len(), 0) };
@@ -71,10 +74,9 @@ impl DatagramBatch {
             }
             self.lengths[index] = length as usize;
         }
-        Ok(self.slots())
+        Ok(most)
     }
 
-    #[cfg(not(target_os = "linux"))]
     fn send_each(&mut self, fd: libc::c_int, count: usize) -> io::Result<usize> {
         for index in 0..count {
             let slot = self.slot(index);

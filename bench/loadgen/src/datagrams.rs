@@ -144,9 +144,8 @@ impl Load {
             first,
             pattern: Pattern::new(),
             text: DatagramText::new(options.size),
-            // One slot more than answers come, so that one call finds the socket empty; a byte more than they have, so that
-            // one that is too long is seen.
-            incoming: DatagramBatch::new(slots + 1, options.size + 1),
+            // A byte more than answers have, so that one that is too long is seen.
+            incoming: DatagramBatch::new(slots, options.size + 1),
             outgoing: DatagramBatch::new(slots, options.size),
             clock: Instant::now(),
             window_start_ns: u64::MAX,
@@ -238,11 +237,14 @@ impl Load {
         Ok(())
     }
 
-    /// Takes the answers that are there, and sends as many datagrams again.
+    /// Takes the answers that are there, and sends as many datagrams again. Once all that was out is answered it does not look
+    /// for more, as there is no more; one that comes twice waits for the next event.
     fn receive(&mut self, number: usize) -> Result<(), Failure> {
         loop {
             let client = &mut self.clients[number];
-            let received = match self.incoming.receive(&client.socket) {
+            let out = client.out.len();
+            let most = out.clamp(1, self.incoming.slots());
+            let received = match self.incoming.receive(&client.socket, most) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -252,8 +254,9 @@ impl Load {
             for index in 0..received {
                 self.take(number, index, now_ns)?;
             }
+            let is_answered = out > 0 && self.clients[number].out.is_empty();
             self.top_up(number, now_ns)?;
-            if received < self.incoming.slots() {
+            if received < most || is_answered {
                 return Ok(());
             }
         }
