@@ -34,8 +34,7 @@ impl AddressForm {
     /// The first word of a kind; `upper` is the port, or the length of the name.
     fn begin(kind: i32, upper: u16) -> Self {
         let mut form = Self::NONE;
-        let word = kind | i32::from(upper) << abi::ADDRESS_PORT_SHIFT;
-        form.bytes[..WORD].copy_from_slice(&word.to_ne_bytes());
+        form.bytes[..WORD].copy_from_slice(&first_word(kind, upper).to_ne_bytes());
         form
     }
 
@@ -49,7 +48,18 @@ impl AddressForm {
     /// Of IPv4.
     #[inline]
     pub fn ipv4(address: [u8; 4], port: u16) -> Self {
-        Self::begin(abi::ADDRESS_IPV4, port).with(&address)
+        let mut form = Self::NONE;
+        form.set_ipv4(address, port);
+        form
+    }
+
+    /// Becomes one of IPv4: eight bytes, not all that there is room for, as each datagram has one.
+    #[inline]
+    pub fn set_ipv4(&mut self, address: [u8; 4], port: u16) {
+        let word = first_word(abi::ADDRESS_IPV4, port);
+        self.bytes[..WORD].copy_from_slice(&word.to_ne_bytes());
+        self.bytes[WORD..2 * WORD].copy_from_slice(&address);
+        self.length = 2 * WORD as u8;
     }
 
     /// Of IPv6.
@@ -94,6 +104,10 @@ pub fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
         _ => return None,
     };
     (length <= FORM_MAX_BYTES).then(|| bytes.split_at_checked(length)).flatten()
+}
+
+fn first_word(kind: i32, upper: u16) -> i32 {
+    kind | i32::from(upper) << abi::ADDRESS_PORT_SHIFT
 }
 
 fn upper(word: i32) -> u16 {
