@@ -144,6 +144,8 @@ pub trait System {
     type Listener: Clone + PartialEq + Send + 'static;
     /// Whether a failure that was told of is told of ever again, until what has failed is watched anew.
     const FAILURE_STAYS: bool = false;
+    /// An endpoint that has something again and again need not be watched: to begin and end that costs little.
+    const POLLS_BUSY_ENDPOINTS: bool = false;
 
     /// Appends what has become ready. Never waits.
     fn poll(&mut self, ready: &mut Ready);

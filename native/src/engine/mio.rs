@@ -103,6 +103,8 @@ impl System for MioSystem {
     type Free = OwnedFd;
     type Listener = Arc<Listener>;
 
+    const POLLS_BUSY_ENDPOINTS: bool = true;
+
     fn poll(&mut self, ready: &mut Ready) {
         // EINTR: the descriptor stays readable, and libuv calls again. Nothing else can fail here: the descriptor and
         // the buffer are ours.

@@ -4,6 +4,7 @@
 //! until it has. What the kernel does not take to be sent waits in the endpoint's queue, in the order of each destination.
 #![forbid(unsafe_code)]
 
+mod polling;
 mod queue;
 mod retrying;
 mod sending;
@@ -16,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::net::datagrams::Received;
 use crate::net::udp::{self, DatagramSocket, Failure};
 use crate::system::Readiness;
+use polling::Polling;
 use queue::Queue;
 use retrying::{Again, Retry};
 use std::collections::VecDeque;
@@ -54,6 +56,7 @@ struct Endpoint {
     listed_signal: bool,
     /// The kernel had no room, and is to tell when it has.
     awaits_room: bool,
+    polling: Polling,
     retry: Retry,
     listed_timed: bool,
     write_paused: bool,
@@ -237,6 +240,7 @@ impl<S: System> Shard<S> {
             listed_ready: false,
             listed_signal: false,
             awaits_room: false,
+            polling: Polling::default(),
             retry: Retry::default(),
             listed_timed: false,
             write_paused: false,
@@ -265,6 +269,7 @@ impl<S: System> Shard<S> {
         let dropped = found.queue.clear();
         found.retry = Retry::default();
         found.closes_at = None;
+        let is_watched = !found.polling.is_on();
         let (is_timed, is_ready) = (mem::take(&mut found.listed_timed), mem::take(&mut found.listed_ready));
         // Its number may be another's when the lists are come by.
         if is_timed {
@@ -278,7 +283,9 @@ impl<S: System> Shard<S> {
         if self.datagrams.left == Some(endpoint) {
             self.datagrams.left = None; // as above
         }
-        self.system.unwatch_endpoint(&socket, endpoint);
+        if is_watched {
+            self.system.unwatch_endpoint(&socket, endpoint);
+        }
         self.datagrams.signal(endpoint);
     }
 
@@ -349,21 +356,29 @@ impl<S: System> Shard<S> {
             self.metrics.add(abi::METRIC_READS, 1);
             match socket.receive(self.datagrams.received.get_or_insert_default(), most) {
                 Ok(count) => {
+                    let is_polled = self.note_received(endpoint);
                     if let Some(found) = self.datagrams.get(endpoint) {
                         found.retry.received();
                         // A short one found the end of what there is, and more is a new edge.
-                        found.readable = count == most;
+                        found.readable = count == most || is_polled;
                     }
                     self.datagrams.left = Some(endpoint);
                     if !self.datagrams.hand_on(&self.metrics, sink) {
                         return false;
                     }
+                    if count < most {
+                        break;
+                    }
                 }
                 Err(error) => match udp::failure(&error, true) {
                     Failure::Later => {
-                        if let Some(found) = self.datagrams.get(endpoint) {
-                            found.readable = false;
+                        let now = self.now;
+                        let Some(found) = self.datagrams.get(endpoint) else { return true };
+                        found.readable = found.polling.goes_on(now);
+                        if found.readable {
+                            break;
                         }
+                        self.watch_again(endpoint);
                         return true;
                     }
                     Failure::One => self.datagram_failed(endpoint, errno(&error), false),
@@ -382,7 +397,7 @@ impl<S: System> Shard<S> {
                 },
             }
         }
-        // Who has received in this batch goes behind those that had nothing of it.
+        // Who has received in this batch goes behind those that had nothing of it. So does who is asked for more in the next one.
         if let Some(found) = self.datagrams.get(endpoint)
             && found.may_receive()
             && !mem::replace(&mut found.listed_ready, true)
@@ -417,7 +432,10 @@ impl<S: System> Shard<S> {
                 found.started = true;
                 self.resume_endpoint(endpoint);
             }
-            abi::COMMAND_DATAGRAM_PAUSE => found.paused = true,
+            abi::COMMAND_DATAGRAM_PAUSE => {
+                found.paused = true;
+                self.watch_again(endpoint);
+            }
             abi::COMMAND_DATAGRAM_RESUME => {
                 found.paused = false;
                 self.resume_endpoint(endpoint);

@@ -83,6 +83,10 @@ pub struct Bench {
 }
 
 impl Bench {
+    pub fn on_mio() -> Self {
+        on(|metrics| Box::new(MioEngine::open(metrics, None).unwrap()))
+    }
+
     pub fn command(&mut self, operation: i32, endpoint: u32) {
         self.commands.0.push(([operation, endpoint as i32, 0, 0], Vec::new()));
     }
@@ -111,6 +115,9 @@ impl Bench {
             self.seen.takes = self.room;
             self.engine.collect(Instant::now(), &mut self.seen, &NoPins);
             self.engine.end_batch(Instant::now());
+            if done(&self.seen) {
+                return;
+            }
             let mut poll = libc::pollfd { fd: self.engine.pollable(), events: libc::POLLIN, revents: 0 };
             let wait = if self.engine.has_backlog() { 0 } else { 5 };
             // SAFETY: one valid pollfd.
@@ -139,15 +146,16 @@ impl Bench {
     }
 }
 
+fn on(open: fn(Arc<Metrics>) -> Box<dyn SocketEngine>) -> Bench {
+    let metrics = Arc::<Metrics>::default();
+    let seen = Narrow { takes: 0, room: 100, events: Vec::new(), came: Vec::new() };
+    let engine = open(metrics.clone());
+    Bench { engine, metrics, commands: Given::default(), seen, room: 50 }
+}
+
 pub fn on_every_engine(test: impl Fn(Bench)) {
-    let mio: fn(Arc<Metrics>) -> Box<dyn SocketEngine> = |m| Box::new(MioEngine::open(m, None).unwrap());
-    let tokio: fn(Arc<Metrics>) -> Box<dyn SocketEngine> = |m| Box::new(TokioEngine::open(m, None).unwrap());
-    for open in [mio, tokio] {
-        let metrics = Arc::<Metrics>::default();
-        let seen = Narrow { takes: 0, room: 100, events: Vec::new(), came: Vec::new() };
-        let engine = open(metrics.clone());
-        test(Bench { engine, metrics, commands: Given::default(), seen, room: 50 });
-    }
+    test(Bench::on_mio());
+    test(on(|metrics| Box::new(TokioEngine::open(metrics, None).unwrap())));
 }
 
 pub fn bound() -> (DatagramSocket, SocketAddr) {
@@ -157,4 +165,30 @@ pub fn bound() -> (DatagramSocket, SocketAddr) {
     let socket = DatagramSocket::open(&options).unwrap();
     let address = socket.local_address().unwrap().ip().unwrap();
     (socket, address)
+}
+
+/// From now on a system call with this value in one of its arguments fails on this thread. False where that is not allowed.
+#[cfg(target_os = "linux")]
+pub fn refuse(call: libc::c_long, argument: usize, value: u32, errno: i32) -> bool {
+    use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
+    let step = |code: u32, k: u32, not: u8| sock_filter { code: code as u16, jt: 0, jf: not, k };
+    let load = |offset: usize| step(BPF_LD | BPF_W | BPF_ABS, offset as u32, 0);
+    let unless = |value: u32, skip: u8| step(BPF_JMP | BPF_JEQ | BPF_K, value, skip);
+    let place = std::mem::offset_of!(libc::seccomp_data, args)
+        + argument * 8
+        + if cfg!(target_endian = "big") { 4 } else { 0 };
+    let mut steps = [
+        load(std::mem::offset_of!(libc::seccomp_data, nr)),
+        unless(call as u32, 3),
+        load(place),
+        unless(value, 1),
+        step(BPF_RET | BPF_K, libc::SECCOMP_RET_ERRNO | errno as u32, 0),
+        step(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    // SAFETY: the calls concern this thread alone, and read a program of that many steps.
+    unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+    }
 }

@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod bench;
+mod busy;
 
+#[cfg(target_os = "linux")]
+use bench::refuse;
 use bench::{Bench, Given, Narrow, NoPins, bound, on_every_engine};
 use shardloop_native::abi;
 use shardloop_native::engine::{Engine, SocketEngine, mio::MioEngine};
@@ -417,10 +420,7 @@ fn a_number_is_free_once_its_end_was_told_and_what_was_left_of_the_old_one_is_no
 
 #[test]
 fn a_number_that_is_used_again_and_again_is_received_from_once_in_a_batch() {
-    let metrics = Arc::<Metrics>::default();
-    let engine = Box::new(MioEngine::open(metrics.clone(), None).unwrap()); // whose batches are as long as is said here
-    let seen = Narrow { takes: 0, room: 100, events: Vec::new(), came: Vec::new() };
-    let mut bench = Bench { engine, metrics, commands: Given::default(), seen, room: 0 };
+    let mut bench = Bench { room: 0, ..Bench::on_mio() }; // whose batches are as long as is said here
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     // What the first has received finds no room: the other is listed, as often as it is opened.
     let (socket, address) = bound();
@@ -452,43 +452,15 @@ fn a_number_that_is_used_again_and_again_is_received_from_once_in_a_batch() {
     }
 }
 
-/// From now on sendmmsg of so many packets fails on this thread for want of memory. False where that is not allowed.
-#[cfg(target_os = "linux")]
-fn refuse_to_send(packets: u32) -> bool {
-    use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
-    let step = |code: u32, k: u32, not: u8| sock_filter { code: code as u16, jt: 0, jf: not, k };
-    let load = |offset: usize| step(BPF_LD | BPF_W | BPF_ABS, offset as u32, 0);
-    let unless = |value: u32, skip: u8| step(BPF_JMP | BPF_JEQ | BPF_K, value, skip);
-    let of_packets = std::mem::offset_of!(libc::seccomp_data, args)
-        + 2 * 8
-        + if cfg!(target_endian = "big") { 4 } else { 0 };
-    let mut steps = [
-        load(std::mem::offset_of!(libc::seccomp_data, nr)),
-        unless(libc::SYS_sendmmsg as u32, 3),
-        load(of_packets),
-        unless(packets, 1),
-        step(BPF_RET | BPF_K, libc::SECCOMP_RET_ERRNO | libc::ENOBUFS as u32, 0),
-        step(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW, 0),
-    ];
-    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
-    // SAFETY: the calls concern this thread alone, and read a program of that many steps.
-    unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
-    }
-}
-
 #[test]
 #[cfg(target_os = "linux")]
 fn what_the_kernel_has_no_memory_for_waits_with_what_follows_and_is_tried_again_in_order() {
     let test = || {
-        if !refuse_to_send(3) {
+        // Of three packets.
+        if !refuse(libc::SYS_sendmmsg, 2, 3, libc::ENOBUFS) {
             return;
         }
-        let metrics = Arc::<Metrics>::default();
-        let engine = Box::new(MioEngine::open(metrics.clone(), None).unwrap()); // which sends on this thread
-        let seen = Narrow { takes: 0, room: 100, events: Vec::new(), came: Vec::new() };
-        let mut bench = Bench { engine, metrics, commands: Given::default(), seen, room: 0 };
+        let mut bench = Bench { room: 0, ..Bench::on_mio() }; // which sends on this thread
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let to = AddressForm::of(&Address::Ip(client.local_addr().unwrap()));

@@ -120,6 +120,9 @@ impl<S: System> Shard<S> {
 
     /// Watches it anew, or loses it.
     pub(super) fn rewatch_endpoint(&mut self, endpoint: u32) {
+        if !self.watch_again(endpoint) {
+            return; // as it is, until that is tried again
+        }
         let Some(found) = self.datagrams.get(endpoint) else { return };
         let Some(socket) = &found.socket else { return };
         if let Err(error) = self.system.rewatch_endpoint(socket, endpoint, found.awaits_room) {
