@@ -55,6 +55,11 @@ impl BusyPoll {
         self.gap = (3 * self.gap + gap) / 4;
     }
 
+    /// A batch is done at `now`, and the next follows at once.
+    pub fn goes_on(&mut self, now: Instant) {
+        self.done_at = now;
+    }
+
     /// A batch of so many events is done at `now`, in a wake-up that began at `woken_at`: until when to look for the
     /// next one, if at all.
     pub fn until(&mut self, now: Instant, woken_at: Instant, events: usize) -> Option<Instant> {

@@ -334,6 +334,7 @@ impl Host {
             let Some((at, backlog)) = ended else { break };
             now = at;
             if backlog {
+                self.update_busy_poll(|policy| policy.goes_on(now));
                 if now.duration_since(began) >= Duration::from_micros(WAKE_BUDGET_US) {
                     break;
                 }

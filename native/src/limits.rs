@@ -170,13 +170,13 @@ pub const TOPICS_PER_CONNECTION_MAX: usize = 1024;
 pub const DATAGRAM_BATCH: usize = 64;
 /// Calls by which one endpoint receives in one batch. Past it the endpoint waits on the ready list.
 pub const DATAGRAM_READS_PER_BATCH: usize = 4;
-/// Calls in a row that have received something, after which an endpoint is not watched any more,
+/// Calls in a row that have received something, each soon after another, after which an endpoint is not watched any more
 pub const DATAGRAM_POLLING_AFTER: u32 = 16;
-/// until it has had nothing for so long.
+/// until it has had nothing for so long, or in vain was asked more often than not.
 pub const DATAGRAM_POLLING_US: u64 = 30;
 /// How many such calls it takes at most: it doubles when not to watch it was hardly worth it.
 pub const DATAGRAM_POLLING_AFTER_MAX: u32 = 4096;
-/// Time from one such call to the next, that to handle a batch included, below which they are in a row.
+/// Time from one such call to the next, that to handle a batch included, below which it is soon.
 pub const DATAGRAM_POLLING_GAP_US: u64 = 2_000;
 /// Largest datagram that is sent: what an IPv4 packet holds. A longer one is refused.
 pub const DATAGRAM_MAX_BYTES: usize = 65_507;

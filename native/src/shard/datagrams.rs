@@ -43,7 +43,7 @@ struct Endpoint {
     socket: Option<Arc<DatagramSocket>>,
     limits: EndpointLimits,
     queue: Queue,
-    /// The kernel said that datagrams wait, and receiving has not yet found the end of them.
+    /// The kernel said that datagrams wait, and receiving has not yet found the end of them; or nobody tells.
     readable: bool,
     /// JavaScript has its protocol.
     started: bool,
@@ -111,7 +111,7 @@ pub(super) struct Datagrams {
     left: Option<u32>,
     /// Endpoints to receive from without a further word from the kernel.
     ready: Vec<u32>,
-    /// Of this batch: endpoints that used up their reads. They go behind those that had none.
+    /// Of this batch: endpoints that have had their turn, and go behind those that had none.
     exhausted: Vec<u32>,
     /// Endpoints with events other than datagrams to deliver.
     signals: VecDeque<u32>,
@@ -154,6 +154,17 @@ impl Datagrams {
         let Some(found) = self.get(endpoint).filter(|found| found.is_open()) else { return };
         if !mem::replace(&mut found.listed_ready, true) {
             self.ready.push(endpoint);
+        }
+    }
+
+    /// The sink was full: it has its turn in the next batch, behind those that it was full for before they had any.
+    fn list_unserved(&mut self, endpoint: u32) {
+        if self.left != Some(endpoint) {
+            self.list_ready(endpoint);
+        } else if let Some(found) = self.get(endpoint).filter(|found| found.is_open())
+            && !mem::replace(&mut found.listed_ready, true)
+        {
+            self.exhausted.push(endpoint);
         }
     }
 
@@ -316,7 +327,7 @@ impl<S: System> Shard<S> {
         found.readable = true;
         // One on the list has its turn there, not a second one in this batch.
         if !found.listed_ready && !self.receive_datagrams(endpoint, sink) {
-            self.datagrams.list_ready(endpoint);
+            self.datagrams.list_unserved(endpoint);
         }
     }
 
@@ -329,7 +340,7 @@ impl<S: System> Shard<S> {
             found.listed_ready = false;
             if !done || !self.receive_datagrams(endpoint, sink) {
                 done = false;
-                self.datagrams.list_ready(endpoint);
+                self.datagrams.list_unserved(endpoint);
             }
         }
         // The list keeps its memory.
@@ -372,14 +383,11 @@ impl<S: System> Shard<S> {
                 }
                 Err(error) => match udp::failure(&error, true) {
                     Failure::Later => {
-                        let now = self.now;
-                        let Some(found) = self.datagrams.get(endpoint) else { return true };
-                        found.readable = found.polling.goes_on(now);
-                        if found.readable {
-                            break;
+                        let is_polled = self.note_nothing(endpoint);
+                        if let Some(found) = self.datagrams.get(endpoint) {
+                            found.readable = is_polled;
                         }
-                        self.watch_again(endpoint);
-                        return true;
+                        break;
                     }
                     Failure::One => self.datagram_failed(endpoint, errno(&error), false),
                     Failure::Again => {

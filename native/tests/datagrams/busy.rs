@@ -9,6 +9,8 @@ use shardloop_native::limits::DATAGRAM_POLLING_AFTER;
 use shardloop_native::limits::{DATAGRAM_POLLING_US, DATAGRAM_RETRY_MS};
 use shardloop_native::net::datagram_address::AddressForm;
 use shardloop_native::net::udp::DatagramSocket;
+#[cfg(target_os = "linux")]
+use shardloop_native::net::{addresses::Address, udp::OpenOptions};
 use std::net::{SocketAddr, UdpSocket};
 #[cfg(target_os = "linux")]
 use std::os::fd::{AsFd, AsRawFd};
@@ -118,6 +120,66 @@ fn one_that_is_busy_can_be_paused_resumed_and_closed() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn an_error_is_told_of_one_that_was_busy_when_it_was_paused() {
+    let mut bench = Bench::on_mio();
+    let theirs = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let remote = Some(Address::Ip(theirs.local_addr().unwrap()));
+    let socket = DatagramSocket::open(&OpenOptions { remote, ..OpenOptions::default() }).unwrap();
+    let (ours, socket_fd) = (socket.local_address().unwrap().ip().unwrap(), socket.as_fd().as_raw_fd());
+    bench.add(0, socket, 1 << 20);
+    make_unwatched(&mut bench, socket_fd, |bytes| {
+        assert_eq!(theirs.send_to(bytes, ours).unwrap(), bytes.len())
+    });
+    drop(theirs);
+    bench.command(abi::COMMAND_DATAGRAM_PAUSE, 0);
+    bench.send(0, &AddressForm::NONE, b"to nobody");
+    bench.flush();
+    bench.until(|seen| !seen.events.is_empty());
+    assert_eq!(bench.events(abi::EVENT_DATAGRAM_FAILED)[0].a, libc::ECONNREFUSED);
+    bench.close(0);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_number_of_one_that_ended_while_it_was_busy_can_be_anothers() {
+    let mut bench = Bench::on_mio();
+    for _ in 0..5 {
+        let (socket, address) = bound();
+        let socket_fd = socket.as_fd().as_raw_fd();
+        let send = to(address);
+        bench.add(0, socket, 1 << 20);
+        make_unwatched(&mut bench, socket_fd, &send);
+        send(b"too late");
+        bench.command(abi::COMMAND_DATAGRAM_ABORT, 0);
+        bench.flush();
+        let count = bench.seen.came.len();
+        bench.until(|seen| !seen.events.is_empty());
+        assert_eq!(bench.events(abi::EVENT_DATAGRAM_CLOSED).len(), 1);
+        assert_eq!(bench.seen.came.len(), count);
+        assert!(!bench.engine.has_backlog());
+        bench.seen.events.clear();
+    }
+}
+
+#[test]
+fn one_that_always_fills_the_batch_keeps_no_other_waiting() {
+    let mut bench = Bench { room: 10, ..Bench::on_mio() }; // whose batches are as long as is said here
+    let (flooded, flooded_at) = bound();
+    let (other, other_at) = bound();
+    let (flood, send) = (to(flooded_at), to(other_at));
+    for _ in 0..1_000 {
+        flood(b"flood");
+    }
+    send(b"the other's");
+    bench.add(0, flooded, 1 << 20);
+    bench.add(1, other, 1 << 20);
+    bench.until(|seen| seen.came.len() == 1_001);
+    let place = bench.seen.came.iter().position(|(endpoint, _, _)| *endpoint == 1).unwrap();
+    assert!(place < 100, "it came behind {place} of the first's");
+}
+
+#[test]
 fn one_that_is_busy_is_told_of_room() {
     on_every_engine(|mut bench| {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
@@ -137,8 +199,8 @@ fn one_that_is_busy_is_told_of_room() {
             }
         });
         bench.until(|seen| seen.events.iter().any(|event| event.kind == abi::EVENT_DATAGRAM_RESUME));
+        bench.close(1); // which sends what is left
         reader.join().unwrap();
-        bench.close(1);
     });
 }
 

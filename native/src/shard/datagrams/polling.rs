@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 pub(super) struct Polling {
     /// It is not watched.
     is_on: bool,
-    /// Calls that have received something, one soon after the other: before it is on in a row, and since.
-    count: u32,
-    /// How many it takes.
+    /// Calls that have received something: before it is on those in a row, then those since.
+    received: u32,
+    /// Since it is on, calls that found nothing.
+    in_vain: u32,
+    /// In a row, until it is on.
     needed: u32,
     received_at: Option<Instant>,
     /// While it is on: since when there has been nothing.
@@ -28,7 +30,14 @@ pub(super) struct Polling {
 
 impl Default for Polling {
     fn default() -> Self {
-        Self { is_on: false, count: 0, needed: DATAGRAM_POLLING_AFTER, received_at: None, idle_since: None }
+        Self {
+            is_on: false,
+            received: 0,
+            in_vain: 0,
+            needed: DATAGRAM_POLLING_AFTER,
+            received_at: None,
+            idle_since: None,
+        }
     }
 }
 
@@ -38,32 +47,38 @@ impl Polling {
         self.is_on
     }
 
-    /// There was nothing; whether it goes on all the same.
-    pub(super) fn goes_on(&mut self, now: Instant) -> bool {
-        let since = *self.idle_since.get_or_insert(now);
-        self.is_on && now.saturating_duration_since(since) < Duration::from_micros(DATAGRAM_POLLING_US)
-    }
-
     /// Something was received; whether that is so often that it need not be watched.
     fn received(&mut self, now: Instant) -> bool {
         self.idle_since = None;
         let last = self.received_at.replace(now);
         let passed = last.map(|last| now.saturating_duration_since(last));
         let is_soon = passed.is_some_and(|passed| passed < Duration::from_micros(DATAGRAM_POLLING_GAP_US));
-        self.count = if is_soon || self.is_on { self.count.saturating_add(1) } else { 0 };
-        self.count >= self.needed
+        self.received = if is_soon || self.is_on { self.received.saturating_add(1) } else { 0 };
+        self.received >= self.needed
     }
 
     fn begin(&mut self) {
-        (self.is_on, self.count) = (true, 0);
+        (self.is_on, self.received, self.in_vain) = (true, 0, 0);
     }
 
-    /// It is watched again. Where that was hardly worth it, it takes more until the next time.
+    /// There was nothing; whether it goes on all the same. A call in vain costs a turn of libuv's loop, which is a third of what it
+    /// costs to sleep and be woken: so it goes on for as long as there is something every other time.
+    fn goes_on(&mut self, now: Instant) -> bool {
+        let since = *self.idle_since.get_or_insert(now);
+        self.in_vain = self.in_vain.saturating_add(1);
+        self.is_on
+            && now.saturating_duration_since(since) < Duration::from_micros(DATAGRAM_POLLING_US)
+            && self.in_vain <= self.received.saturating_add(DATAGRAM_POLLING_AFTER)
+    }
+
+    /// It is watched again. Where nothing came and it was hardly worth it, it takes more until the next time.
     fn end(&mut self) {
-        let was_worth = self.count >= DATAGRAM_POLLING_AFTER;
-        let more = (2 * self.needed).min(DATAGRAM_POLLING_AFTER_MAX);
-        self.needed = if was_worth { DATAGRAM_POLLING_AFTER } else { more };
-        (self.is_on, self.count) = (false, 0);
+        if self.idle_since.is_some() {
+            let was_worth = self.received >= self.in_vain.max(DATAGRAM_POLLING_AFTER);
+            let more = (2 * self.needed).min(DATAGRAM_POLLING_AFTER_MAX);
+            self.needed = if was_worth { DATAGRAM_POLLING_AFTER } else { more };
+        }
+        (self.is_on, self.received, self.idle_since) = (false, 0, None);
     }
 }
 
@@ -84,8 +99,18 @@ impl<S: System> Shard<S> {
         found.polling.is_on
     }
 
-    /// It has nothing, or is not to be received from: whoever sends something is told of from now on. Where the system has no memory
-    /// for that, both are tried again later. False when it is not watched.
+    /// There was nothing. Whether there may be soon, of which nobody tells.
+    pub(super) fn note_nothing(&mut self, endpoint: u32) -> bool {
+        let now = self.now;
+        let goes_on = self.datagrams.get(endpoint).is_some_and(|found| found.polling.goes_on(now));
+        if !goes_on {
+            self.watch_again(endpoint);
+        }
+        goes_on
+    }
+
+    /// It has nothing, is not to be received from, or waits for room: the kernel tells of it from now on. Where that has no memory for
+    /// it, both are tried again later. False when it is not watched.
     pub(super) fn watch_again(&mut self, endpoint: u32) -> bool {
         let Some(found) = self.datagrams.get(endpoint) else { return false };
         let Some(socket) = found.socket.as_ref().filter(|_| found.polling.is_on) else { return true };

@@ -13,7 +13,7 @@ pub(super) enum Again {
     Receive,
     /// To send what is queued.
     Send,
-    /// To be told of failures.
+    /// To be told of failures, or of anything.
     Watch,
 }
 
