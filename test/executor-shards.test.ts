@@ -130,21 +130,24 @@ forEachEngine('the executor of shards', (test) => {
     const blocker = await first.run('asleep')
     await until(server, { running: 1 })
     const many = []
-    for (let task = 0; task < 20; task++) many.push(await first.run('busy', [10, task]))
+    for (let task = 0; task < 20; task++) many.push(await first.run('nth'))
     await until(server, { queued: 20 })
-    const single = await second.run('busy', [1, 'single'])
+    const single = await second.run('nth')
     await until(server, { queued: 21 })
+    // Its thread ends, so another one counts.
     await first.send({ do: 'abort', id: blocker })
-    assert.equal((await second.answer(single)).result, 'single')
-    assert.ok(server.metrics().executor.queued >= 17, `${server.metrics().executor.queued} wait behind it`)
-    for (const [task, id] of many.entries()) assert.equal((await first.answer(id)).result, task)
+    const nth = Number((await second.answer(single)).result)
+    assert.ok(nth <= 3, `it was number ${nth} of them`)
+    const others = Array.from({ length: 21 }, (_, index) => index + 1).filter((number) => number !== nth)
+    for (const [task, id] of many.entries()) assert.equal((await first.answer(id)).result, others[task])
   })
 
   test('every bound exceeded once: the queue of all, and what one shard may have in the executor', async (t) => {
     const { server, first, second } = await twoShards(t, { maxThreads: 1, maxQueue: 4 })
     const { refused } = server.metrics().executor
+    const blocker = await first.run('asleep')
     const ids: number[] = []
-    for (let task = 0; task < 5; task++) ids.push(await first.run('busy', [40, task]))
+    for (let task = 0; task < 4; task++) ids.push(await first.run('busy', [1, task]))
     await until(server, { running: 1, queued: 4 })
     // The shard knows by itself that it has as many as it may; the other one is told by the supervisor.
     const own = await first.ask({ do: 'run' })
@@ -154,6 +157,7 @@ forEachEngine('the executor of shards', (test) => {
     assert.equal(others.error?.code, 'ERR_SHARDLOOP_EXECUTOR_FULL')
     assert.match(others.error?.message ?? '', /^5 tasks run or wait in the executor/)
     assert.equal(server.metrics().executor.refused, refused + 2)
+    await first.send({ do: 'abort', id: blocker })
     for (const [task, id] of ids.entries()) assert.equal((await first.answer(id)).result, task)
     assert.equal((await second.ask({ do: 'run', args: ['room'] })).result, 'room')
   })
@@ -169,13 +173,14 @@ forEachEngine('the executor of shards', (test) => {
 
   test('no thread, descriptor or pending task is left by shards that come and go with tasks', async (t) => {
     const [threads, descriptors] = [threadCount(), openDescriptors().size]
-    const { server, first } = await twoShards(t, { maxThreads: 2 })
+    const { server, first, second } = await twoShards(t, { maxThreads: 2 })
     for (let task = 0; task < 4; task++) await first.run('asleep')
     await until(server, { running: 2, queued: 2 })
     await server.abort()
     const { running, queued } = server.metrics().executor
     assert.deepEqual([server.metrics().executor.threads, running, queued], [0, 0, 0])
-    await first.client.destroy()
+    // A shard may have closed in good order: then the client's half is still open.
+    for (const { client } of [first, second]) await client.destroy()
     // What the test before has left to end may have been counted.
     await eventually(() => threadCount() <= threads && openDescriptors().size <= descriptors)
   })
