@@ -209,6 +209,17 @@ mod tests {
     }
 
     #[test]
+    fn batches_that_follow_at_once_are_no_gap() {
+        let now = Instant::now();
+        let mut policy = BusyPoll::new(now);
+        policy.gap = 10 * US;
+        let done_at = now + 1000 * US;
+        policy.goes_on(done_at);
+        policy.found(done_at + 10 * US);
+        assert_eq!(policy.gap, 10 * US);
+    }
+
+    #[test]
     fn libuv_has_its_turn() {
         let now = Instant::now();
         let mut policy = BusyPoll::new(now);

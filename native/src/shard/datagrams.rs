@@ -157,14 +157,19 @@ impl Datagrams {
         }
     }
 
-    /// The sink was full: it has its turn in the next batch, behind those that it was full for before they had any.
-    fn list_unserved(&mut self, endpoint: u32) {
-        if self.left != Some(endpoint) {
-            self.list_ready(endpoint);
-        } else if let Some(found) = self.get(endpoint).filter(|found| found.is_open())
-            && !mem::replace(&mut found.listed_ready, true)
-        {
+    /// It has had its turn in this batch, and has the next one behind those that had none.
+    fn list_exhausted(&mut self, endpoint: u32) {
+        let Some(found) = self.get(endpoint).filter(|found| found.is_open()) else { return };
+        if !mem::replace(&mut found.listed_ready, true) {
             self.exhausted.push(endpoint);
+        }
+    }
+
+    /// The sink was full, of its datagrams or of others'.
+    fn list_unserved(&mut self, endpoint: u32) {
+        match self.left == Some(endpoint) {
+            true => self.list_exhausted(endpoint),
+            false => self.list_ready(endpoint),
         }
     }
 
@@ -405,12 +410,9 @@ impl<S: System> Shard<S> {
                 },
             }
         }
-        // Who has received in this batch goes behind those that had nothing of it. So does who is asked for more in the next one.
-        if let Some(found) = self.datagrams.get(endpoint)
-            && found.may_receive()
-            && !mem::replace(&mut found.listed_ready, true)
-        {
-            self.datagrams.exhausted.push(endpoint);
+        // Used up, or to be asked for more though nobody tells of it.
+        if self.datagrams.get(endpoint).is_some_and(|found| found.may_receive()) {
+            self.datagrams.list_exhausted(endpoint);
         }
         true
     }

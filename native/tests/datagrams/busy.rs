@@ -51,14 +51,21 @@ fn to(address: SocketAddr) -> impl Fn(&[u8]) {
     move |bytes| assert_eq!(client.send_to(bytes, address).unwrap(), bytes.len())
 }
 
+/// An endpoint on mio, its descriptor, and who sends to it.
+#[cfg(target_os = "linux")]
+fn one_on_mio() -> (Bench, i32, impl Fn(&[u8])) {
+    let mut bench = Bench::on_mio();
+    let (socket, address) = bound();
+    let socket_fd = socket.as_fd().as_raw_fd();
+    bench.add(0, socket, 1 << 20);
+    (bench, socket_fd, to(address))
+}
+
 #[test]
 #[cfg(target_os = "linux")] // where the kernel tells what is watched
 fn one_that_is_busy_is_not_watched_until_it_has_had_nothing_for_a_moment() {
-    let mut bench = Bench::on_mio();
-    let (socket, address) = bound();
-    let (poll, socket_fd) = (bench.engine.pollable(), socket.as_fd().as_raw_fd());
-    let send = to(address);
-    bench.add(0, socket, 1 << 20);
+    let (mut bench, socket_fd, send) = one_on_mio();
+    let poll = bench.engine.pollable();
     for _ in 0..3 {
         assert!(is_watched(poll, socket_fd));
         make_unwatched(&mut bench, socket_fd, &send);
@@ -79,11 +86,8 @@ fn one_that_is_busy_is_not_watched_until_it_has_had_nothing_for_a_moment() {
 #[test]
 #[cfg(target_os = "linux")]
 fn one_that_is_hardly_busy_is_watched_more_and_more() {
-    let mut bench = Bench::on_mio();
-    let (socket, address) = bound();
-    let (poll, socket_fd) = (bench.engine.pollable(), socket.as_fd().as_raw_fd());
-    let send = to(address);
-    bench.add(0, socket, 1 << 20);
+    let (mut bench, socket_fd, send) = one_on_mio();
+    let poll = bench.engine.pollable();
     let mut unwatched = 0;
     for count in 1..=1000 {
         send(b"one");
@@ -240,11 +244,8 @@ fn bursts_and_pauses_of_any_length_come_whole_and_in_order() {
 #[cfg(target_os = "linux")]
 fn one_that_cannot_be_watched_for_want_of_memory_is_received_from_all_the_same() {
     let test = || {
-        let mut bench = Bench::on_mio();
-        let (socket, address) = bound();
-        let (poll, socket_fd) = (bench.engine.pollable(), socket.as_fd().as_raw_fd());
-        let send = to(address);
-        bench.add(0, socket, 1 << 20);
+        let (mut bench, socket_fd, send) = one_on_mio();
+        let poll = bench.engine.pollable();
         make_unwatched(&mut bench, socket_fd, &send);
         if !refuse(libc::SYS_epoll_ctl, 1, libc::EPOLL_CTL_ADD as u32, libc::ENOMEM) {
             return;

@@ -12,10 +12,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-/// From one slot to the next. Were it a power of two, the beginnings of all slots, which is all that small datagrams use, would
-/// share one set of the processor's cache; so they are an odd number of its lines apart.
-const SLOT_STRIDE: usize = DATAGRAM_SLOT_BYTES + 25 * 64;
-
 /// What one call has received.
 pub struct Received {
     /// A slot for each datagram, or several of one length. What was never used takes no memory: the system maps it when it is.
@@ -64,7 +60,7 @@ impl Default for Received {
         // SAFETY: all-zero bytes are valid storage of an address.
         let name = unsafe { mem::zeroed() };
         Self {
-            memory: vec![0; DATAGRAM_BATCH * SLOT_STRIDE].into_boxed_slice(),
+            memory: vec![0; DATAGRAM_BATCH * DATAGRAM_SLOT_BYTES].into_boxed_slice(),
             names: Box::new([name; DATAGRAM_BATCH]),
             packets: Box::new([Packet::default(); DATAGRAM_BATCH]),
             count: 0,
@@ -80,7 +76,7 @@ impl Received {
     pub fn peek(&self) -> Option<Datagram<'_>> {
         let (index, from) = self.next;
         let packet = self.packets[..self.count].get(index)?;
-        let start = index * SLOT_STRIDE;
+        let start = index * DATAGRAM_SLOT_BYTES;
         let end = (from + packet.stride as usize).min(packet.length as usize);
         Some(Datagram {
             source: self.source.as_bytes(),
@@ -133,8 +129,8 @@ pub fn receive(fd: BorrowedFd<'_>, received: &mut Received, most: usize, merged:
     let mut controls = [const { MaybeUninit::<Control>::uninit() }; DATAGRAM_BATCH];
     let mut pieces = [const { MaybeUninit::<libc::iovec>::uninit() }; DATAGRAM_BATCH];
     let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; DATAGRAM_BATCH];
-    for (index, slot) in received.memory.chunks_exact_mut(SLOT_STRIDE).take(most).enumerate() {
-        let piece = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: DATAGRAM_SLOT_BYTES };
+    for (index, slot) in received.memory.chunks_exact_mut(DATAGRAM_SLOT_BYTES).take(most).enumerate() {
+        let piece = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() };
         let mut header = empty_header();
         header.msg_name = (&raw mut received.names[index]).cast();
         header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -183,7 +179,7 @@ pub fn receive(fd: BorrowedFd<'_>, received: &mut Received, most: usize, _merged
     received.clear();
     let mut count = 0;
     while count < most.min(DATAGRAM_BATCH) {
-        let slot = &mut received.memory[count * SLOT_STRIDE..][..DATAGRAM_SLOT_BYTES];
+        let slot = &mut received.memory[count * DATAGRAM_SLOT_BYTES..][..DATAGRAM_SLOT_BYTES];
         let mut piece = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() };
         let mut header = empty_header();
         header.msg_name = (&raw mut received.names[count]).cast();

@@ -61,13 +61,15 @@ impl Polling {
         (self.is_on, self.received, self.in_vain) = (true, 0, 0);
     }
 
-    /// There was nothing; whether it goes on all the same. A call in vain costs a turn of libuv's loop, which is a third of what it
-    /// costs to sleep and be woken: so it goes on for as long as there is something every other time.
+    /// There was nothing; whether it goes on all the same: for a moment, and as long as there is something every other time, for a
+    /// call in vain costs a turn of libuv's loop.
     fn goes_on(&mut self, now: Instant) -> bool {
+        if !self.is_on {
+            return false;
+        }
         let since = *self.idle_since.get_or_insert(now);
         self.in_vain = self.in_vain.saturating_add(1);
-        self.is_on
-            && now.saturating_duration_since(since) < Duration::from_micros(DATAGRAM_POLLING_US)
+        now.saturating_duration_since(since) < Duration::from_micros(DATAGRAM_POLLING_US)
             && self.in_vain <= self.received.saturating_add(DATAGRAM_POLLING_AFTER)
     }
 
@@ -127,5 +129,82 @@ impl<S: System> Shard<S> {
             self.lose_endpoint(endpoint, errno(&error)); // another one has it by now
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const US: Duration = Duration::from_micros(1);
+
+    /// Something comes each `gap`, and it is asked each `look` while it is not watched; how many calls, and how many of them in vain,
+    /// until it is watched again, or after a thousand that were not.
+    fn period(polling: &mut Polling, now: &mut Instant, gap: Duration, look: Duration) -> (u32, u32) {
+        while !polling.received(*now) {
+            *now += gap;
+        }
+        polling.begin();
+        let (mut received, mut in_vain, mut due) = (0, 0, *now + gap);
+        while received < 1000 {
+            *now += look;
+            if *now >= due {
+                polling.received(*now);
+                (received, due) = (received + 1, *now + gap);
+            } else {
+                in_vain += 1;
+                if !polling.goes_on(*now) {
+                    polling.end();
+                    return (received, in_vain);
+                }
+            }
+        }
+        (received, in_vain)
+    }
+
+    #[test]
+    fn it_goes_on_where_there_is_something_every_other_time_and_not_where_it_is_asked_in_vain() {
+        let mut now = Instant::now();
+        let mut polling = Polling::default();
+        assert_eq!(period(&mut polling, &mut now, 8 * US, 4 * US), (1000, 1000));
+        polling = Polling::default();
+        let (received, in_vain) = period(&mut polling, &mut now, 20 * US, 4 * US);
+        assert!(received < 10 && in_vain < 40, "{in_vain} calls in vain, {received} others");
+        assert_eq!(polling.needed, 2 * DATAGRAM_POLLING_AFTER);
+    }
+
+    #[test]
+    fn it_ends_after_a_moment_without_anything_and_takes_more_each_time_until_it_is_worth_it() {
+        let mut now = Instant::now();
+        let mut polling = Polling::default();
+        for doubled in 1..20 {
+            let (received, in_vain) = period(&mut polling, &mut now, 100 * US, 4 * US);
+            assert_eq!((received, in_vain), (0, 9));
+            let expected = DATAGRAM_POLLING_AFTER << doubled.min(8);
+            assert_eq!(polling.needed, expected.min(DATAGRAM_POLLING_AFTER_MAX));
+        }
+        period(&mut polling, &mut now, US, US);
+        for _ in 0..9 {
+            now += 4 * US;
+            polling.goes_on(now);
+        }
+        polling.end();
+        assert_eq!(polling.needed, DATAGRAM_POLLING_AFTER);
+    }
+
+    #[test]
+    fn who_ends_it_while_there_is_something_makes_it_take_no_more() {
+        let mut polling = Polling::default();
+        polling.begin();
+        polling.received(Instant::now());
+        polling.end();
+        assert_eq!((polling.needed, polling.is_on()), (DATAGRAM_POLLING_AFTER, false));
+    }
+
+    #[test]
+    fn what_comes_seldom_is_never_in_a_row() {
+        let (mut polling, now) = (Polling::default(), Instant::now());
+        let gap = Duration::from_micros(DATAGRAM_POLLING_GAP_US);
+        assert!((0..1000).all(|number| !polling.received(now + number * gap)));
     }
 }
