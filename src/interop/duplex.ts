@@ -246,7 +246,7 @@ export class TransportDuplex extends Duplex {
 
   /** @internal Whether silence is to be told here, rather than to end the connection. */
   get mindsSilence(): boolean {
-    return this.timer !== undefined && this.timer.isArmed
+    return this.timer?.isArmed === true
   }
 
   /** @internal Native code says that no byte moved. */
