@@ -22,8 +22,8 @@ type CountingServer = Server & { _connections: number }
 const HALF_OPEN = { allowHalfOpen: true }
 /** The end of a request's head. */
 const HEAD_END = '\r\n\r\n'
-/** As it was before the program may have replaced it. */
-const later = setTimeout
+/** As they were before the program may have replaced them. */
+const [later, never] = [setTimeout, clearTimeout]
 
 /** A connection of a server of node:http's. What it adds to that is an end in good order. */
 export class HttpProtocol extends DuplexProtocol {
@@ -37,6 +37,7 @@ export class HttpProtocol extends DuplexProtocol {
   private isEnding = false
   /** While the server drains: heads in the chunk that is parsed, or more (a body may look like one), that are not read yet. */
   private heads = 0
+  private grace: NodeJS.Timeout | undefined = undefined
   /** It was upgraded while the server drains, and its stream was told. */
   private isTold = false
   /** While the server drains: the response whose end is waited for. */
@@ -91,6 +92,11 @@ export class HttpProtocol extends DuplexProtocol {
     if (!this.duplex.parser) this.upgradedLate()
   }
 
+  override connectionLost(error: Error | null): void {
+    never(this.grace)
+    super.connectionLost(error)
+  }
+
   /** What the connection speaks is HTTP: its end is seen to here. Else as with any stream. */
   override get draining(): () => void {
     return this.duplex.parser ? this.end : super.draining
@@ -110,7 +116,7 @@ export class HttpProtocol extends DuplexProtocol {
       if (!this.duplex._httpMessage && this.last === last && !this.isMidHead) this.duplex.destroySoon()
     }
     if (this.idleGraceMs === 0) goneBy()
-    else later(goneBy, this.idleGraceMs)
+    else this.grace = later(goneBy, this.idleGraceMs)
   }
 
   /** The connection ends behind this response, or behind those to what was read meanwhile. */
