@@ -5,6 +5,8 @@ export {
   type ShardloopErrorCode,
   type SystemError,
 } from './errors.js'
+export type { DuplexOptions, TransportDuplex } from './interop/duplex.js'
+export { type NodeHttpOptions, nodeHttp } from './interop/node-http.js'
 export type { Connected } from './loop/connect.js'
 export type {
   AcceptedSocketOptions,

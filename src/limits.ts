@@ -201,3 +201,21 @@ export const EXECUTOR_NAMES_MAX = 1_024
 
 /** Characters of an error's message, and of its stack, that a call is answered with when its thread's mailbox is full. */
 export const CALL_ERROR_TEXT_MAX = 2048
+
+/** Largest `highWaterMark` of a connection as a stream. More is refused with ERR_SHARDLOOP_ARGUMENT. */
+export const DUPLEX_HIGH_WATER_MAX_BYTES: number = 2 ** 30
+
+/**
+ * Bytes that a connection as a stream takes in one turn before it asks native code whether the kernel took them; if not, `write`
+ * returns false and its callback waits.
+ */
+export const DUPLEX_UNCONFIRMED_BYTES: number = 64 * 1024
+
+/** Bytes of one write that a connection as a stream gives to native code at once; the next follow when the kernel has taken them. */
+export const DUPLEX_PIECE_BYTES: number = 1024 * 1024
+
+/** Such pieces that are sent in one turn. The next wait for the next batch. */
+export const DUPLEX_PIECES_AT_ONCE = 16
+
+/** Time for which a connection without a request may still send one when an HTTP server drains; past it the connection ends. */
+export const HTTP_IDLE_GRACE_DEFAULT_MS = 250

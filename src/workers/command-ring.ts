@@ -61,11 +61,16 @@ export class CommandRing {
     this.record(handle, offset, length)
   }
 
-  /** Encodes text of which the slab holds at least three times the length, the most that UTF-8 takes. */
-  writeText(handle: number, text: string): void {
+  /**
+   * Encodes text of which the slab holds at least three times the length, the most that UTF-8 takes.
+   * @returns how many bytes it has
+   */
+  writeText(handle: number, text: string, encoding: 'utf8' | 'latin1'): number {
     if ((this.control[CONTROL_WRITE_BYTES] as number) + text.length * 3 > WRITE_SLAB_BYTES) this.flush()
     const offset = this.control[CONTROL_WRITE_BYTES] as number
-    this.record(handle, offset, this.writeSlab.write(text, offset, 'utf8'))
+    const length = this.writeSlab.write(text, offset, encoding)
+    this.record(handle, offset, length)
+    return length
   }
 
   /** Copies a datagram behind its destination. */

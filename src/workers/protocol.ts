@@ -1,3 +1,4 @@
+import type { DuplexOptions, TransportDuplex } from '../interop/duplex.js'
 import type { TransportSocket } from './transport-socket.js'
 
 /** What can be written. A string is sent as UTF-8. */
@@ -138,6 +139,11 @@ export interface Transport extends AsyncDisposable {
    * `draining` when another protocol of this connection was told already.
    */
   setProtocol(protocol: Protocol): void
+  /**
+   * Gives this connection to a stream of Node's from the next event on, as `setProtocol` does to a protocol, for libraries that
+   * take a `net.Socket`. The same stream each time. What was received before is not in it: `unshift` that.
+   */
+  duplex(options?: DuplexOptions): TransportDuplex
   /** `close()`; resolves when `connectionLost` was called. For `await using`. */
   [Symbol.asyncDispose](): Promise<void>
 }

@@ -1,5 +1,6 @@
 import { AsyncResource } from 'node:async_hooks'
 import { ShardloopError, type SystemError, systemError } from '../errors.js'
+import { type DuplexOptions, duplexOf, type TransportDuplex } from '../interop/duplex.js'
 import {
   CLOSE_PROGRAM,
   COMMAND_ABORT,
@@ -131,13 +132,27 @@ export class TcpTransport implements Transport {
     if (data.length === 0) return
     this.wroteIn = this.loop.batch
     if (isText) {
-      if (data.length <= TEXT_MAX_LENGTH) this.loop.commands.writeText(this.handle, data)
+      if (data.length <= TEXT_MAX_LENGTH) this.loop.commands.writeText(this.handle, data, 'utf8')
       else this.loop.calls.write(this.handle, Buffer.from(data))
     } else if (data.length >= DIRECT_WRITE_BYTES) {
       this.loop.calls.write(this.handle, data)
     } else {
       this.loop.commands.write(this.handle, data)
     }
+  }
+
+  /** @internal As `write` of text in that encoding. @returns how many bytes that is; 0 when it is not written (any more) */
+  writeText(text: string, encoding: 'utf8' | 'latin1'): number {
+    if (this.closing || this.barred) {
+      this.refuseWrite()
+      return 0
+    }
+    if (text.length === 0) return 0
+    this.wroteIn = this.loop.batch
+    if (text.length <= TEXT_MAX_LENGTH) return this.loop.commands.writeText(this.handle, text, encoding)
+    const bytes = Buffer.from(text, encoding)
+    this.loop.calls.write(this.handle, bytes)
+    return bytes.length
   }
 
   writev(pieces: readonly WriteData[]): void {
@@ -314,6 +329,10 @@ export class TcpTransport implements Transport {
       // Behind the callback that calls this one: the new protocol may not be ready for more before.
       if (this.server.isDraining) process.nextTick(() => this.loop.beginDraining(this))
     }
+  }
+
+  duplex(options?: DuplexOptions): TransportDuplex {
+    return duplexOf(this, options)
   }
 
   [Symbol.asyncDispose](): Promise<void> {
