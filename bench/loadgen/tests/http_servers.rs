@@ -232,8 +232,8 @@ fn a_body_may_end_with_its_connection() {
 #[test]
 fn connections_that_end_while_nothing_is_out_are_made_again_and_counted() {
     let server = serve(|stream, _| last(stream, HELLO));
-    let slow = HttpArguments { conns: 2, rate: Some(20.0), ..arguments(server.port) };
-    let (passed, json) = load(HttpOptions { window: Duration::from_millis(500), ..options(slow) });
+    let slow = HttpArguments { conns: 2, rate: Some(10.0), ..arguments(server.port) };
+    let (passed, json) = load(HttpOptions { window: Duration::from_millis(800), ..options(slow) });
     assert!(passed, "{json}");
     assert!(count(&json, "closedIdle") > 2, "{json}");
 }
