@@ -1,6 +1,6 @@
 /** Keys, values and when they expire: by whoever asks for them, and by a bounded look through those that nobody asks for. */
 import { ENTRY_BYTES, KEYSPACE_MAX_BYTES, SWEEP_INTERVAL_MS, SWEEP_MAX_KEYS } from './limits.js'
-import type { Value } from './request.js'
+import { ownText, type Value } from './request.js'
 
 interface Entry {
   value: Value
@@ -62,8 +62,9 @@ export class Keyspace {
     this.#bytes += more
     if (entry === undefined) {
       const made = { value, expiresAt: 0 }
-      this.#entries.set(key, made)
-      if (expiresAt !== 0) this.#expire(key, made, expiresAt)
+      const own = ownText(key)
+      this.#entries.set(own, made)
+      if (expiresAt !== 0) this.#expire(own, made, expiresAt)
     } else {
       entry.value = value
       if (expiresAt !== entry.expiresAt) this.#expire(key, entry, expiresAt)
@@ -125,7 +126,7 @@ export class Keyspace {
       return
     }
     if (expiresAt === 0) this.#expiring.delete(key)
-    else if (entry.expiresAt === 0) this.#expiring.set(key, entry)
+    else if (entry.expiresAt === 0) this.#expiring.set(ownText(key), entry)
     entry.expiresAt = expiresAt
     if (expiresAt !== 0) this.#sweepLater()
   }

@@ -47,6 +47,8 @@ export class RequestParser {
   #length = -1
   /** An inline command's end was looked for up to here. */
   #searched = 0
+  /** The current request is in memory of its own. */
+  #isInline = false
   /** Where the current request begins. */
   #start = 0
 
@@ -59,6 +61,7 @@ export class RequestParser {
       return
     }
     if (this.#memory !== this.#kept) this.keep()
+    this.request.readFrom(NOTHING)
     const length = this.#end + end - start
     if (length > this.#kept.length) this.#grow(length)
     memory.copy(this.#kept, this.#end, start, end)
@@ -80,8 +83,8 @@ export class RequestParser {
         if (read !== WHOLE) return read
       }
       const { request } = this
-      if (request.memory === NOTHING) {
-        request.memory = this.#memory
+      if (!this.#isInline) {
+        if (request.memory !== this.#memory) request.readFrom(this.#memory)
         request.start = this.#start
         request.end = this.#position
       }
@@ -121,7 +124,7 @@ export class RequestParser {
           ends[index] = (ends[index] as number) - shift
         }
     }
-    this.request.memory = NOTHING
+    this.request.readFrom(NOTHING)
   }
 
   #grow(length: number): void {
@@ -132,9 +135,8 @@ export class RequestParser {
 
   /** The first line of a request. */
   #begin(): Found {
-    const { request } = this
-    request.count = 0
-    request.memory = NOTHING
+    this.request.count = 0
+    this.#isInline = false
     if (this.#position === this.#end) return MORE
     if (this.#memory[this.#position] !== STAR) return this.#inline()
     const count = this.#readLength(ARGUMENTS_MAX)
@@ -224,7 +226,8 @@ export class RequestParser {
       request.ends[index] = text.length + word.length
       text += `${word}\r\n`
     }
-    request.memory = Buffer.from(text, 'latin1')
+    this.#isInline = true
+    request.readFrom(Buffer.from(text, 'latin1'))
     request.start = 0
     request.end = text.length
   }

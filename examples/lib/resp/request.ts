@@ -5,9 +5,13 @@ import { TEXT_VALUE_MAX_BYTES } from './limits.js'
 export type Value = string | Buffer
 
 const INT64_MAX_DIGITS = 19
+/** So much is made a string at once, of which the arguments are parts: one call of native code for all requests of a pipeline. */
+const WINDOW_BYTES = 1_024
+/** A part of a string up to here is a copy. A longer one refers to the whole, which must not be kept for its sake. */
+const COPIED_MAX_CHARACTERS = 12
 
 export class Request {
-  memory: Buffer
+  #memory: Buffer
   /** All of it, in {@link memory}. */
   start = 0
   end = 0
@@ -15,23 +19,44 @@ export class Request {
   count = 0
   readonly starts: number[] = []
   readonly ends: number[] = []
+  /** A part of {@link memory} as a string, from {@link #windowStart} on. */
+  #window = ''
+  #windowStart = 0
 
   constructor(memory: Buffer) {
-    this.memory = memory
+    this.#memory = memory
   }
 
-  /** An argument, each byte as a character. */
+  get memory(): Buffer {
+    return this.#memory
+  }
+
+  /** What is read from now on. */
+  readFrom(memory: Buffer): void {
+    this.#memory = memory
+    this.#window = ''
+  }
+
+  /** An argument, each byte as a character. Whoever keeps it keeps a copy ({@link ownText}). */
   text(index: number): string {
-    return this.memory.toString('latin1', this.starts[index], this.ends[index])
+    const start = this.starts[index] as number
+    const end = this.ends[index] as number
+    if (end - start > WINDOW_BYTES) return this.#memory.toString('latin1', start, end)
+    if (start < this.#windowStart || end > this.#windowStart + this.#window.length) {
+      this.#windowStart = start
+      this.#window = this.#memory.toString('latin1', start, start + WINDOW_BYTES)
+    }
+    return this.#window.substring(start - this.#windowStart, end - this.#windowStart)
   }
 
   /** An argument as it is stored: a copy. */
   value(index: number): Value {
     const start = this.starts[index] as number
     const end = this.ends[index] as number
-    if (end - start <= TEXT_VALUE_MAX_BYTES) return this.memory.toString('latin1', start, end)
+    if (end - start <= COPIED_MAX_CHARACTERS) return this.text(index)
+    if (end - start <= TEXT_VALUE_MAX_BYTES) return this.#memory.toString('latin1', start, end)
     const copy = Buffer.allocUnsafeSlow(end - start)
-    this.memory.copy(copy, 0, start, end)
+    this.#memory.copy(copy, 0, start, end)
     return copy
   }
 
@@ -41,7 +66,7 @@ export class Request {
     const { length } = word
     if ((this.ends[index] as number) - start !== length) return false
     for (let at = 0; at < length; at++)
-      if (((this.memory[start + at] as number) | 0x20) !== word.charCodeAt(at)) return false
+      if (((this.#memory[start + at] as number) | 0x20) !== word.charCodeAt(at)) return false
     return true
   }
 
@@ -53,13 +78,18 @@ export class Request {
 
   /** A number by which an argument's bytes are told from others (FNV-1a); not negative. */
   hash(index: number): number {
-    const { memory } = this
+    const memory = this.#memory
     const end = this.ends[index] as number
     let hash = 0x811c9dc5
     for (let at = this.starts[index] as number; at < end; at++)
       hash = Math.imul(hash ^ (memory[at] as number), 0x01000193)
     return (hash ^ (hash >>> 15)) >>> 0
   }
+}
+
+/** The same text in memory of its own. */
+export function ownText(text: string): string {
+  return text.length <= COPIED_MAX_CHARACTERS ? text : Buffer.from(text, 'latin1').toString('latin1')
 }
 
 /** The number that a text is, as Redis writes numbers; null for any other, and for one that is not safe. */
