@@ -49,8 +49,10 @@ export class Session {
   received(memory: Buffer, start: number, end: number): void {
     if (this.#isOver) return
     this.#parser.feed(memory, start, end)
-    if (this.#isCut || this.#isSlow || this.#isFull) this.#parser.keep()
-    else this.#serve()
+    if (this.#isCut || this.#isSlow || this.#isFull) {
+      this.#parser.keep()
+      this.#isCut = true
+    } else this.#serve()
   }
 
   /** The peer reads too slowly: it is not asked for more until {@link resume}. */
