@@ -50,6 +50,7 @@ const HELP = `npm run bench [-- OPTIONS]
 npm run bench -- supervision [--help]   breaks shards instead: stalls, deaths, queues
 npm run bench -- threads [--help]       messages and calls between threads, and broadcasts
 npm run bench -- datagrams [--help]     echo of datagrams
+npm run bench -- resp [--help]          a key-value server by Redis' protocol, beside node:net
 
   --quick          under four minutes: fewer and shorter rounds, good to see whether something broke; without --rows
                    not ${QUICK_LEFT_OUT.join(',')}

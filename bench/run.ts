@@ -15,6 +15,7 @@ import { runPaired } from './paired/command.js'
 import { isPython, PEERS, type PeerId } from './peers.js'
 import { bunProgram, pythonProgram, rowCommand, serverCommand } from './programs.js'
 import { htmlReport } from './report.js'
+import { RESP } from './resp/benchmark.js'
 import { evaluate, figuresOf, type Results } from './results.js'
 import { measureRow, type RowResult } from './rounds.js'
 import { type Part, ROWS } from './rows.js'
@@ -39,6 +40,7 @@ try {
   if (command === 'supervision') process.exitCode = await runSupervision(rest)
   else if (command === 'threads') process.exitCode = await runPaired(THREADS, rest)
   else if (command === 'datagrams') process.exitCode = await runPaired(DATAGRAMS, rest)
+  else if (command === 'resp') process.exitCode = await runPaired(RESP, rest)
   else {
     const options = readOptions(args)
     if (options !== null) process.exitCode = await run(options)
