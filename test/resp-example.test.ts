@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { endsBySigterm } from './harness/answers.js'
-import type { Child } from './harness/child.js'
+import { type Child, startFixture } from './harness/child.js'
 import type { Client } from './harness/client.js'
 import { MiB } from './harness/memory.js'
 import { forEachEngine, type SuiteTests, type TestContext } from './harness/suite.js'
@@ -197,7 +197,39 @@ forEachEngine('resp', (test) => {
       await endsBySigterm(child)
     })
   }
+
+  test('a shard that dies takes its keys along; those who ask for them are told so, and stay connected', async (t) => {
+    const child = startFixture('resp-deaths', [t.engine])
+    t.defer(() => child.kill('SIGKILL'))
+    const port = Number((await child.line(/^listening on (\d+)$/))[1])
+    const [client, victim] = [await clientOf(t, port, 0), await clientOf(t, port, 1)]
+    for (const key of keys) assert.equal(await ask(client, `set ${key} v`), '+OK')
+    assert.equal(await ask(victim, 'die'), '+doomed')
+    // Until the other shard is there again there are only these two answers for its keys.
+    const replies = new Set<string>()
+    while (!child.lines.includes('shard 1 ready')) {
+      await client.write(keys.map((key) => `get ${key}\r\n`).join(''))
+      for (const _ of keys) replies.add(await readReply(client))
+      assert.match(await ask(client, `mset ${keys.join(' w ')} w`), /^(?:\+OK|-ERR shard 1 is gone)$/)
+    }
+    assert.ok(replies.has('-ERR shard 1 is gone'), [...replies].join())
+    for (const reply of replies) assert.match(reply, /^(?:v|w|\$-1|-ERR shard 1 is gone)$/)
+    assert.equal(await ask(client, 'flushall'), '+OK')
+    const next = await clientOf(t, port, 1)
+    for (const key of keys) assert.equal(await ask(client, `get ${key}`), '$-1')
+    for (const key of keys) assert.equal(await ask(next, `incr ${key}`), ':1')
+    await end(child, client, next)
+  })
 })
+
+/** A connection to one of the shards; connects until the kernel chooses that. */
+async function clientOf(t: TestContext, port: number, shard: number): Promise<Client> {
+  for (;;) {
+    const client = await t.connect(port, { mayBreak: true })
+    if ((await client.readLine()) === `+shard ${shard}\r`) return client
+    await client.destroy()
+  }
+}
 
 /** A test that needs Redis' own programs. */
 function withRedisTools(test: SuiteTests, name: string, body: (t: TestContext) => Promise<void>): void {
