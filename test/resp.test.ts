@@ -314,6 +314,12 @@ class Shards {
       answer.resolve(Buffer.from(answerBatch(requests, this.keyspaces[shard] as Keyspace)))
     await turn()
   }
+
+  /** Until nothing is asked any more. */
+  async answerAll(backwards = false): Promise<void> {
+    const { peer } = this.fixture
+    while (this.calls.length > 0 || (peer.isPaused && !peer.isClosed)) await this.answer(backwards)
+  }
 }
 
 plainSuite('resp shards', (test) => {
@@ -324,12 +330,12 @@ plainSuite('resp shards', (test) => {
     const { fixture } = shards
     fixture.send(keys.map((key, index) => `set ${key} ${index}\n`).join(''))
     assert.ok(shards.calls.length <= 2, 'a pipeline is one message for each shard')
-    await shards.answer(true)
+    await shards.answerAll(true)
     assert.equal(fixture.peer.take(), '+OK\r\n'.repeat(keys.length))
     const sizes = shards.keyspaces.map(({ size }) => size)
     assert.ok(Math.min(...sizes) > 3, `keys are spread: ${sizes}`)
     fixture.send(keys.map((key) => `get ${key}\nping\n`).join(''))
-    await shards.answer(true)
+    await shards.answerAll(true)
     const replies = keys.map((_, index) => `$${String(index).length}\r\n${index}\r\n+PONG\r\n`)
     assert.equal(fixture.peer.take(), replies.join(''))
   })
@@ -339,7 +345,7 @@ plainSuite('resp shards', (test) => {
     const { fixture } = shards
     const ask = async (line: string): Promise<string> => {
       fixture.send(`${line}\n`)
-      while (shards.calls.length > 0) await shards.answer()
+      await shards.answerAll()
       return fixture.peer.take()
     }
     assert.equal(await ask(`mset ${keys.map((key, index) => `${key} ${index}`).join(' ')}`), '+OK\r\n')
@@ -358,7 +364,7 @@ plainSuite('resp shards', (test) => {
     const { fixture } = shards
     const lines = keys.map((key) => `mset ${keys.join(' 1 ')} 1\nincr ${key}\nmget ${keys.join(' ')}\n`)
     fixture.send(lines.join(''))
-    await shards.answer(true)
+    await shards.answerAll(true)
     const replies = keys.map((_, nth) => {
       const values = keys.map((_unused, index) => `$1\r\n${index === nth ? 2 : 1}\r\n`)
       return `+OK\r\n:2\r\n*30\r\n${values.join('')}`
@@ -369,15 +375,17 @@ plainSuite('resp shards', (test) => {
   test('a shard that is gone is told where its replies would be', async () => {
     const shards = new Shards()
     const { fixture } = shards
-    fixture.send(`${keys.map((key) => `incr ${key}\n`).join('')}mget ${keys.join(' ')}\n`)
+    fixture.send(`mget ${keys.join(' ')}\n${keys.map((key) => `incr ${key}\n`).join('')}`)
     const gone = Object.assign(new Error('it ended'), { code: 'ERR_SHARDLOOP_GONE' })
     const lost = shards.calls.splice(0).filter((call) => call.shard === 2 || !shards.calls.push(call))
     for (const { answer } of lost) answer.reject(gone)
     await shards.answer()
+    // What was left for later is asked of it again, and it is there again.
+    await shards.answerAll()
     const isThere = (key: string): boolean => shards.keyspaces.some((keyspace) => keyspace.has(key))
     const replies = keys.map((key) => (isThere(key) ? ':1\r\n' : '-ERR shard 2 is gone\r\n'))
     assert.equal(new Set(replies).size, 2)
-    assert.equal(fixture.peer.take(), `${replies.join('')}-ERR shard 2 is gone\r\n`)
+    assert.equal(fixture.peer.take(), `-ERR shard 2 is gone\r\n${replies.join('')}`)
     assert.ok(!fixture.peer.isClosed)
   })
 
@@ -394,10 +402,28 @@ plainSuite('resp shards', (test) => {
     assert.ok(fixture.peer.isPaused, 'nothing more is read')
     const asked = (): number => shards.calls.reduce((sum, { requests }) => sum + requests.length, 0)
     assert.ok(asked() < REPLIES_WAITING_MAX * 30, `${asked()} bytes were asked for`)
-    while (shards.calls.length > 0) await shards.answer()
+    await shards.answerAll()
     assert.ok(!fixture.peer.isPaused)
     const replies = '$-1\r\n+PONG\r\n'.repeat(keys.length * Math.ceil(pings / keys.length))
     assert.equal(fixture.peer.take(), replies)
+  })
+
+  test('long replies are asked for a few at a time', async () => {
+    const shards = new Shards()
+    const { fixture } = shards
+    const value = 'v'.repeat(1 << 20)
+    for (const keyspace of shards.keyspaces) for (const key of keys) keyspace.set(key, Buffer.from(value))
+    fixture.send(keys.map((key) => `get ${key}\n`.repeat(4)).join(''))
+    const asked: number[] = []
+    while (shards.calls.length > 0 || fixture.peer.isPaused) {
+      asked.push(
+        shards.calls.reduce((sum, { requests }) => sum + requests.toString().split('get').length - 1, 0),
+      )
+      await shards.answer()
+    }
+    assert.ok(asked[0] !== undefined && asked[0] <= 16 && Math.max(...asked.slice(1)) <= 2, asked.join())
+    const reply = `$${value.length}\r\n${value}\r\n`
+    assert.ok(fixture.peer.take() === reply.repeat(keys.length * 4), 'all have come')
   })
 
   test('a connection that finishes closes behind its last reply, and one that is lost is not written to', async () => {
@@ -409,7 +435,7 @@ plainSuite('resp shards', (test) => {
       else fixture.session.finish()
       assert.ok(!fixture.peer.isClosed)
       const before = fixture.peer.take()
-      await shards.answer()
+      await (isLost ? shards.answer() : shards.answerAll())
       const all = before + fixture.peer.take()
       assert.equal(all === '$-1\r\n'.repeat(keys.length), !isLost)
       assert.equal(fixture.peer.isClosed, !isLost)

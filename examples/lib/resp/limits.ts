@@ -24,11 +24,19 @@ export const SWEEP_MAX_KEYS = 1_000
 
 /** A connection that has made so much to send in one turn of the loop goes on in the next one. */
 export const TURN_REPLY_BYTES: number = 256 * KiB
-/** Replies of other shards that a connection may wait for. Past it nothing more is read from it. */
+/**
+ * Replies of other shards that a connection may wait for; past it nothing more is read from it. It begins with few, as nobody
+ * knows how long they will be: twice as many each time that all have come, and no more than fit into REPLIES_EXPECTED_BYTES.
+ */
 export const REPLIES_WAITING_MAX = 1_024
+export const REPLIES_WAITING_FIRST = 16
+export const REPLIES_EXPECTED_BYTES: number = 1 * MiB
 /** Bytes of replies that wait for one before them. A connection with more is closed. */
 export const REPLIES_WAITING_MAX_BYTES: number = 64 * MiB
-/** Replies to one message of another shard: what comes behind is not done, and answered by an error. */
+/**
+ * Replies to one message of another shard: what comes behind is not done, and answered by an error. With values up to 1 MiB only an
+ * MGET comes to that.
+ */
 export const BATCH_REPLY_MAX_BYTES: number = 16 * MiB
 /** Memory for replies that is kept for the next ones. */
 export const REPLY_MEMORY_KEPT_BYTES: number = 1 * MiB

@@ -1,4 +1,10 @@
 /** Replies in the order of their requests, some of which are not there yet. */
+import {
+  REPLIES_EXPECTED_BYTES,
+  REPLIES_WAITING_FIRST,
+  REPLIES_WAITING_MAX,
+  TURN_REPLY_BYTES,
+} from './limits.js'
 import type { Replies } from './replies.js'
 
 /** Who is waiting for an answer. */
@@ -18,7 +24,7 @@ class WaitingReply implements Waiting {
 
   settle(bytes: Buffer): void {
     this.bytes = bytes
-    this.#queue.bytes += bytes.length
+    this.#queue.came(bytes.length)
   }
 }
 
@@ -28,6 +34,13 @@ export class ReplyQueue {
   #replies: WaitingReply[] = []
   /** Those before it have left. */
   #first = 0
+  /** How many may wait. */
+  #limit = REPLIES_WAITING_FIRST
+
+  /** No more requests should be made. */
+  get isFull(): boolean {
+    return this.count >= this.#limit || this.bytes >= TURN_REPLY_BYTES
+  }
 
   get count(): number {
     return this.#replies.length - this.#first
@@ -41,6 +54,13 @@ export class ReplyQueue {
     return reply
   }
 
+  /** A reply that was waited for has so many bytes. */
+  came(length: number): void {
+    this.bytes += length
+    const fitting = Math.floor(REPLIES_EXPECTED_BYTES / Math.max(1, length))
+    this.#limit = Math.max(1, Math.min(this.#limit, fitting))
+  }
+
   /** Those that may leave; false when there is none. */
   takeReady(into: Replies): boolean {
     const first = this.#first
@@ -51,8 +71,10 @@ export class ReplyQueue {
       this.bytes -= bytes.length
     }
     const taken = this.#first - first
-    if (this.#first === this.#replies.length) this.clear()
-    else if (this.#first > this.#replies.length / 2) {
+    if (this.#first === this.#replies.length) {
+      if (taken > 0) this.#limit = Math.min(REPLIES_WAITING_MAX, this.#limit * 2)
+      this.clear()
+    } else if (this.#first > this.#replies.length / 2) {
       this.#replies = this.#replies.slice(this.#first)
       this.#first = 0
     }

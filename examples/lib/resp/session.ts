@@ -1,7 +1,7 @@
 /** One connection: requests in, replies out in their order, whoever answers them. It knows no sockets. */
 import { commandOf } from './commands.js'
 import type { Keyspace } from './keyspace.js'
-import { REPLIES_WAITING_MAX, REPLIES_WAITING_MAX_BYTES, TURN_REPLY_BYTES } from './limits.js'
+import { REPLIES_WAITING_MAX_BYTES, TURN_REPLY_BYTES } from './limits.js'
 import { BROKEN, type Found, MORE, RequestParser, WHOLE } from './parser.js'
 import { Replies } from './replies.js'
 import { ReplyQueue } from './reply-queue.js'
@@ -49,7 +49,7 @@ export class Session {
   received(memory: Buffer, start: number, end: number): void {
     if (this.#isOver) return
     this.#parser.feed(memory, start, end)
-    if (this.#isCut || this.#isSlow || this.#isFull) {
+    if (this.#isCut || this.#isSlow || this.#queue.isFull) {
       this.#parser.keep()
       this.#isCut = true
     } else this.#serve()
@@ -78,14 +78,10 @@ export class Session {
     this.#queue.clear()
   }
 
-  get #isFull(): boolean {
-    return this.#queue.count >= REPLIES_WAITING_MAX || this.#queue.bytes >= TURN_REPLY_BYTES
-  }
-
   #serve(): void {
     const parser = this.#parser
     let found: Found = WHOLE
-    while (replies.length < TURN_REPLY_BYTES && !this.#isFull && !this.#isOver) {
+    while (replies.length < TURN_REPLY_BYTES && !this.#queue.isFull && !this.#isOver) {
       found = parser.next()
       if (found === MORE) break
       if (found === BROKEN) {
@@ -99,9 +95,9 @@ export class Session {
     this.#router?.send(this.#answered)
     if (this.#isOver) this.#isFinishing = true
     if (this.#isFinishing) this.#closeWhenDone()
-    if (this.#isCut || this.#isFull) {
+    if (this.#isCut || this.#queue.isFull) {
       this.#pauseReading()
-      if (!this.#isFull) setImmediate(() => this.#proceed())
+      if (!this.#queue.isFull) setImmediate(() => this.#proceed())
     }
   }
 
@@ -141,9 +137,9 @@ export class Session {
 
   /** Goes on, if nothing stands in the way any more. */
   #proceed(): void {
-    if (this.#isSlow || this.#isFull || this.#isOver) return
+    if (this.#isSlow || this.#queue.isFull || this.#isOver) return
     if (this.#isCut) this.#serve()
-    if (this.#isCut || this.#isFull || this.#isOver || !this.#isReadingPaused) return
+    if (this.#isCut || this.#queue.isFull || this.#isOver || !this.#isReadingPaused) return
     this.#isReadingPaused = false
     this.#peer.resumeReading()
   }
