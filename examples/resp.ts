@@ -68,15 +68,14 @@ async function main(): Promise<void> {
       engine: { type: 'string', default: 'auto' },
     },
   })
-  const loop = getLoop()
-  loop.expose('answer', (requests: Buffer) => answerBatch(requests, keyspace))
+  const own = shardId
+  if (own !== null) getLoop().expose('answer', (requests: Buffer) => answerBatch(requests, keyspace))
   const starting = createServer(() => new Redis(), {
     host: values.host,
     port: number(values.port),
     shards: number(values.shards),
     engine: engine(values.engine),
   })
-  const own = shardId
   if (own !== null)
     whenPlaced = starting.then(
       ({ shards }) => place(own, shards.length),
