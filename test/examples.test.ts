@@ -213,7 +213,7 @@ async function assertRefused(t: TestContext, name: string, flags: string[], mess
 }
 
 forEachEngine('every example', (test) => {
-  for (const name of ['echo', 'chat', 'crash-test', 'hash']) {
+  for (const name of ['echo', 'chat', 'crash-test', 'hash', 'resp']) {
     test(`${name}: refuses a flag that is no number, by name and as it was given`, async (t) => {
       const expected = "'auto' or an integer from 0 to 256"
       await assertRefused(
