@@ -166,9 +166,9 @@ impl Js {
             (6..=7, _) => {
                 let bytes = account.write(length);
                 note(|| format!("  {} writes {length} bytes at once", account.id));
-                self.submit(stage, accounts);
-                let now = stage.site().now();
-                stage.engine().write(now, Handle::from_word(handle), bytes);
+                self.submit_and(stage, accounts, |engine, now, commands| {
+                    engine.write(now, Handle::from_word(handle), bytes, commands);
+                });
             }
             _ => {
                 let bytes = account.write(length);
@@ -259,7 +259,7 @@ impl Js {
             0 => {
                 self.submit(stage, accounts);
                 let now = stage.site().now();
-                stage.engine().write(now, Handle::from_word(handle), b"nobody's");
+                stage.engine().write(now, Handle::from_word(handle), b"nobody's", &());
             }
             1 => {
                 self.submit(stage, accounts);
