@@ -43,6 +43,18 @@ export type { Framer, FramerOptions } from './protocols/framing/framer.js'
 export { LengthPrefixedFramer, type LengthPrefixedOptions } from './protocols/framing/length-prefixed.js'
 export { LineFramer, type LineOptions } from './protocols/framing/lines.js'
 export type { Separator } from './protocols/separator-search.js'
+export type { Stream } from './protocols/stream.js'
+export type { StreamHandler } from './protocols/stream-protocol.js'
+export type { ReadOptions, StreamReader } from './protocols/stream-reader.js'
+export type { StreamWriter } from './protocols/stream-writer.js'
+export {
+  fromStream,
+  openConnection,
+  openUnixConnection,
+  type StreamOptions,
+  startServer,
+} from './protocols/streams.js'
+export type { WaitOptions } from './protocols/waiters.js'
 export { createDatagramServer, createServer } from './server/create-server.js'
 export type { DatagramServerOptions } from './server/datagram-options.js'
 export type { ExecutorOptions } from './server/executor-options.js'
