@@ -88,6 +88,9 @@ impl<S: System> Shard<S> {
                     self.update_watermarks(handle);
                 }
                 abi::COMMAND_FINISH => {
+                    if a != 0 {
+                        connection.flags.clear(Flags::UNANSWERED);
+                    }
                     connection.flags.set(Flags::FINISHING);
                     self.dirty.push(handle);
                 }

@@ -30,7 +30,8 @@ impl Js {
         if !transport.started && draw.chance(80) {
             return self.start(handle, stage, accounts, draw);
         }
-        match draw.below(1000) {
+        let what = draw.below(1000);
+        match what {
             0..=699 => self.write_something(handle, data, stage, accounts, draw),
             700..=789 => self.pause_or_resume(handle, stage, accounts),
             790..=794 => self.end_writing(handle, stage, accounts),
@@ -64,7 +65,11 @@ impl Js {
                 if let Some(transport) = self.transports.get_mut(&handle) {
                     transport.finishing = true;
                 }
-                self.command(abi::COMMAND_FINISH, handle, 0, 0, stage, accounts);
+                let dealt_with = what < 923;
+                if dealt_with {
+                    self.owe(handle, false);
+                }
+                self.command(abi::COMMAND_FINISH, handle, dealt_with.into(), 0, stage, accounts);
             }
             938..=947 => {
                 self.owe(handle, true);

@@ -233,6 +233,7 @@ impl<S: System, D: Driver> Front<S, D> {
                     match kind {
                         abi::COMMAND_UNANSWERED => self.set_unanswered(handle, true),
                         abi::COMMAND_WRITE_EOF => self.set_unanswered(handle, false),
+                        abi::COMMAND_FINISH if a != 0 => self.set_unanswered(handle, false),
                         _ => {}
                     }
                     self.put([operation, handle, a, b], &[]);
