@@ -50,20 +50,16 @@ for (const row of HTTP.rows) {
     continue
   }
   test(name, async () => {
-    await Promise.all(
-      row.peers.map(async (peer) => {
-        const server = await startServer(null, httpServerCommand(row, peer))
-        try {
-          const load = [...httpLoad(row, server), '--warmup', '0.1', '--secs', '0.3']
-          const { requests, latencyUs, cpu } = await runLoad(null, load)
-          assert.ok(requests > 0 && latencyUs.p50 > 0, `${peer}: ${requests} requests`)
-          // Of node:cluster the worker's is most of it.
-          assert.ok((cpu.serverSecs ?? 0) > 0.02, `${peer}: ${cpu.serverSecs} s`)
-        } finally {
-          await server.stop()
-        }
-      }),
-    )
+    for (const peer of row.peers) {
+      const server = await startServer(null, httpServerCommand(row, peer))
+      try {
+        const load = [...httpLoad(row, server), '--warmup', '0.05', '--secs', '0.2']
+        const { requestsTotal } = await runLoad(null, load)
+        assert.ok(requestsTotal > 0, peer)
+      } finally {
+        await server.stop()
+      }
+    }
   })
 }
 
