@@ -22,18 +22,16 @@ for (const row of STREAMS.rows) {
     continue
   }
   test(name, async () => {
-    await Promise.all(
-      row.peers.map(async (peer) => {
-        const server = await startServer(null, streamServerCommand(row, peer))
-        try {
-          const load = [...streamLoad(row, server), '--warmup', '0.05', '--secs', '0.2']
-          const { requests, latencyUs } = await runLoad(null, load)
-          assert.ok(requests > 0 && latencyUs.p50 > 0, `${peer}: ${requests} requests`)
-        } finally {
-          await server.stop()
-        }
-      }),
-    )
+    for (const peer of row.peers) {
+      const server = await startServer(null, streamServerCommand(row, peer))
+      try {
+        const load = [...streamLoad(row, server), '--warmup', '0.05', '--secs', '0.2']
+        const { requestsTotal } = await runLoad(null, load)
+        assert.ok(requestsTotal > 0, peer)
+      } finally {
+        await server.stop()
+      }
+    }
   })
 }
 
