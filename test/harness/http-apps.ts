@@ -98,12 +98,16 @@ export interface Exchange {
 }
 
 /** What a client does. The default of a request in pieces: each is written when the one before was taken. */
-export type Visit = string | Buffer | readonly (string | Buffer)[] | ((client: Client) => Promise<void>)
+export type Visit =
+  | string
+  | Buffer
+  | readonly (string | Buffer)[]
+  | ((client: Client, side: Side) => Promise<void>)
 
 /** Connects, sends the request, and takes everything until the server closes. */
 export async function exchange(t: TestContext, side: Side, visit: Visit): Promise<Exchange> {
   const client = await t.connect(side.at)
-  if (typeof visit === 'function') await visit(client)
+  if (typeof visit === 'function') await visit(client, side)
   // What the server takes no more of shows in how the connection ends.
   else for (const piece of [visit].flat() as (string | Buffer)[]) await client.write(piece).catch(() => {})
   const bytes = await client.readToClose()
