@@ -263,6 +263,7 @@ forEachTransport('ws', (test) => {
     })
     await both.same(async (side) => {
       const [code, reason] = (await once(dial(t, side, '/ws'), 'close')) as [number, Buffer]
+      await side.noted('closed')
       return [code, reason.toString()]
     })
     const { answer } = await both.same(async (side) => {
