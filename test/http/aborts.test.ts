@@ -46,7 +46,7 @@ forEachTransport('a client of node:http listeners that goes away', (test) => {
       const both = await onBoth(t, plainApp)
       await both.same(async (side) => {
         const client = await t.connect(side.at)
-        await client.write(post('/events', 'a', { 'X-Answer': 'none', 'Connection': 'keep-alive' }))
+        await client.write(post('/events', 'a', { 'X-Answer': 'none', Connection: 'keep-alive' }))
         await side.noted('request end')
         how === 'breaks off' ? client.reset() : await client.destroy()
         return notes(side)
@@ -58,7 +58,7 @@ forEachTransport('a client of node:http listeners that goes away', (test) => {
       const both = await onBoth(t, plainApp)
       await both.same(async (side) => {
         const client = await t.connect(side.at)
-        await client.write(post('/events', 'a', { 'X-Answer': 'some', 'Connection': 'keep-alive' }))
+        await client.write(post('/events', 'a', { 'X-Answer': 'some', Connection: 'keep-alive' }))
         await client.until(() => client.received > 0)
         await side.noted('request end')
         how === 'breaks off' ? client.reset() : await client.destroy()
@@ -186,7 +186,7 @@ forEachEngine('slow clients of node:http listeners', (test) => {
     const both = await onBoth(t, () => (_req, res) => void res.end('early'))
     await both.same(async (side) => {
       const client = await t.connect(side.at)
-      await client.write(request('POST', '/', { 'Content-Length': MiB, 'Connection': 'keep-alive' }))
+      await client.write(request('POST', '/', { 'Content-Length': MiB, Connection: 'keep-alive' }))
       await client.until(() => client.received > 0)
       await client.write(Buffer.alloc(MiB))
       await client.write(request('GET', '/'))
