@@ -2,17 +2,22 @@ import assert from 'node:assert/strict'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import express from 'express'
-import { Client as UndiciClient, Pool } from 'undici'
+import { Pool, Client as UndiciClient } from 'undici'
 import { assertBytes } from '../harness/client.js'
 import { normalise, onBoth, type Side } from '../harness/http-apps.js'
 import { KiB, MiB } from '../harness/memory.js'
 import { bodyOf, pattern, plainApp } from '../harness/plain-app.js'
 import { forEachEngine, type SuiteTests, type TestContext } from '../harness/suite.js'
 
-const HAS_CURL = (process.env['PATH'] ?? '').split(delimiter).some((directory) => existsSync(join(directory, 'curl')))
+const HAS_CURL = (process.env['PATH'] ?? '')
+  .split(delimiter)
+  .some((directory) => existsSync(join(directory, 'curl')))
 
 /** What curl prints: the answer with its heads, and how it ended. */
-async function curl(t: TestContext, args: readonly string[]): Promise<{ answer: string; code: number | null }> {
+async function curl(
+  t: TestContext,
+  args: readonly string[],
+): Promise<{ answer: string; code: number | null }> {
   const child = t.spawn(['--silent', '--include', '--max-time', '10', ...args], { command: 'curl' })
   const { code } = await child.untilExit()
   return { answer: normalise(child.stdout), code }
@@ -37,7 +42,7 @@ function curlTests(): Record<string, Parameters<SuiteTests>[1]> {
     }
   return {
     'a request': same(({ url }) => [url], /hello$/),
-    'HEAD': same(({ url }) => ['--head', url], /200 OK/),
+    HEAD: same(({ url }) => ['--head', url], /200 OK/),
     'HTTP/1.0': same(({ url }) => ['--http1.0', `${url}/chunked`], /part 0;.*last$/),
     'several over one connection': same(
       ({ url }) => [
@@ -46,7 +51,10 @@ function curlTests(): Record<string, Parameters<SuiteTests>[1]> {
       ],
       /1 connections, status 200\n[^]*0 connections, status 200\n[^]*0 connections, status 204\n/,
     ),
-    'a form': same(({ url }) => ['--data', 'a=1&b=2', '-H', 'Host: test', `${url}/request`], /"body":"a=1&b=2"/),
+    'a form': same(
+      ({ url }) => ['--data', 'a=1&b=2', '-H', 'Host: test', `${url}/request`],
+      /"body":"a=1&b=2"/,
+    ),
     'a body that waits for 100 Continue': same(
       ({ url }) => ['--data', 'x'.repeat(1000), '-H', 'Expect: 100-continue', `${url}/echo`],
       /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 200 OK\r\n[^]*x{1000}$/,
