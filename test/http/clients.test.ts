@@ -49,7 +49,7 @@ function curlTests(): Record<string, Parameters<SuiteTests>[1]> {
         ...['/', '/chunked', '/late', '/no-content', '/request'].flatMap((path) => [`${url}${path}`]),
         ...['--write-out', '%{num_connects} connections, status %{http_code}\n', '-H', 'Host: test'],
       ],
-      /1 connections, status 200\n[^]*0 connections, status 200\n[^]*0 connections, status 204\n/,
+      /1 connections, status 200\n[\s\S]*0 connections, status 200\n[\s\S]*0 connections, status 204\n/,
     ),
     'a form': same(
       ({ url }) => ['--data', 'a=1&b=2', '-H', 'Host: test', `${url}/request`],
@@ -57,7 +57,7 @@ function curlTests(): Record<string, Parameters<SuiteTests>[1]> {
     ),
     'a body that waits for 100 Continue': same(
       ({ url }) => ['--data', 'x'.repeat(1000), '-H', 'Expect: 100-continue', `${url}/echo`],
-      /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 200 OK\r\n[^]*x{1000}$/,
+      /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 200 OK\r\n[\s\S]*x{1000}$/,
     ),
     'compressed, if the app could': same(({ url }) => ['--compressed', `${url}/`], /hello$/),
     'it goes away when the time is up': async (t) => {
