@@ -258,8 +258,10 @@ export class TransportDuplex extends Duplex {
   /** @internal The connection is gone. */
   lost(error: Error | null): void {
     this.endLate()
-    // A stream that was not at its end is destroyed: who waits for that end hears of it.
-    if (!this.destroyed) this.destroy(error ?? undefined)
+    // A stream that was not at its end is destroyed: who waits for that end hears of it. That its server was stopped by force is no
+    // reason to end the process where nobody listens; net.Socket has no such error.
+    const isUnheard = this.listenerCount('error') === 0 && isServerAborted(error)
+    if (!this.destroyed) this.destroy(isUnheard ? undefined : (error ?? undefined))
     const gone = this.whenLost
     this.whenLost = undefined
     gone?.()
@@ -427,6 +429,10 @@ export function duplexOf(transport: TcpTransport, options: DuplexOptions = NO_OP
 const NO_OPTIONS: DuplexOptions = {}
 /** As it was before the program may have replaced it. */
 const soon = setImmediate
+
+function isServerAborted(error: Error | null): boolean {
+  return error instanceof ShardloopError && error.code === 'ERR_SHARDLOOP_SERVER_ABORTED'
+}
 
 function closedError({ id }: TcpTransport): ShardloopError {
   return new ShardloopError(
