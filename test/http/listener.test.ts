@@ -42,12 +42,12 @@ const VISITS: Readonly<Record<string, Visit>> = {
     { 'Transfer-Encoding': 'chunked', Trailer: 'Sum' },
     '3;name=value\r\nabc\r\n4\r\ndefg\r\n0\r\nSum: 7\r\n\r\n',
   ),
-  'a chunked body that is sent back': request(
-    'POST',
-    '/echo',
-    { 'Transfer-Encoding': 'chunked' },
-    'A\r\n0123456789\r\n1\r\nx\r\n0\r\n\r\n',
-  ),
+  'a chunked body that is sent back': async (client) => {
+    await client.write(request('POST', '/echo', { 'Transfer-Encoding': 'chunked' }, 'A\r\n0123456789\r\n'))
+    // Chunks that come at once may go back as one, or as they came.
+    await client.until(() => client.received > 0)
+    await client.write('1\r\nx\r\n0\r\n\r\n')
+  },
   'a body of megabytes': post(
     '/digest',
     pattern(3 * 1024 * 1024)
