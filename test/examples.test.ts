@@ -10,8 +10,10 @@ import { forEachEngine, portOf, type TestContext } from './harness/suite.js'
 const EXAMPLES = [
   'echo',
   'chat',
+  'line-chat',
   'crash-test',
   'hash',
+  'resp',
   'http-hello',
   'http-express',
   'http-fastify',
@@ -150,6 +152,51 @@ forEachEngine('chat', (test) => {
     await ada.readToEnd()
     ada.end()
     assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
+  })
+})
+
+forEachEngine('line-chat', (test) => {
+  for (const runner of ['compiled', 'tsx'] as const) {
+    test(`what somebody says, in whatever pieces, all others are told; who ends is said goodbye to (${runner})`, async (t) => {
+      const { child, port } = await example(t, 'line-chat', ['--shards', '1'], runner)
+      const [ada, bob] = [await t.connect(port), await t.connect(port)]
+      assert.equal(await ada.readLine(), '* you are 0-1')
+      assert.equal(await bob.readLine(), '* you are 0-2')
+      await ada.write('hello\r\nin two ')
+      assert.equal(await bob.readLine(), '0-1: hello')
+      await ada.write('pieces \u001b[31mred\n')
+      assert.equal(await bob.readLine(), '0-1: in two pieces [31mred')
+      await bob.write('back\n')
+      assert.equal(await ada.readLine(), '0-2: back')
+      ada.end()
+      assert.equal((await ada.readToEnd()).toString(), '* bye\n', 'and nothing of what ada said')
+      child.kill('SIGTERM')
+      assert.equal((await bob.readToEnd()).toString(), '* bye\n')
+      bob.end()
+      assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
+    })
+  }
+
+  test('all shards are one room, and a line that is too long ends its connection alone', async (t) => {
+    const { child, port } = await example(t, 'line-chat', ['--shards', '2'])
+    // The kernel chooses the shard: until there is somebody on each.
+    const people: Client[] = []
+    const names: string[] = []
+    while (new Set(names.map((name) => name[0])).size < 2) {
+      const client = await t.connect(port)
+      names.push(/^\* you are (\d-\d+)$/.exec(await client.readLine())?.[1] as string)
+      people.push(client)
+    }
+    const [first, last] = [people[0] as Client, people.at(-1) as Client]
+    await last.write('hello over there\n')
+    assert.equal(await first.readLine(), `${names.at(-1)}: hello over there`)
+    const longest = 'x'.repeat(1024)
+    await first.write(`${longest}\n`)
+    assert.equal(await last.readLine(), `${names[0]}: ${longest}`)
+    await first.write(`${longest}x`)
+    assert.equal((await first.readToEnd()).toString(), '* a line has at most 1024 bytes\n')
+    first.end()
+    await endsBySigterm(child)
   })
 })
 
