@@ -41,6 +41,7 @@ async function receive(request: IncomingMessage, response: ServerResponse, name:
   }
   const progress = (): void => console.log(`${name}: ${Math.floor(bytes / MiB)} MiB`)
   try {
+    await mkdir(directory, { recursive: true })
     await pipeline(counted, createWriteStream(partial))
     await rename(partial, join(directory, name))
     console.log(`${name}: all ${bytes} bytes`)
@@ -64,7 +65,6 @@ function answer(response: ServerResponse, status: number, text: string): void {
 }
 
 async function main(): Promise<void> {
-  await mkdir(directory, { recursive: true })
   const server = await createServer(nodeHttp(serve), options)
   if (isSupervisor) console.log(`uploads to ${directory} on ${listening(server)}`)
 }
