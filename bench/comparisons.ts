@@ -24,7 +24,6 @@ const BASELINES: {
   echo: { ours: ['node-net', 'raw-mio', 'raw-tokio', 'bun'], others: ['node-net', 'raw-mio'] },
   unix: { ours: ['node-net', 'raw-mio', 'raw-tokio', 'bun'], others: ['node-net', 'raw-mio'] },
   raw: { ours: ['node-net', ...PYTHON_PEERS], others: ['node-net'] },
-  stream: { ours: ['node-net'], others: [] },
   connect: { ours: ['node-net'], others: [] },
 }
 
@@ -45,16 +44,14 @@ const COLUMNS: { readonly [Kind in Exclude<Work, 'burn'>]: readonly (readonly [P
     ['rloop', 'RLoop'],
     ['uvloop', 'uvloop'],
   ],
-  stream: [['node-net', 'node:net']],
   connect: [['node-net', 'node:net']],
 }
 
 /** Whether `peer` is measured in such a row, if it is installed. */
 export function takesPart({ work }: Pick<Row, 'work'>, peer: PeerId): boolean {
   if (work === 'burn') return isOurs(peer)
-  // Nothing is received, or all by streams, so how is no difference.
-  if (work === 'connect' || work === 'stream')
-    return PEERS[peer].ours?.mode === 'chunk' || peer === 'node-net'
+  // Nothing is received, so how is no difference.
+  if (work === 'connect') return PEERS[peer].ours?.mode === 'chunk' || peer === 'node-net'
   return work === 'raw' || !isPython(peer)
 }
 

@@ -41,7 +41,7 @@ const ROW_KINDS: readonly Work[] = ['unix', 'raw', 'burn']
 const ROW_NAMES: readonly string[] = [...ROWS.map((row) => row.id), ...ROW_KINDS, ...PARTS]
 
 /** A quick run without `--rows` has no time for these: others of their kind, or as many servers, are in it. */
-const QUICK_LEFT_OUT: readonly string[] = ['unix-64x16k', 'stream-1k', 'raw-1k', 'raw-10k', 'raw-100k']
+const QUICK_LEFT_OUT: readonly string[] = ['unix-64x16k', 'raw-1k', 'raw-10k', 'raw-100k']
 const QUICK_NAMES: readonly string[] = [...ROWS.map((row) => row.id), ...PARTS].filter(
   (name) => !QUICK_LEFT_OUT.includes(name),
 )

@@ -23,17 +23,16 @@ export function rowCommand(row: Row, peer: PeerId): string[] | null {
       : ['--client', 'node-net']
     return [...program, ...which, '--at-once', String(row.connections)]
   }
-  if (row.work === 'stream' && isOurs(peer)) {
-    const { engine } = PEERS[peer].ours
-    return [...echoProgram(OVER_TCP), '--engine', engine, '--mode', 'stream']
-  }
   if (row.work !== 'unix') return serverCommand(peer)
   return serverCommand(peer, ['--path', socketPath(peer)])
 }
 
 /** How to start `peer` as an echo server, as a rule over TCP; null when it is not installed. */
 export function serverCommand(peer: PeerId, listen: readonly string[] = OVER_TCP): string[] | null {
-  if (isOurs(peer)) return [...echoProgram(listen), ...ourFlags(peer)]
+  if (isOurs(peer)) {
+    const program = [process.execPath, join(ROOT, 'dist', 'examples', 'echo.js')]
+    return [...program, ...listen, '--shards', '1', ...ourFlags(peer)]
+  }
   if (isPython(peer)) {
     const { loop, proto } = PEERS[peer].python
     const python = pythonProgram()
@@ -52,10 +51,6 @@ export function serverCommand(peer: PeerId, listen: readonly string[] = OVER_TCP
       return bun === null ? null : [bun, join(ROOT, 'bench', 'peers', 'bun-listen.js'), ...listen]
     }
   }
-}
-
-function echoProgram(listen: readonly string[]): string[] {
-  return [process.execPath, join(ROOT, 'dist', 'examples', 'echo.js'), ...listen, '--shards', '1']
 }
 
 /** The flags that make a program of ours `peer`. */

@@ -74,12 +74,6 @@ const COMPARED: readonly {
     against: ['node-net', 'raw-mio', 'raw-tokio'],
   },
   {
-    work: 'stream',
-    title: 'Streams',
-    note: 'Echo as above; ours by a handler that awaits each piece of a stream, node:net by events.',
-    against: ['node-net'],
-  },
-  {
     work: 'connect',
     title: 'Connecting',
     note: 'Clients open connections to a server in Rust, each closed as soon as it is established and gone before the next one takes its place. The client has a CPU, the server the other.',

@@ -31,13 +31,12 @@ export interface Row {
  * - `raw`: the same for one client that waits for each answer, as in RLoop's benchmark of that name; Python's event loops
  *   take part.
  * - `unix`: as `echo`, over a Unix socket.
- * - `stream`: as `echo`; ours echo by a stream's handler, which awaits each piece, and have no mode.
  * - `connect`: clients connect and close, and are what is measured: they have the server's CPU, and stand where servers
  *   stand in samples and figures; a request is a connection.
  * - `burn`: before they answer, protocols keep their thread for {@link BURN_US} microseconds of JavaScript, with two CPUs:
  *   one for JavaScript, one for an I/O thread and the client. Only ours burn.
  */
-export type Work = 'echo' | 'raw' | 'unix' | 'stream' | 'connect' | 'burn'
+export type Work = 'echo' | 'raw' | 'unix' | 'connect' | 'burn'
 
 /** What servers may be compared by. */
 export type Rate =
@@ -135,15 +134,6 @@ export const ROWS: readonly Row[] = [
     size: 16_384,
     pipeline: 1,
     ...UNIX,
-  },
-  {
-    id: 'stream-1k',
-    title: '64 connections × 1 KiB by a stream, 1 in flight',
-    connections: 64,
-    size: 1024,
-    pipeline: 1,
-    ...ECHO,
-    work: 'stream',
   },
   {
     id: 'connect',
@@ -263,8 +253,6 @@ export const BARS: readonly Bar[] = [
   ...each('tokio', rowsOf('unix'), (row, peer) => [
     ratioBar('aim', row, peer, 'requests-per-cpu-second', 'node-net', 'at-least', 1),
   ]),
-  ratioBar('must', 'stream-1k', 'mio-chunk', 'requests-per-cpu-second', 'node-net', 'at-least', 1.2),
-  ratioBar('aim', 'stream-1k', 'tokio-chunk', 'requests-per-cpu-second', 'node-net', 'at-least', 1),
   ratioBar('must', 'connect', 'mio-chunk', 'connections-per-cpu-second', 'node-net', 'at-least', 1.5),
   ratioBar('aim', 'connect', 'mio-chunk', 'connections-per-second', 'node-net', 'at-least', 1.5),
   ratioBar('aim', 'connect', 'tokio-chunk', 'connections-per-cpu-second', 'node-net', 'at-least', 1),

@@ -50,8 +50,7 @@ test("Python's loops take part with one connection only, and clients have no mod
       PEER_IDS.filter((peer) => !isPython(peer)),
     )
   assert.deepEqual(part('raw-1k'), PEER_IDS)
-  for (const id of ['connect', 'stream-1k'])
-    assert.deepEqual(part(id), ['mio-chunk', 'tokio-chunk', 'node-net'])
+  assert.deepEqual(part('connect'), ['mio-chunk', 'tokio-chunk', 'node-net'])
 })
 
 test('who takes no part in a row is not compared there', () => {
@@ -86,7 +85,6 @@ test('the bars of the new rows', () => {
     'mio-borrowed requests-per-cpu-second 1.4 node-net',
   ])
   assert.deepEqual(values('connect', 'must'), ['mio-chunk connections-per-cpu-second 1.5 node-net'])
-  assert.deepEqual(values('stream-1k', 'must'), ['mio-chunk requests-per-cpu-second 1.2 node-net'])
   const raw = ['mio-chunk', 'mio-borrowed'].flatMap((peer) =>
     ['node-net', 'rloop', 'uvloop'].flatMap((against) =>
       ['requests-per-second', 'requests-per-cpu-second'].map((metric) => `${peer} ${metric} 1 ${against}`),
@@ -126,7 +124,7 @@ test('a program that ends before it is ready tells its exit code', async () => {
 })
 
 test('our programs of the new rows start', async () => {
-  for (const id of ['unix-64x64', 'stream-1k', 'connect']) {
+  for (const id of ['unix-64x64', 'connect']) {
     for (const peer of PEER_IDS.filter((one) => isOurs(one) && takesPart(row(id), one))) {
       const server = await startServer(null, rowCommand(row(id), peer) ?? [])
       await server.stop()
