@@ -55,6 +55,10 @@ export class TransportDuplex extends Duplex {
   /** `destroySoon`: the end of what is written is that of the connection. */
   private endsSoon = false
   private whenLost: (() => void) | undefined = undefined
+  /** The batch in which bytes were last received. */
+  private receivedIn = 0
+  /** The peer's end has come in the same batch as bytes, and is not told yet. */
+  private endsLater = false
 
   /** @internal @param transport whose protocol is {@link DuplexProtocol} */
   constructor(transport: TcpTransport, options: DuplexOptions = NO_OPTIONS) {
@@ -225,20 +229,39 @@ export class TransportDuplex extends Duplex {
   /** @internal */
   received(chunk: Buffer): void {
     this.bytesRead += chunk.length
+    this.receivedIn = this.transport.loop.batch
     this.timer?.active()
     if (!this.push(chunk)) this.transport.pauseReading()
   }
 
-  /** @internal */
+  /**
+   * @internal The peer has ended its half. Behind what the bytes before it have set going by next ticks and promises: in node:net each
+   * is an event of its own, and node:http aborts at the end what it has not answered.
+   */
   ended(): void {
+    this.endsLater = this.receivedIn === this.transport.loop.batch
+    if (this.endsLater) soon(() => this.endLate())
+    else this.endReading()
+  }
+
+  private endLate(): void {
+    if (!this.endsLater) return
+    this.endsLater = false
+    if (!this.destroyed) this.endReading()
+  }
+
+  private endReading(): void {
     this.push(null)
     this.read(0) // 'end' comes also when nobody reads and nothing is left
   }
 
   /** @internal The connection is gone. */
   lost(error: Error | null): void {
-    // A stream that was not at its end is destroyed: who waits for that end hears of it.
-    if (!this.destroyed) this.destroy(error ?? undefined)
+    this.endLate()
+    // A stream that was not at its end is destroyed: who waits for that end hears of it. That its server was stopped by force is no
+    // reason to end the process where nobody listens; net.Socket has no such error.
+    const isUnheard = this.listenerCount('error') === 0 && isServerAborted(error)
+    if (!this.destroyed) this.destroy(isUnheard ? undefined : (error ?? undefined))
     const gone = this.whenLost
     this.whenLost = undefined
     gone?.()
@@ -404,6 +427,12 @@ export function duplexOf(transport: TcpTransport, options: DuplexOptions = NO_OP
 }
 
 const NO_OPTIONS: DuplexOptions = {}
+/** As it was before the program may have replaced it. */
+const soon = setImmediate
+
+function isServerAborted(error: Error | null): boolean {
+  return error instanceof ShardloopError && error.code === 'ERR_SHARDLOOP_SERVER_ABORTED'
+}
 
 function closedError({ id }: TcpTransport): ShardloopError {
   return new ShardloopError(
