@@ -341,7 +341,8 @@ impl Host {
                 }
                 continue;
             }
-            looks_until = self.update_busy_poll(|policy| policy.until(now, began, events));
+            let peer = self.memory.borrow().first_event_handle();
+            looks_until = self.update_busy_poll(|policy| policy.until(now, began, events, peer));
             let Some(found_at) = looks_until.and_then(|until| self.look_ahead(now, until)) else { break };
             now = found_at;
         }

@@ -66,6 +66,8 @@ pub const BUSY_POLL_GAP_US: u64 = 30;
 pub const BUSY_POLL_THREADS_GAP_US: u64 = 100;
 /// Events of a batch above which it does not.
 pub const BUSY_POLL_EVENTS: usize = 2;
+/// Peers whose events come in turn above which it does not.
+pub const BUSY_POLL_PEERS: usize = 4;
 /// Time after which a wake-up does not any more.
 pub const BUSY_POLL_WAKE_US: u64 = 250;
 /// Batches that pass at most until it does again after it did in vain.

@@ -169,7 +169,7 @@ impl Mail {
                 mailbox.come_back();
                 break;
             }
-            let until = policy.until(now, began, parcels);
+            let until = policy.until(now, began, parcels, ANY);
             if let Some(until) = until.filter(|_| self.waiting.borrow().is_empty()) {
                 self.look_ahead(&mailbox, &mut policy, until);
             }
@@ -255,6 +255,8 @@ impl Nested for Mail {
     }
 }
 
+/// Whose a message is does not count.
+const ANY: i32 = 0;
 const END: usize = abi::MAIL_CONTROL_END as usize;
 /// Looks into the mailbox for each system call that looks at the rest of the loop.
 const LOOKS: u32 = 32;

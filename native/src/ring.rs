@@ -135,6 +135,12 @@ impl SharedMemory {
         unsafe { *self.control.base.add(word as usize) }
     }
 
+    /// Whose the first event of the last batch was; anything before there was one.
+    pub fn first_event_handle(&self) -> i32 {
+        // SAFETY: the region is valid by `Region::new`, and has room for more than one record.
+        unsafe { *self.events.base.add(1) }
+    }
+
     /// Sets a control word.
     #[inline]
     pub fn set_control(&self, word: i32, value: i32) {
