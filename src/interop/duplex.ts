@@ -1,14 +1,10 @@
 import { Duplex } from 'node:stream'
 import { ShardloopError } from '../errors.js'
-import {
-  DUPLEX_HIGH_WATER_MAX_BYTES,
-  DUPLEX_PIECE_BYTES,
-  DUPLEX_PIECES_AT_ONCE,
-  DUPLEX_UNCONFIRMED_BYTES,
-} from '../limits.js'
+import { DUPLEX_HIGH_WATER_MAX_BYTES, INACTIVITY_MAX_MS } from '../limits.js'
 import { invalid } from '../workers/invalid.js'
 import type { Protocol, SocketAddress } from '../workers/protocol.js'
 import type { TcpTransport } from '../workers/transport.js'
+import { DuplexWrites, type WriteCallback, type Written } from './duplex-writes.js'
 import { InactivityTimer } from './inactivity-timer.js'
 
 /** Options of `transport.duplex`. */
@@ -22,73 +18,93 @@ export interface DuplexOptions {
   readonly highWaterMark?: number
 }
 
-type WriteCallback = (error?: Error | null) => void
-interface Written {
-  readonly chunk: Uint8Array | string
-  readonly encoding: BufferEncoding
-}
-
-/** What is written to be told when everything before it has been sent. */
-const NOTHING = Buffer.alloc(0)
-
 /**
- * A connection as a stream of Node's, with the members of `net.Socket` that libraries use. It belongs to its thread.
+ * A connection as a stream of Node's, with the members of `net.Socket` that libraries use: it can be given where one is wanted. It
+ * belongs to its thread, and emits what net.Socket does in the same order; beside that `'draining'`, when its server drains.
  *
- * As in node:net `destroy` drops what the kernel has not taken, `end` sends it, and `'close'` tells whether there was an error.
- * Other than there: a destroyed stream whose connection has unread input does not reset it before the peer has what was sent;
- * `write` and `end` of text and small buffers copy. `ref` and `unref` do nothing: a connection keeps its thread as its server does.
+ * What is different:
+ * - What a listener throws, and an `'error'` that nobody listens to, aborts this connection alone and reaches the exception handler.
+ * - `destroy` resets the connection when the kernel has not taken all that was written (net.Socket ends it as if that were all).
+ *   What the kernel has taken the peer gets, also when input is left unread.
+ * - `setTimeout` has a resolution of 100 ms.
+ * - `ref` and `unref` do nothing: a connection keeps its thread as its server does.
  */
 export class TransportDuplex extends Duplex {
   /** The connection. Its protocol is this stream's: use one or the other to read and write. */
   readonly transport: TcpTransport
   /** Bytes received. */
   bytesRead = 0
-  /** @internal net.Socket's: never so, since a transport stands. */ readonly connecting: boolean = false
-  /** @internal */ readonly pending: boolean = false
   /** Milliseconds of `setTimeout`; undefined before it was called. */
-  timeout: number | undefined = undefined
-  private sent = 0
-  /** Bytes written since the batch began, or since native code said that none wait: it tells of a full connection only by then. */
-  private unconfirmed = 0
-  private batch = 0
+  declare readonly timeout?: number
+  // Undefined for a Unix socket, as there.
+  declare readonly localAddress?: string
+  declare readonly localPort?: number
+  declare readonly localFamily?: string
+  declare readonly remoteAddress: string | undefined
+  declare readonly remotePort: number | undefined
+  declare readonly remoteFamily: string | undefined
+  private readonly writes: DuplexWrites
   private timer: InactivityTimer | undefined = undefined
   /** `destroySoon`: the end of what is written is that of the connection. */
   private endsSoon = false
-  private whenLost: (() => void) | undefined = undefined
+  private isClosed = false
+  private asksToFinish = false
 
   /** @internal @param transport whose protocol is {@link DuplexProtocol} */
-  constructor(transport: TcpTransport, options: DuplexOptions = NO_OPTIONS) {
+  constructor(transport: TcpTransport, { allowHalfOpen = false, highWaterMark }: DuplexOptions = NO_OPTIONS) {
     // Strings come as they are, and 'close' is emitted here, with net.Socket's argument.
-    super({ allowHalfOpen: false, ...options, decodeStrings: false, emitClose: false })
+    const marks = highWaterMark === undefined ? NO_OPTIONS : { highWaterMark }
+    super({ allowHalfOpen, ...marks, decodeStrings: false, emitClose: false })
     this.transport = transport
+    this.writes = new DuplexWrites(transport, () => {
+      this.timer?.active()
+      if (transport.server.isDraining) this.finish()
+    })
+    if (!allowHalfOpen) this.once('end', refuseWrites)
+  }
+
+  /** Never throws what a listener does. */
+  override emit(event: string | symbol, ...args: unknown[]): boolean {
+    try {
+      return super.emit(event, ...args)
+    } catch (error) {
+      const isUnheard = event === 'error' && this.listenerCount('error') === 0
+      const what = isUnheard ? "'error' without a listener" : `a listener of '${String(event)}'`
+      this.transport.loop.failed(error, this.transport, what)
+      return true
+    }
   }
 
   /** @internal */
   override _read(): void {
-    if (this.transport.paused) this.transport.resumeReading()
+    const { transport } = this
+    if (transport.paused && this.isReceiving) transport.resumeReading()
+    if (transport.server.isDraining) this.finish()
   }
 
   /** @internal */
   override _write(chunk: Uint8Array | string, encoding: BufferEncoding, callback: WriteCallback): void {
-    if (this.transport.closing) callback(closedError(this.transport))
-    else if (chunk.length > DUPLEX_PIECE_BYTES) this.sendLarge(bytesOf(chunk, encoding), callback)
-    else this.taken(this.send(chunk, encoding), callback)
+    this.timer?.active()
+    this.writes.write(chunk, encoding, callback)
+    if (this.transport.server.isDraining) this.finish()
   }
 
   /** @internal */
   override _writev(chunks: readonly Written[], callback: WriteCallback): void {
-    this.sendFrom(chunks, 0, callback)
+    this.timer?.active()
+    this.writes.writeAll(chunks, 0, callback)
+    if (this.transport.server.isDraining) this.finish()
   }
 
   /** @internal */
   override _final(callback: WriteCallback): void {
-    const { transport } = this
+    const { transport, writes } = this
     if (transport.closing) callback()
     else if (this.endsSoon) {
       transport.close()
       callback()
-    } else if (this.isBehind()) {
-      this.whenSent(callback)
+    } else if (writes.isBehind()) {
+      writes.whenSent(callback)
       transport.writeEof()
     } else {
       transport.writeEof()
@@ -100,19 +116,13 @@ export class TransportDuplex extends Duplex {
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
     const { transport } = this
     this.timer?.stop()
-    const gone = (): void => {
-      callback(error)
-      process.nextTick(emitClose, this, error !== null)
+    if (!transport.closing && this.isReceiving) {
+      if (this.writableFinished || !this.writes.isBehind()) transport.close()
+      else transport.abort()
     }
-    if (transport.lost) {
-      gone()
-      return
-    }
-    this.whenLost = gone
-    if (transport.closing) return
-    // What the kernel has, the peer gets; what it has not was dropped by whoever destroys a stream before its end.
-    if (this.writableFinished || !this.isBehind()) transport.close()
-    else transport.abort()
+    callback(error)
+    // Else `lost` does.
+    if (transport.lost || !this.isReceiving) this.emitClose()
   }
 
   /** Ends after what is written, then destroys. */
@@ -125,8 +135,13 @@ export class TransportDuplex extends Duplex {
 
   /** Destroys with a reset that the peer sees. */
   resetAndDestroy(): this {
-    this.transport.abort()
+    if (this.isReceiving) this.transport.abort()
     return this.destroy()
+  }
+
+  /** @internal It is connected already. @throws ShardloopError ERR_SHARDLOOP_STATE */
+  connect(..._to: unknown[]): this {
+    throw new ShardloopError('ERR_SHARDLOOP_STATE', `connection ${this.transport.id} is connected already`)
   }
 
   /**
@@ -135,14 +150,14 @@ export class TransportDuplex extends Duplex {
    */
   setTimeout(milliseconds: number, callback?: () => void): this {
     if (this.destroyed) return this
-    if (!(typeof milliseconds === 'number' && milliseconds >= 0 && milliseconds <= 0x7fffffff))
-      throw invalid('milliseconds', milliseconds, 'a number from 0 to 2147483647')
+    if (!(typeof milliseconds === 'number' && milliseconds >= 0 && Number.isFinite(milliseconds)))
+      throw invalid('milliseconds', milliseconds, 'a number, 0 or more')
     if (callback !== undefined && typeof callback !== 'function')
       throw invalid('callback', callback, 'a function')
-    this.timeout = milliseconds
+    ;(this as { timeout?: number }).timeout = milliseconds
     if (milliseconds > 0 || this.timer !== undefined) {
       this.timer ??= new InactivityTimer(this.transport)
-      this.timer.set(Math.ceil(milliseconds))
+      this.timer.set(Math.min(Math.ceil(milliseconds), INACTIVITY_MAX_MS))
     }
     if (callback !== undefined) {
       if (milliseconds > 0) this.once('timeout', callback)
@@ -174,36 +189,12 @@ export class TransportDuplex extends Duplex {
 
   /** Our end. Empty for a Unix socket. */
   address(): { address?: string; family?: string; port?: number } {
-    return ipOf(this.transport.getExtraInfo('sockname')) ?? {}
-  }
-
-  get localAddress(): string | undefined {
-    return ipOf(this.transport.getExtraInfo('sockname'))?.address
-  }
-
-  get localPort(): number | undefined {
-    return ipOf(this.transport.getExtraInfo('sockname'))?.port
-  }
-
-  get localFamily(): string | undefined {
-    return ipOf(this.transport.getExtraInfo('sockname'))?.family
-  }
-
-  get remoteAddress(): string | undefined {
-    return ipOf(this.transport.getExtraInfo('peername'))?.address
-  }
-
-  get remotePort(): number | undefined {
-    return ipOf(this.transport.getExtraInfo('peername'))?.port
-  }
-
-  get remoteFamily(): string | undefined {
-    return ipOf(this.transport.getExtraInfo('peername'))?.family
+    return { ...ipOf(this.transport.getExtraInfo('sockname')) }
   }
 
   /** Bytes written, those that wait included. */
   get bytesWritten(): number {
-    let bytes = this.sent
+    let { bytes } = this.writes
     for (const { chunk, encoding } of waiting(this))
       bytes += typeof chunk === 'string' ? Buffer.byteLength(chunk, encoding) : chunk.length
     return bytes
@@ -217,6 +208,21 @@ export class TransportDuplex extends Duplex {
   get readyState(): 'open' | 'readOnly' | 'writeOnly' | 'closed' {
     if (this.readable) return this.writable ? 'open' : 'readOnly'
     return this.writable ? 'writeOnly' : 'closed'
+  }
+
+  /** @internal net.Socket's: a transport stands. */
+  get connecting(): boolean {
+    return false
+  }
+
+  /** @internal */
+  get pending(): boolean {
+    return this.destroyed
+  }
+
+  /** @internal */
+  get autoSelectFamilyAttemptedAddresses(): string[] {
+    return []
   }
 
   /** @internal net.Socket's, which libraries call to tell of activity: native code sees it. */
@@ -238,10 +244,14 @@ export class TransportDuplex extends Duplex {
   /** @internal The connection is gone. */
   lost(error: Error | null): void {
     // A stream that was not at its end is destroyed: who waits for that end hears of it.
-    if (!this.destroyed) this.destroy(error ?? undefined)
-    const gone = this.whenLost
-    this.whenLost = undefined
-    gone?.()
+    if (this.destroyed) this.emitClose()
+    else this.destroy(error ?? undefined)
+  }
+
+  /** @internal More waits to be sent than the high watermark, or no more than the low one. */
+  full(isFull: boolean): void {
+    if (isFull) this.writes.paused()
+    else this.writes.resumed()
   }
 
   /** @internal Whether silence is to be told here, rather than to end the connection. */
@@ -254,97 +264,64 @@ export class TransportDuplex extends Duplex {
     if (this.timer?.isOver() === true) this.emit('timeout')
   }
 
-  /** @returns how many bytes it was */
-  private send(chunk: Uint8Array | string, encoding: BufferEncoding): number {
-    const { transport } = this
-    this.timer?.active()
-    if (typeof chunk === 'string') {
-      if (encoding === 'utf8' || encoding === 'latin1') return transport.writeText(chunk, encoding)
-      chunk = Buffer.from(chunk, encoding)
-    }
-    transport.write(chunk)
-    return chunk.length
+  /** @internal Whether something waits here that native code does not know of. */
+  get owes(): boolean {
+    return this.readableLength > 0 || this.writableLength > 0
   }
 
-  /** Bytes were written: the callback is called at once while the connection takes them, else when it has. */
-  private taken(bytes: number, callback: WriteCallback): void {
-    if (this.hasRoom(bytes)) callback()
-    else this.whenSent(callback)
+  /** The server drains, and something moved: asks again whether anything is owed, behind what is under way. */
+  private finish(): void {
+    if (this.asksToFinish) return
+    this.asksToFinish = true
+    process.nextTick(() => {
+      this.asksToFinish = false
+      this.transport.finish()
+    })
   }
 
-  /** @param bytes were written right now */
-  private hasRoom(bytes: number): boolean {
-    this.sent += bytes
-    const { batch } = this.transport.loop
-    this.unconfirmed = batch === this.batch ? this.unconfirmed + bytes : bytes
-    this.batch = batch
-    return this.unconfirmed <= DUPLEX_UNCONFIRMED_BYTES || !this.isBehind()
+  /** Whether the connection's events come here: it may have been given to another protocol. */
+  private get isReceiving(): boolean {
+    return (this.transport.protocol as Partial<DuplexProtocol>).duplex === this
   }
 
-  /** Whether the kernel has not taken all that was written; what it can take it has taken. */
-  private isBehind(): boolean {
-    const { loop, handle, lost } = this.transport
-    if (lost) return false
-    loop.calls.flush()
-    this.unconfirmed = 0
-    return loop.native.bufferedBytes(handle) > 0
+  /** Behind 'error', which comes with the next tick, too. */
+  private emitClose(): void {
+    if (this.isClosed) return
+    this.isClosed = true
+    process.nextTick(() => this.emit('close', this.errored !== null))
   }
 
-  private whenSent(callback: WriteCallback): void {
-    // When the connection is lost first its end tells of it.
-    const told = (): void => callback()
-    this.transport.writeOwned(NOTHING).then(told, told)
-  }
-
-  private sendFrom(chunks: readonly Written[], from: number, callback: WriteCallback): void {
-    for (let at = from; at < chunks.length; at++) {
-      const { chunk, encoding } = chunks[at] as Written
-      const goOn = (error?: Error | null): void => {
-        if (error) callback(error)
-        else this.sendFrom(chunks, at + 1, callback)
-      }
-      if (this.transport.closing) {
-        callback(closedError(this.transport))
-        return
-      }
-      if (chunk.length > DUPLEX_PIECE_BYTES) {
-        this.sendLarge(bytesOf(chunk, encoding), goOn)
-        return
-      }
-      if (!this.hasRoom(this.send(chunk, encoding))) {
-        this.whenSent(goOn)
-        return
-      }
-    }
-    callback()
-  }
-
-  /** In pieces, as the connection takes them: native code keeps what it does not. */
-  private sendLarge(bytes: Uint8Array, callback: WriteCallback, from = 0): void {
-    let at = from
-    for (let pieces = 0; at < bytes.length; pieces++) {
-      if (this.transport.closing) {
-        callback(closedError(this.transport))
-        return
-      }
-      const piece = bytes.subarray(at, at + DUPLEX_PIECE_BYTES)
-      at += piece.length
-      this.send(piece, 'utf8')
-      this.sent += piece.length
-      if (this.isBehind() || pieces === DUPLEX_PIECES_AT_ONCE) {
-        this.whenSent(() => this.sendLarge(bytes, callback, at))
-        return
-      }
-    }
-    callback()
-  }
-
+  /** As in node:net it is no error where it cannot be set: a Unix socket has no delay, and the connection may be over. */
   private option(name: 'noDelay' | 'keepAlive' | 'keepAliveTime', value: boolean | number): void {
     const { transport } = this
-    if (transport.lost || typeof transport.getExtraInfo('sockname') === 'string') return // as node:net: not of TCP, or over
-    transport.getExtraInfo('socket')?.setOption(name, value)
+    if (transport.lost || typeof transport.getExtraInfo('peername') === 'string') return
+    try {
+      transport.getExtraInfo('socket')?.setOption(name, value)
+    } catch {}
   }
 }
+
+// Optional in net.Socket's type, which an accessor of a class cannot be.
+for (const [end, info] of [
+  ['local', 'sockname'],
+  ['remote', 'peername'],
+] as const) {
+  for (const part of ['address', 'port', 'family'] as const) {
+    Object.defineProperty(
+      TransportDuplex.prototype,
+      end + (part[0] as string).toUpperCase() + part.slice(1),
+      {
+        configurable: true,
+        get(this: TransportDuplex) {
+          return ipOf(this.transport.getExtraInfo(info))?.[part]
+        },
+      },
+    )
+  }
+}
+
+/** Of net.Socket, for those who look at them or set them. Not each stream needs its own. */
+Object.assign(TransportDuplex.prototype, { server: null, _server: null, _parent: null, _host: null })
 
 /** Hands a connection's events to its stream. It has some methods at times only: then their getters are undefined. */
 export class DuplexProtocol implements Protocol {
@@ -364,6 +341,14 @@ export class DuplexProtocol implements Protocol {
     this.duplex.lost(error)
   }
 
+  pauseWriting(): void {
+    this.duplex.full(true)
+  }
+
+  resumeWriting(): void {
+    this.duplex.full(false)
+  }
+
   /** Where the stream has a timeout. Else the server's own ends the connection. */
   get idleTimedOut(): () => void {
     return (this.duplex.mindsSilence ? this.silent : undefined) as () => void
@@ -371,7 +356,8 @@ export class DuplexProtocol implements Protocol {
 
   /** Where somebody listens to `'draining'`. Else the connection is closed as soon as nothing is owed to the peer. */
   get draining(): () => void {
-    return (this.duplex.listenerCount('draining') > 0 ? this.told : undefined) as () => void
+    const { duplex } = this
+    return (duplex.listenerCount('draining') > 0 || duplex.owes ? this.told : undefined) as () => void
   }
 
   private silent(): void {
@@ -405,27 +391,33 @@ export function duplexOf(transport: TcpTransport, options: DuplexOptions = NO_OP
 
 const NO_OPTIONS: DuplexOptions = {}
 
-function closedError({ id }: TcpTransport): ShardloopError {
-  return new ShardloopError(
-    'ERR_SHARDLOOP_CLOSED',
-    `connection ${id} is closed: nothing can be written to it`,
-  )
-}
+type Ip = Exclude<SocketAddress, string>
 
-function bytesOf(chunk: Uint8Array | string, encoding: BufferEncoding): Uint8Array {
-  return typeof chunk === 'string' ? Buffer.from(chunk, encoding) : chunk
+function ipOf(address: SocketAddress | undefined): Ip | undefined {
+  return typeof address === 'string' ? undefined : address
 }
 
 /** What waits in the stream, behind what was given to the connection. */
 function waiting(duplex: TransportDuplex): readonly Written[] {
-  const state = (duplex as unknown as { _writableState: { getBuffer(): readonly Written[] } })._writableState
-  return state.getBuffer()
+  return (duplex as unknown as { readonly writableBuffer: readonly Written[] }).writableBuffer
 }
 
-function ipOf(address: SocketAddress | undefined): Exclude<SocketAddress, string> | undefined {
-  return typeof address === 'string' ? undefined : address
+/** The peer has ended, and so has this stream by itself: whoever writes on is told so, as by net.Socket. */
+function refuseWrites(this: TransportDuplex): void {
+  Object.defineProperty(this, 'write', { value: writeAfterEnd, configurable: true, writable: true })
 }
 
-function emitClose(duplex: TransportDuplex, hadError: boolean): void {
-  duplex.emit('close', hadError)
+function writeAfterEnd(
+  this: TransportDuplex,
+  chunk: Uint8Array | string,
+  encoding?: BufferEncoding | WriteCallback,
+  callback?: WriteCallback,
+): boolean {
+  if (!this.writableEnded)
+    return Duplex.prototype.write.call(this, chunk, encoding as BufferEncoding, callback)
+  const error = Object.assign(new Error('This socket has been ended by the other party'), { code: 'EPIPE' })
+  const told = typeof encoding === 'function' ? encoding : callback
+  if (typeof told === 'function') process.nextTick(told, error)
+  this.destroy(error)
+  return false
 }
