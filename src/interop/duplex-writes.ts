@@ -1,3 +1,5 @@
+import { constants } from 'node:os'
+import { systemError } from '../errors.js'
 import { DUPLEX_PIECE_BYTES, DUPLEX_PIECES_AT_ONCE, DUPLEX_UNCONFIRMED_BYTES } from '../limits.js'
 import type { TcpTransport } from '../workers/transport.js'
 
@@ -99,8 +101,9 @@ export class DuplexWrites {
         this.moved()
         callback()
       },
-      // Of a destroyed stream it is no error of the write, as in node:net.
-      (reason: Error) => callback(transport.error === null ? null : reason),
+      // Of a stream that was destroyed it is as in the newest net.Socket.
+      (reason: Error) =>
+        callback(transport.error === null ? systemError(constants.errno.ECANCELED, 'write') : reason),
     )
   }
 

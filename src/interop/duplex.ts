@@ -7,6 +7,9 @@ import type { TcpTransport } from '../workers/transport.js'
 import { DuplexWrites, type WriteCallback, type Written } from './duplex-writes.js'
 import { InactivityTimer } from './inactivity-timer.js'
 
+/** As it was before the program may have replaced it (a test runner's timers). */
+const later = setImmediate
+
 /** Options of `transport.duplex`. */
 export interface DuplexOptions {
   /** True: our half stays open when the peer has ended its own, until `end` is called. Default false, as in node:net. */
@@ -47,6 +50,7 @@ export class TransportDuplex extends Duplex {
   private timer: InactivityTimer | undefined = undefined
   /** `destroySoon`: the end of what is written is that of the connection. */
   private endsSoon = false
+  private hadError = false
   private isClosed = false
   private asksToFinish = false
 
@@ -98,17 +102,14 @@ export class TransportDuplex extends Duplex {
 
   /** @internal */
   override _final(callback: WriteCallback): void {
-    const { transport, writes } = this
+    const { transport } = this
     if (transport.closing) callback()
     else if (this.endsSoon) {
       transport.close()
-      callback()
-    } else if (writes.isBehind()) {
-      writes.whenSent(callback)
-      transport.writeEof()
+      process.nextTick(callback)
     } else {
+      this.writes.whenSent(callback)
       transport.writeEof()
-      callback()
     }
   }
 
@@ -116,6 +117,7 @@ export class TransportDuplex extends Duplex {
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
     const { transport } = this
     this.timer?.stop()
+    this.hadError = error !== null
     if (!transport.closing && this.isReceiving) {
       if (this.writableFinished || !this.writes.isBehind()) transport.close()
       else transport.abort()
@@ -256,7 +258,7 @@ export class TransportDuplex extends Duplex {
 
   /** @internal Whether silence is to be told here, rather than to end the connection. */
   get mindsSilence(): boolean {
-    return this.timer !== undefined && this.timer.isArmed
+    return this.timer?.isArmed === true
   }
 
   /** @internal Native code says that no byte moved. */
@@ -284,11 +286,12 @@ export class TransportDuplex extends Duplex {
     return (this.transport.protocol as Partial<DuplexProtocol>).duplex === this
   }
 
-  /** Behind 'error', which comes with the next tick, too. */
+  /** As a handle of Node's that is closed: behind 'error', and behind the callbacks of writes. */
   private emitClose(): void {
     if (this.isClosed) return
     this.isClosed = true
-    process.nextTick(() => this.emit('close', this.errored !== null))
+    const { hadError } = this
+    later(() => this.emit('close', hadError))
   }
 
   /** As in node:net it is no error where it cannot be set: a Unix socket has no delay, and the connection may be over. */
