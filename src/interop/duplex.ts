@@ -26,7 +26,8 @@ export interface DuplexOptions {
  * belongs to its thread, and emits what net.Socket does in the same order; beside that `'draining'`, when its server drains.
  *
  * What is different:
- * - What a listener throws, and an `'error'` that nobody listens to, aborts this connection alone and reaches the exception handler.
+ * - What a listener throws, and an error given to `destroy` that nobody listens to, aborts this connection alone and reaches the
+ *   exception handler. That the connection broke is an error that nobody has to listen to.
  * - `destroy` resets the connection when the kernel has not taken all that was written (net.Socket ends it as if that were all).
  *   What the kernel has taken the peer gets, also when input is left unread.
  * - `setTimeout` has a resolution of 100 ms.
@@ -50,6 +51,8 @@ export class TransportDuplex extends Duplex {
   private timer: InactivityTimer | undefined = undefined
   /** `destroySoon`: the end of what is written is that of the connection. */
   private endsSoon = false
+  /** What the connection ended with. */
+  private brokenBy: Error | null = null
   private hadError = false
   private isClosed = false
   private asksToFinish = false
@@ -62,7 +65,7 @@ export class TransportDuplex extends Duplex {
     this.transport = transport
     this.writes = new DuplexWrites(transport, () => {
       this.timer?.active()
-      if (transport.server.isDraining) this.finish()
+      if (transport.server.isDraining) this.askToFinish()
     })
     if (!allowHalfOpen) this.once('end', refuseWrites)
   }
@@ -73,6 +76,8 @@ export class TransportDuplex extends Duplex {
       return super.emit(event, ...args)
     } catch (error) {
       const isUnheard = event === 'error' && this.listenerCount('error') === 0
+      // As a protocol without `connectionLost` is not told.
+      if (isUnheard && error === this.brokenBy) return false
       const what = isUnheard ? "'error' without a listener" : `a listener of '${String(event)}'`
       this.transport.loop.failed(error, this.transport, what)
       return true
@@ -83,21 +88,21 @@ export class TransportDuplex extends Duplex {
   override _read(): void {
     const { transport } = this
     if (transport.paused && this.isReceiving) transport.resumeReading()
-    if (transport.server.isDraining) this.finish()
+    if (transport.server.isDraining) this.askToFinish()
   }
 
   /** @internal */
   override _write(chunk: Uint8Array | string, encoding: BufferEncoding, callback: WriteCallback): void {
     this.timer?.active()
     this.writes.write(chunk, encoding, callback)
-    if (this.transport.server.isDraining) this.finish()
+    if (this.transport.server.isDraining) this.askToFinish()
   }
 
   /** @internal */
   override _writev(chunks: readonly Written[], callback: WriteCallback): void {
     this.timer?.active()
     this.writes.writeAll(chunks, 0, callback)
-    if (this.transport.server.isDraining) this.finish()
+    if (this.transport.server.isDraining) this.askToFinish()
   }
 
   /** @internal */
@@ -238,7 +243,7 @@ export class TransportDuplex extends Duplex {
   }
 
   /** @internal */
-  ended(): void {
+  peerEnded(): void {
     this.push(null)
     this.read(0) // 'end' comes also when nobody reads and nothing is left
   }
@@ -246,6 +251,7 @@ export class TransportDuplex extends Duplex {
   /** @internal The connection is gone. */
   lost(error: Error | null): void {
     // A stream that was not at its end is destroyed: who waits for that end hears of it.
+    this.brokenBy = error
     if (this.destroyed) this.emitClose()
     else this.destroy(error ?? undefined)
   }
@@ -272,7 +278,7 @@ export class TransportDuplex extends Duplex {
   }
 
   /** The server drains, and something moved: asks again whether anything is owed, behind what is under way. */
-  private finish(): void {
+  private askToFinish(): void {
     if (this.asksToFinish) return
     this.asksToFinish = true
     process.nextTick(() => {
@@ -336,7 +342,7 @@ export class DuplexProtocol implements Protocol {
   }
 
   eofReceived(): boolean {
-    this.duplex.ended()
+    this.duplex.peerEnded()
     return true // the stream ends our half
   }
 
