@@ -56,6 +56,11 @@ export class TransportDuplex extends Duplex {
   private hadError = false
   private isClosed = false
   private asksToFinish = false
+  /**
+   * A chunk was pushed in this tick for someone who reads by 'readable'. It comes alone, as with net.Socket: in the newest Node.js
+   * `read()` gives one chunk, and some who read once for each 'readable' (aedes) would leave the second.
+   */
+  private hasPushed = false
 
   /** @internal @param transport whose protocol is {@link DuplexProtocol} */
   constructor(transport: TcpTransport, { allowHalfOpen = false, highWaterMark }: DuplexOptions = NO_OPTIONS) {
@@ -237,9 +242,21 @@ export class TransportDuplex extends Duplex {
 
   /** @internal */
   received(chunk: Buffer): void {
+    if (this.hasPushed) {
+      // `_read`, which comes behind 'readable', has it delivered.
+      this.transport.pauseReading()
+      this.transport.holdRest(chunk)
+      return
+    }
     this.bytesRead += chunk.length
     this.timer?.active()
     if (!this.push(chunk)) this.transport.pauseReading()
+    if (this.readableFlowing === false) {
+      this.hasPushed = true
+      process.nextTick(() => {
+        this.hasPushed = false
+      })
+    }
   }
 
   /** @internal */

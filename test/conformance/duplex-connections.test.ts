@@ -65,6 +65,20 @@ forEachTransport('streams of connections', (test) => {
     assert.equal(await received.promise, 'first and second')
   })
 
+  // In the newest Node.js `read()` gives one chunk of several.
+  test("'readable' comes for each chunk", async (t) => {
+    const { duplex, client } = await streamed(t)
+    const data = t.random.bytes(4 * MiB)
+    const chunks: Buffer[] = []
+    duplex.on('readable', () => {
+      const chunk = duplex.read()
+      if (chunk !== null) chunks.push(chunk)
+    })
+    client.end(data)
+    await once(duplex, 'end')
+    assertBytes(Buffer.concat(chunks), data)
+  })
+
   test('a stream of a connection that is gone closes', async (t) => {
     const { protocol, client } = await t.pair(() => new Recorder())
     await client.destroy()

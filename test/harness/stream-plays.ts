@@ -312,6 +312,7 @@ export const PLAYS: readonly Play[] = [
       scene.log(`written ${socket.bytesWritten}`)
       socket.end('€'.repeat(30_000), 'utf8')
       const arrived = await peer.readToEnd()
+      await scene.logged('finish')
       peer.end()
       scene.flow()
       await scene.closed()
