@@ -202,8 +202,8 @@ export const EXECUTOR_NAMES_MAX = 1_024
 /** Characters of an error's message, and of its stack, that a call is answered with when its thread's mailbox is full. */
 export const CALL_ERROR_TEXT_MAX = 2048
 
-/** Longest `setTimeout` of a connection as a stream: that of Node's timers. More is that. */
-export const INACTIVITY_MAX_MS = 0x7fff_ffff
+/** Longest time of Node's timers. `setTimeout` of a connection as a stream takes more for that; `setIdleTimeout` refuses it. */
+export const TIMER_MAX_MS = 0x7fff_ffff
 
 /** Largest `highWaterMark` of a connection as a stream. More is refused with ERR_SHARDLOOP_ARGUMENT. */
 export const DUPLEX_HIGH_WATER_MAX_BYTES: number = 2 ** 30

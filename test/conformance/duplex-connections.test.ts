@@ -373,7 +373,7 @@ forEachTransport('what listeners of streams throw', (test) => {
   const throwing: [name: string, prepare: (duplex: TransportDuplex, client: Client) => unknown][] = [
     ['data', (duplex) => duplex.on('data', fail)],
     ['data after resume', (duplex) => once(duplex, 'readable').then(() => duplex.on('data', fail).resume())],
-    ['end', (duplex, client) => (duplex.on('end', fail).resume(), client.end())],
+    ['end', (duplex, client) => client.end(duplex.on('end', fail).resume() && 'x')],
     ['finish', (duplex) => duplex.on('finish', fail).end()],
     ['drain', (duplex) => duplex.on('drain', fail).write(Buffer.alloc(8 * MiB))],
     ['timeout', (duplex) => duplex.on('timeout', fail).setTimeout(100)],
