@@ -50,6 +50,8 @@ const HELP = `npm run bench [-- OPTIONS]
 npm run bench -- supervision [--help]   breaks shards instead: stalls, deaths, queues
 npm run bench -- threads [--help]       messages and calls between threads, and broadcasts
 npm run bench -- datagrams [--help]     echo of datagrams
+npm run bench -- http [--help]          HTTP applications
+npm run bench -- streams [--help]       echo by streams and by Duplexes
 
   --quick          under four minutes: fewer and shorter rounds, good to see whether something broke; without --rows
                    not ${QUICK_LEFT_OUT.join(',')}

@@ -5,6 +5,7 @@ import { takesPart } from './comparisons.js'
 import { DATAGRAMS } from './datagrams/benchmark.js'
 import { checkEngines } from './engines.js'
 import { handlesArePresent, measureHandles } from './handles-part.js'
+import { HTTP } from './http/benchmark.js'
 import { insideCommand } from './inside.js'
 import { type LatencySample, measureInsideLatency } from './inside-latency.js'
 import { loadgenProgram, RESULTS, ROOT } from './load.js'
@@ -19,6 +20,7 @@ import { evaluate, figuresOf, type Results } from './results.js'
 import { measureRow, type RowResult } from './rounds.js'
 import { type Part, ROWS } from './rows.js'
 import { SEED, seededRandom } from './statistics.js'
+import { STREAMS } from './streams/benchmark.js'
 import { runSupervision } from './supervision/run.js'
 import { countSyscalls, type SyscallResult, straceIsPresent } from './syscalls.js'
 import { ProgressLine, tables } from './terminal.js'
@@ -39,6 +41,8 @@ try {
   if (command === 'supervision') process.exitCode = await runSupervision(rest)
   else if (command === 'threads') process.exitCode = await runPaired(THREADS, rest)
   else if (command === 'datagrams') process.exitCode = await runPaired(DATAGRAMS, rest)
+  else if (command === 'http') process.exitCode = await runPaired(HTTP, rest)
+  else if (command === 'streams') process.exitCode = await runPaired(STREAMS, rest)
   else {
     const options = readOptions(args)
     if (options !== null) process.exitCode = await run(options)

@@ -7,7 +7,7 @@ export {
 } from './errors.js'
 export type { DuplexOptions, TransportDuplex } from './interop/duplex.js'
 export { type FromDuplexOptions, fromDuplex } from './interop/from-duplex.js'
-export { nodeHttp } from './interop/node-http.js'
+export { type NodeHttpOptions, nodeHttp } from './interop/node-http.js'
 export type { Connected } from './loop/connect.js'
 export type {
   AcceptedSocketOptions,

@@ -219,3 +219,6 @@ export const DUPLEX_PIECE_BYTES: number = 1024 * 1024
 
 /** Such pieces that are sent in one turn. The next wait for the next batch. */
 export const DUPLEX_PIECES_AT_ONCE = 16
+
+/** Time for which a connection without a request may still send one when an HTTP server drains; past it the connection ends. */
+export const HTTP_IDLE_GRACE_DEFAULT_MS = 250

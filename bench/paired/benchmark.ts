@@ -1,6 +1,6 @@
 /**
  * A benchmark that compares pairs of programs: its rows, who takes part in them, and what must be reached. What is common to
- * such benchmarks is in this directory, `../threads/` and `../datagrams/` are two.
+ * such benchmarks is in this directory; `../threads/`, `../datagrams/`, `../http/` and `../streams/` are such.
  */
 import type { LoadResult } from '../load.js'
 import type { PeerId } from '../peers.js'

@@ -2,8 +2,9 @@
 
 use std::{
     fmt,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
     path::PathBuf,
+    time::Duration,
 };
 
 use socket2::SockAddr;
@@ -12,6 +13,9 @@ use crate::error::LoadError;
 
 /// What stands before the path of a Unix socket.
 const UNIX: &str = "unix:";
+
+/// How long an address of a name that has several may take to accept a connection.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +27,8 @@ pub enum Address {
 }
 
 impl Address {
-    /// Reads HOST:PORT, with or without `tcp://` before it (as in a server's ready line), and takes the first address; or
-    /// unix:PATH.
+    /// Reads HOST:PORT, with or without `tcp://` before it (as in a server's ready line), or unix:PATH. Of the addresses of a name,
+    /// as localhost has two, it takes the first that accepts a connection, and the first of all when none does.
     ///
     /// # Errors
     /// [`LoadError::Address`], and [`LoadError::Remote`] for another machine's address without `allow_remote`.
@@ -39,17 +43,18 @@ impl Address {
             return Ok(Self::Unix(PathBuf::from(path)));
         }
         let name = given.strip_prefix("tcp://").unwrap_or(given);
-        let addr = name
-            .to_socket_addrs()
-            .map_err(|error| refuse(error.to_string()))?
-            .next()
-            .ok_or_else(|| refuse("no address found".to_owned()))?;
-        if addr.port() == 0 {
+        let found: Vec<SocketAddr> =
+            name.to_socket_addrs().map_err(|error| refuse(error.to_string()))?.collect();
+        let Some(&first) = found.first() else { return Err(refuse("no address found".to_owned())) };
+        if first.port() == 0 {
             return Err(refuse("port 0 cannot be connected to".to_owned()));
         }
-        if !addr.ip().to_canonical().is_loopback() && !allow_remote {
+        let is_allowed = |addr: &SocketAddr| addr.ip().to_canonical().is_loopback() || allow_remote;
+        if let Some(&addr) = found.iter().find(|addr| !is_allowed(addr)) {
             return Err(LoadError::Remote { addr });
         }
+        let accepts = |addr: &&SocketAddr| TcpStream::connect_timeout(addr, PROBE_TIMEOUT).is_ok();
+        let addr = if found.len() > 1 { *found.iter().find(accepts).unwrap_or(&first) } else { first };
         Ok(Self::Tcp(addr))
     }
 
@@ -97,6 +102,19 @@ mod tests {
             panic!("no TCP address")
         };
         assert!(addr.is_ipv6());
+    }
+
+    #[test]
+    fn of_a_names_addresses_the_one_that_is_listened_on_is_taken() {
+        for host in ["127.0.0.1", "[::1]"] {
+            // Some systems have no IPv6, or know localhost by one address only.
+            let Ok(listener) = std::net::TcpListener::bind(format!("{host}:0")) else { continue };
+            let addr = listener.local_addr().unwrap();
+            let name = format!("localhost:{}", addr.port());
+            if name.to_socket_addrs().is_ok_and(|mut found| found.any(|one| one == addr)) {
+                assert_eq!(Address::resolve(&name, false).unwrap(), addr.into());
+            }
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub struct CpuSample {
 /// What was used between two samples, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuUse {
-    /// utime + stime of the whole server process; with `--server-pid` only.
+    /// utime + stime of the whole server process and of those that it has started and that run; with `--server-pid` only.
     pub server_secs: Option<f64>,
     /// The same of the load generator.
     pub client_secs: Option<f64>,
@@ -44,7 +44,7 @@ impl CpuSample {
     /// [`LoadError::ServerPid`] when a server was named and its time cannot be read.
     pub fn take(server_pid: Option<u32>) -> Result<Self, LoadError> {
         let server_secs = server_pid
-            .map(|pid| process_secs(&pid.to_string()).map_err(|source| LoadError::ServerPid { pid, source }))
+            .map(|pid| tree_secs(&pid.to_string()).map_err(|source| LoadError::ServerPid { pid, source }))
             .transpose()?;
         Ok(Self {
             server_secs,
@@ -68,6 +68,24 @@ impl CpuSample {
             machine_steal_secs: ticks(|machine| machine.steal),
         }
     }
+}
+
+/// A process and its children, so that a server may be several. Children that end between two samples are left out.
+fn tree_secs(process: &str) -> io::Result<f64> {
+    let mut secs = process_secs(process)?;
+    for child in children_of(process) {
+        // One that has just ended has no time to tell.
+        secs += tree_secs(&child).unwrap_or(0.0);
+    }
+    Ok(secs)
+}
+
+/// Each thread tells its own; without CONFIG_PROC_CHILDREN none does.
+fn children_of(process: &str) -> Vec<String> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
+    let told =
+        threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    told.flat_map(|text| text.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
 fn process_secs(process: &str) -> io::Result<f64> {
@@ -113,6 +131,27 @@ mod tests {
     fn steal_is_not_busy() {
         let text = "cpu  10 1 20 1000 5 2 3 7 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
         assert_eq!(parse_machine(text), Some(MachineTicks { busy: 36, steal: 7 }));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_time_of_a_servers_children_is_the_servers() {
+        use std::io::{BufRead, BufReader};
+        // A shell that waits for one that computes: nearly all of the time is the latter's.
+        let script = "sh -c 'while [ $((n += 1)) -lt 200000 ]; do :; done; echo done; read line'; true";
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let process = shell.id().to_string();
+        let (own, all) = (process_secs(&process).unwrap(), tree_secs(&process).unwrap());
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        assert!(all >= own + 0.05, "{own} s, with children {all} s");
     }
 
     #[test]

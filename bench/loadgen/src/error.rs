@@ -1,8 +1,8 @@
 //! Everything that can end a run early, and the failures of single connections.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
-use crate::address::Address;
+use crate::{address::Address, http::response::Malformed};
 
 /// Why a run could not start or go on. Not the server's answers: those are [`Failure`]s.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +11,14 @@ pub enum LoadError {
     /// `--addr` is neither HOST:PORT nor unix:PATH, or does not resolve.
     #[error("--addr {given}: {reason}; expected HOST:PORT, for example 127.0.0.1:7000, or unix:PATH")]
     Address {
+        /// What was given.
+        given: String,
+        /// Why it is refused.
+        reason: String,
+    },
+    /// `--url` is none, or does not resolve.
+    #[error("--url {given}: {reason}; expected http://HOST[:PORT][/PATH] or unix:PATH")]
+    Url {
         /// What was given.
         given: String,
         /// Why it is refused.
@@ -63,9 +71,11 @@ pub enum LoadError {
         /// What the system said.
         source: io::Error,
     },
-    /// `--trace` cannot be written.
-    #[error("--trace {}: {source}", path.display())]
-    Trace {
+    /// A file cannot be written.
+    #[error("{option} {}: {source}", path.display())]
+    File {
+        /// The option that names it.
+        option: &'static str,
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -164,6 +174,60 @@ pub enum Failure {
         /// What the system said.
         source: io::Error,
     },
+    /// The server closed or reset a connection that had requests out, before a byte of the next response.
+    #[error("connection {connection} was closed with {requests} requests in flight{}", because(source))]
+    ClosedInFlight {
+        /// Number of the connection.
+        connection: u64,
+        /// Requests without a response.
+        requests: u32,
+        /// What the system said; none after an orderly end.
+        source: Option<io::Error>,
+    },
+    /// A response ended before it was whole.
+    #[error("connection {connection} was closed {received} bytes into a response{}", because(source))]
+    CutShort {
+        /// Number of the connection.
+        connection: u64,
+        /// Bytes of that response.
+        received: u64,
+        /// What the system said; none after an orderly end.
+        source: Option<io::Error>,
+    },
+    /// What came is no HTTP response.
+    #[error("connection {connection} got a malformed response: {reason}")]
+    Malformed {
+        /// Number of the connection.
+        connection: u64,
+        /// What is wrong with it.
+        reason: Malformed,
+    },
+    /// Bytes came before a request had gone out.
+    #[error("connection {connection} got a response that it has not asked for")]
+    Unrequested {
+        /// Number of the connection.
+        connection: u64,
+    },
+    /// A response says that the request failed.
+    #[error("{request} was answered with status {status}")]
+    Status {
+        /// The request's method and path.
+        request: Arc<str>,
+        /// 400 and above.
+        status: u16,
+    },
+    /// Responses were still missing after the wait at the end of the run.
+    #[error(
+        "connection {connection} is missing {requests} responses {waited_secs} s after the end of the run"
+    )]
+    NoResponse {
+        /// Number of the connection.
+        connection: u64,
+        /// Requests without a response.
+        requests: u32,
+        /// Length of the wait.
+        waited_secs: u64,
+    },
     /// Answers were still missing after the wait at the end of the run.
     #[error("connection {connection} is missing {missing} bytes {waited_secs} s after the end of the run")]
     Unanswered {
@@ -179,6 +243,17 @@ pub enum Failure {
 impl Failure {
     /// True when content was wrong: no `--tolerate` forgives that.
     pub fn is_corruption(&self) -> bool {
-        matches!(self, Self::WrongByte { .. } | Self::Surplus { .. } | Self::WrongDatagram { .. })
+        matches!(
+            self,
+            Self::WrongByte { .. }
+                | Self::Surplus { .. }
+                | Self::WrongDatagram { .. }
+                | Self::Malformed { .. }
+                | Self::Unrequested { .. }
+        )
     }
+}
+
+fn because(source: &Option<io::Error>) -> String {
+    source.as_ref().map_or_else(String::new, |error| format!(": {error}"))
 }

@@ -2,14 +2,20 @@
 
 use std::collections::VecDeque;
 
-/// First-in first-out record of send times. Messages that went out in one write share one entry.
-#[derive(Default)]
-pub struct InFlight {
-    runs: VecDeque<(u64, u32)>,
+/// First-in first-out record of send times. Messages that went out in one write share one entry. `At` is a time, or the two
+/// of a message that was due before it was sent.
+pub struct InFlight<At = u64> {
+    runs: VecDeque<(At, u32)>,
     messages: u32,
 }
 
-impl InFlight {
+impl<At> Default for InFlight<At> {
+    fn default() -> Self {
+        Self { runs: VecDeque::new(), messages: 0 }
+    }
+}
+
+impl<At: Copy + PartialEq> InFlight<At> {
     /// Messages that are out.
     pub fn len(&self) -> u32 {
         self.messages
@@ -21,7 +27,7 @@ impl InFlight {
     }
 
     /// Notes `count` messages sent (or meant to be sent) at `at_ns`.
-    pub fn push(&mut self, at_ns: u64, count: u32) {
+    pub fn push(&mut self, at_ns: At, count: u32) {
         if count == 0 {
             return;
         }
@@ -32,8 +38,14 @@ impl InFlight {
         }
     }
 
+    /// Forgets all of them, and tells how many they were.
+    pub fn clear(&mut self) -> u32 {
+        self.runs.clear();
+        std::mem::take(&mut self.messages)
+    }
+
     /// Takes the `count` oldest messages and hands their send times to `answered(at_ns, messages)`.
-    pub fn complete(&mut self, count: u32, mut answered: impl FnMut(u64, u32)) {
+    pub fn complete(&mut self, count: u32, mut answered: impl FnMut(At, u32)) {
         assert!(count <= self.messages, "{count} answers to {} messages in flight", self.messages);
         self.messages -= count;
         let mut left = count;
@@ -69,6 +81,15 @@ mod tests {
         assert_eq!(in_flight.len(), 1);
         in_flight.complete(1, |at_ns, messages| seen.push((at_ns, messages)));
         assert_eq!(seen.last(), Some(&(30, 1)));
+        assert!(in_flight.is_empty());
+    }
+
+    #[test]
+    fn what_is_forgotten_is_counted() {
+        let mut in_flight = InFlight::default();
+        in_flight.push((10, 12), 2);
+        in_flight.push((10, 13), 1);
+        assert_eq!(in_flight.clear(), 3);
         assert!(in_flight.is_empty());
     }
 

@@ -1,9 +1,10 @@
-//! Load generator: echo, churn, idle and listening connections, and datagrams, from one thread.
+//! Load generator: echo, churn, HTTP, idle and listening connections, and datagrams, from one thread.
 //!
 //! It must cost less than the server it measures, so it is one mio loop, edge-triggered, with one read buffer and
-//! one write per batch of messages. Every byte that comes back is compared with what was sent.
+//! one write per batch of messages. Every byte that comes back is compared with what was sent; of HTTP, every response is read
+//! strictly.
 //!
-//! - [`echo`], [`churn`], [`idle`], [`listen`], [`datagrams`]: the kinds of load, one loop each.
+//! - [`echo`], [`churn`], [`http`], [`idle`], [`listen`], [`datagrams`]: the kinds of load, one loop each.
 //! - [`pattern`], [`broadcast`], [`datagram_text`], [`in_flight`], [`schedule`]: pure parts, unit-tested without a network.
 //! - [`datagram_batch`]: many datagrams by one system call.
 //! - [`target`], [`address`], [`stream`]: where the load goes, from which source addresses, and over what.
@@ -20,6 +21,7 @@ pub mod datagram_text;
 pub mod datagrams;
 pub mod echo;
 pub mod error;
+pub mod http;
 pub mod idle;
 pub mod in_flight;
 pub mod limits;

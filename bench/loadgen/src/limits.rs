@@ -16,6 +16,9 @@ pub const EVENTS_PER_POLL: usize = 1024;
 pub const CONNECTS_PENDING_MAX: usize = 128;
 /// The run fails when no connect completes for this long.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a connection over HTTP has failed, and that is tolerated, the next one takes its place after this long: a server that
+/// restarts is not beset meanwhile.
+pub const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 /// How long the end of a run waits for answers that are still out.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long listeners wait for a broadcast, and the benchmark for an answer of the server.

@@ -14,15 +14,19 @@ use loadgen::{
     datagrams::{self, DatagramOptions},
     echo::{self, EchoOptions},
     error::LoadError,
+    http::{
+        self,
+        arguments::{HttpArguments, Shared},
+    },
     idle::{self, IdleOptions},
     listen::{ListenOptions, Listeners},
     outcome::Outcome,
     target::{Close, Target},
 };
 
-/// Loads a server, of echoes or of broadcasts, and checks every byte that comes.
+/// Loads a server, of echoes, of broadcasts or of HTTP, and checks every byte that comes.
 ///
-/// Exits with 0 when all went well, 1 when a byte was wrong or a connection failed (see --tolerate), and 2 when the
+/// Exits with 0 when all went well, 1 when a byte was wrong, a connection failed or a status was an error (see --tolerate), and 2 when the
 /// options are wrong or the load could not be made.
 #[derive(Parser)]
 #[command(version, name = "loadgen")]
@@ -81,6 +85,18 @@ enum Mode {
         /// How a connection ends: fin as clients do, rst leaves no port in TIME_WAIT; TCP only
         #[arg(long, value_enum, default_value_t = Close::Fin)]
         close: Close,
+    },
+    /// HTTP/1.1: N connections kept alive with K requests in flight each, or a new connection for each request
+    ///
+    /// By npm run loadtest it also takes --plot FILE, for a page (.html) or a drawing (.svg) of percentiles and of each second;
+    /// without it the page is bench/results/loadtest-http.html.
+    Http {
+        #[command(flatten)]
+        reporting: Reporting,
+        #[command(flatten)]
+        window: Window,
+        #[command(flatten)]
+        http: HttpArguments,
     },
     /// Connections that only read, to a server that broadcasts to them and understands two lines on one more connection:
     /// "count", answered by the number of listeners, and "broadcast MESSAGES SIZE FIRST"
@@ -150,6 +166,12 @@ struct Common {
     /// The server: HOST:PORT, with or without tcp:// before it, or unix:PATH
     #[arg(long, value_name = "HOST:PORT|unix:PATH")]
     addr: String,
+    #[command(flatten)]
+    reporting: Reporting,
+}
+
+#[derive(Args)]
+struct Reporting {
     /// Allow an address that is not this machine's loopback
     #[arg(long)]
     allow_remote: bool,
@@ -189,7 +211,8 @@ fn main() -> ExitCode {
         | Mode::Churn { common, .. }
         | Mode::Listen { common, .. }
         | Mode::Datagrams { common, .. }
-        | Mode::Idle { common, .. } => common.json,
+        | Mode::Idle { common, .. } => common.reporting.json,
+        Mode::Http { reporting, .. } => reporting.json,
     };
     match run(cli.mode) {
         Ok(Some(outcome)) => {
@@ -208,7 +231,7 @@ fn main() -> ExitCode {
 fn run(mode: Mode) -> Result<Option<Outcome>, LoadError> {
     let outcome = match mode {
         Mode::Echo { common, window, conns, size, pipeline, rate } => {
-            let addr = Address::resolve(&common.addr, common.allow_remote)?;
+            let addr = Address::resolve(&common.addr, common.reporting.allow_remote)?;
             echo::run(EchoOptions {
                 target: Target { addr, sources: 0 },
                 connections: conns,
@@ -218,19 +241,19 @@ fn run(mode: Mode) -> Result<Option<Outcome>, LoadError> {
                 warmup: window.warmup,
                 rate_per_sec: rate,
                 server_pid: window.server_pid,
-                tolerate: common.tolerate,
-                progress: common.progress,
+                tolerate: common.reporting.tolerate,
+                progress: common.reporting.progress,
             })
         }
         Mode::Listen { common, secs, warmup, server_pid, conns, size, at_once, sources } => {
-            let addr = Address::resolve(&common.addr, common.allow_remote)?;
+            let addr = Address::resolve(&common.addr, common.reporting.allow_remote)?;
             let mut listeners = Listeners::connect(ListenOptions {
                 target: Target { addr, sources },
                 connections: conns,
                 size,
                 at_once,
                 server_pid,
-                progress: common.progress,
+                progress: common.reporting.progress,
             })?;
             match secs {
                 Some(secs) => listeners.measure(warmup, secs),
@@ -238,17 +261,27 @@ fn run(mode: Mode) -> Result<Option<Outcome>, LoadError> {
             }
         }
         Mode::Datagrams { common, window, sockets, size, out } => datagrams::run(DatagramOptions {
-            addr: Address::resolve_ip(&common.addr, common.allow_remote)?,
+            addr: Address::resolve_ip(&common.addr, common.reporting.allow_remote)?,
             sockets,
             size,
             out,
             window: window.secs,
             warmup: window.warmup,
             server_pid: window.server_pid,
-            progress: common.progress,
+            progress: common.reporting.progress,
         }),
+        Mode::Http { reporting, window, http } => http
+            .options(Shared {
+                allow_remote: reporting.allow_remote,
+                tolerate: reporting.tolerate,
+                progress: reporting.progress,
+                window: window.secs,
+                warmup: window.warmup,
+                server_pid: window.server_pid,
+            })
+            .and_then(http::run),
         Mode::Churn { common, window, conns, size, sources, rate, trace, close } => {
-            let addr = Address::resolve(&common.addr, common.allow_remote)?;
+            let addr = Address::resolve(&common.addr, common.reporting.allow_remote)?;
             churn::run(ChurnOptions {
                 target: Target { sources: Target::sources_possible(&addr, sources), addr },
                 concurrency: conns,
@@ -259,20 +292,20 @@ fn run(mode: Mode) -> Result<Option<Outcome>, LoadError> {
                 window: window.secs,
                 warmup: window.warmup,
                 server_pid: window.server_pid,
-                tolerate: common.tolerate,
-                progress: common.progress,
+                tolerate: common.reporting.tolerate,
+                progress: common.reporting.progress,
             })
         }
         Mode::Idle { common, conns, size, secs, sources } => {
-            let addr = Address::resolve(&common.addr, common.allow_remote)?;
+            let addr = Address::resolve(&common.addr, common.reporting.allow_remote)?;
             idle::run(IdleOptions {
                 target: Target { addr, sources },
                 connections: conns,
                 size,
                 hold: secs,
-                tolerate: common.tolerate,
-                progress: common.progress,
-                json: common.json,
+                tolerate: common.reporting.tolerate,
+                progress: common.reporting.progress,
+                json: common.reporting.json,
             })
         }
     };

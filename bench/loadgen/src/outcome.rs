@@ -23,6 +23,8 @@ pub struct Failures {
     lost: u64,
     corrupt: u64,
     unanswered: u64,
+    /// Requests that were answered, but by an error of the server's.
+    status: u64,
     first: Option<String>,
 }
 
@@ -31,20 +33,25 @@ impl Failures {
     pub fn note(&mut self, failure: &Failure) {
         match failure {
             Failure::Connect { .. } => self.connect += 1,
-            Failure::Closed { .. } | Failure::Broken { .. } | Failure::DatagramsRefused { .. } => {
-                self.lost += 1
-            }
-            Failure::WrongByte { .. } | Failure::Surplus { .. } | Failure::WrongDatagram { .. } => {
-                self.corrupt += 1;
-            }
-            Failure::Unanswered { .. } => self.unanswered += 1,
+            Failure::Closed { .. }
+            | Failure::Broken { .. }
+            | Failure::DatagramsRefused { .. }
+            | Failure::ClosedInFlight { .. }
+            | Failure::CutShort { .. } => self.lost += 1,
+            Failure::WrongByte { .. }
+            | Failure::Surplus { .. }
+            | Failure::WrongDatagram { .. }
+            | Failure::Malformed { .. }
+            | Failure::Unrequested { .. } => self.corrupt += 1,
+            Failure::Unanswered { .. } | Failure::NoResponse { .. } => self.unanswered += 1,
+            Failure::Status { .. } => self.status += 1,
         }
         self.first.get_or_insert_with(|| failure.to_string());
     }
 
     /// All failures.
     pub fn count(&self) -> u64 {
-        self.connect + self.lost + self.corrupt + self.unanswered
+        self.connect + self.lost + self.corrupt + self.unanswered + self.status
     }
 
     /// True when the run may exit with 0: nothing was corrupt, and no connection failed unless that is tolerated.
@@ -55,17 +62,28 @@ impl Failures {
     fn json(&self) -> Value {
         json!({
             "connect": self.connect, "lost": self.lost, "corrupt": self.corrupt, "unanswered": self.unanswered,
-            "first": self.first,
+            "status": self.status, "first": self.first,
         })
     }
 
     fn table(&self) -> String {
         match &self.first {
             None => "none".to_owned(),
-            Some(first) => format!(
-                "{} connect, {} lost, {} corrupt, {} unanswered; first: {first}",
-                self.connect, self.lost, self.corrupt, self.unanswered
-            ),
+            Some(first) => {
+                let kinds = [
+                    (self.connect, "connect"),
+                    (self.lost, "lost"),
+                    (self.corrupt, "corrupt"),
+                    (self.unanswered, "unanswered"),
+                    (self.status, "by status"),
+                ];
+                let counts: Vec<String> = kinds
+                    .iter()
+                    .filter(|(count, _)| *count > 0)
+                    .map(|(count, kind)| format!("{count} {kind}"))
+                    .collect();
+                format!("{}; first: {first}", counts.join(", "))
+            }
         }
     }
 }
@@ -89,6 +107,31 @@ impl Latencies {
     /// The latency below which the share `quantile` lies, in microseconds; 0 when nothing was recorded.
     pub fn micros(&self, quantile: f64) -> f64 {
         self.0.value_at_quantile(quantile) as f64 / 1e3
+    }
+
+    /// How many were recorded.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// Forgets all of them.
+    pub fn clear(&mut self) {
+        self.0.reset();
+    }
+
+    /// Points of the curve of percentiles, each a share of the messages and the microseconds that these took at most: ten
+    /// for each nine, as far as there are messages, and the longest.
+    pub fn curve(&self) -> Vec<(f64, f64)> {
+        let count = self.0.len() as f64;
+        let mut points: Vec<(f64, f64)> = (0..)
+            .map(|step| 10_f64.powf(-f64::from(step) / 10.0))
+            .take_while(|beyond| count > 0.0 && beyond * count >= 1.0)
+            .map(|beyond| (1.0 - beyond, self.micros(1.0 - beyond)))
+            .collect();
+        if count > 0.0 {
+            points.push((1.0, self.0.max() as f64 / 1e3));
+        }
+        points
     }
 
     fn json(&self) -> Value {
@@ -119,6 +162,7 @@ impl Default for Latencies {
 }
 
 /// What a run found, in the order in which it is shown. Keys are the JSON's names.
+#[derive(Clone)]
 pub struct Outcome {
     fields: Map<String, Value>,
     rows: Vec<(String, String)>,
@@ -258,6 +302,20 @@ mod tests {
         latencies.record(0, 1);
         latencies.record(u64::MAX, 1);
         assert_eq!(latencies.0.len(), 2);
+    }
+
+    #[test]
+    fn the_curve_has_ten_points_for_each_nine_and_the_longest() {
+        assert_eq!(Latencies::new().curve(), []);
+        let mut latencies = Latencies::new();
+        for ms in 1..=100 {
+            latencies.record(ms * 1_000_000, 1);
+        }
+        let curve = latencies.curve();
+        assert_eq!(curve.len(), 22);
+        assert!((curve[10].0 - 0.9).abs() < 1e-9 && (curve[10].1 - 90_000.0).abs() < 100.0, "{curve:?}");
+        assert!(curve.is_sorted_by(|one, other| one.1 <= other.1), "{curve:?}");
+        assert!((curve[21].1 - 100_000.0).abs() < 100.0, "{curve:?}");
     }
 
     #[test]

@@ -22,14 +22,15 @@ impl Trace {
     /// Makes the file, or empties it.
     ///
     /// # Errors
-    /// [`LoadError::Trace`].
+    /// [`LoadError::File`].
     pub fn create(path: &Path) -> Result<Self, LoadError> {
         let open = || {
             let mut file = BufWriter::new(File::create(path)?);
             writeln!(file, "opened_unix_us,until_echoed_us")?;
             Ok(file)
         };
-        let file = open().map_err(|source| LoadError::Trace { path: path.to_owned(), source })?;
+        let file =
+            open().map_err(|source| LoadError::File { option: "--trace", path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), file, failed: None })
     }
 
@@ -52,12 +53,12 @@ impl Trace {
     /// Writes what is left.
     ///
     /// # Errors
-    /// [`LoadError::Trace`] when some of it could not be written.
+    /// [`LoadError::File`] when some of it could not be written.
     pub fn finish(mut self) -> Result<(), LoadError> {
         let flushed = self.file.flush();
         match self.failed.map_or(flushed, Err) {
             Ok(()) => Ok(()),
-            Err(source) => Err(LoadError::Trace { path: self.path, source }),
+            Err(source) => Err(LoadError::File { option: "--trace", path: self.path, source }),
         }
     }
 }

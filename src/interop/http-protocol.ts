@@ -1,0 +1,174 @@
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import type { Transport } from '../workers/protocol.js'
+import type { TcpTransport } from '../workers/transport.js'
+import { DuplexProtocol, TransportDuplex } from './duplex.js'
+
+/** What node:http leaves on a socket. Its names are old, and many libraries know them. */
+interface HttpSocket extends TransportDuplex {
+  /** The response whose turn it is. */
+  _httpMessage?: ServerResponse | null
+  /** While the connection speaks HTTP: not after an upgrade. */
+  parser?: Parser | null
+}
+
+interface Parser {
+  /** A request's head is complete. */
+  onIncoming: (request: IncomingMessage, keepAlive: boolean) => number
+}
+
+/** `net.Server`'s count of connections, which `getConnections` tells. */
+type CountingServer = Server & { _connections: number }
+
+const HALF_OPEN = { allowHalfOpen: true }
+/** The end of a request's head. */
+const HEAD_END = '\r\n\r\n'
+/** As they were before the program may have replaced them. */
+const [later, never] = [setTimeout, clearTimeout]
+
+/** A connection of a server of node:http's. What it adds to that is an end in good order. */
+export class HttpProtocol extends DuplexProtocol {
+  declare duplex: HttpSocket
+  private readonly server: CountingServer
+  private readonly idleGraceMs: number
+  /** The request that was read last. */
+  private last: IncomingMessage | null = null
+  /** A part of a head was received that is not complete. */
+  private isMidHead = false
+  private isEnding = false
+  /** While the server drains: heads in the chunk that is parsed, or more (a body may look like one), that are not read yet. */
+  private heads = 0
+  private grace: NodeJS.Timeout | undefined = undefined
+  /** It was upgraded while the server drains, and its stream was told. */
+  private isTold = false
+  /** While the server drains: the response whose end is waited for. */
+  private awaited: ServerResponse | null = null
+
+  constructor(server: Server, idleGraceMs: number) {
+    super()
+    this.server = server as CountingServer
+    this.idleGraceMs = idleGraceMs
+  }
+
+  /** The connection of a request's socket, if it is one. */
+  static of(socket: object): HttpProtocol | undefined {
+    if (!(socket instanceof TransportDuplex)) return undefined
+    const { protocol } = socket.transport
+    return protocol instanceof HttpProtocol ? protocol : undefined
+  }
+
+  get transport(): TcpTransport {
+    return this.duplex.transport
+  }
+
+  connectionMade(transport: Transport): void {
+    const { server } = this
+    this.duplex = new TransportDuplex(transport as TcpTransport, HALF_OPEN)
+    if (server.maxConnections > 0 && server._connections >= server.maxConnections) {
+      this.drop()
+      return
+    }
+    server._connections++
+    this.duplex.once('close', () => {
+      server._connections--
+    })
+    server.emit('connection', this.duplex)
+    const { parser } = this.duplex
+    if (!parser) return // a listener of the program's own has ended it
+    const read = parser.onIncoming
+    parser.onIncoming = (request, keepAlive) => {
+      this.last = request
+      return this.isEnding ? this.readLate(read, request, keepAlive) : read(request, keepAlive)
+    }
+  }
+
+  override dataReceived(chunk: Buffer): void {
+    const { last } = this
+    if (this.isEnding) this.heads = headsIn(chunk)
+    super.dataReceived(chunk)
+    // Neither a head nor the body of a request before: it is the beginning of a head.
+    this.isMidHead = this.last === last && (last === null || last.complete)
+    if (!this.isEnding) return
+    this.heads = 0
+    if (!this.duplex.parser) this.upgradedLate()
+  }
+
+  override connectionLost(error: Error | null): void {
+    never(this.grace)
+    super.connectionLost(error)
+  }
+
+  /** What the connection speaks is HTTP: its end is seen to here. Else as with any stream. */
+  override get draining(): () => void {
+    return this.duplex.parser ? this.end : super.draining
+  }
+
+  private end(): void {
+    this.isEnding = true
+    const response = this.duplex._httpMessage
+    if (!response) this.endIdle()
+    else this.await(response)
+  }
+
+  private endIdle(): void {
+    if (this.isMidHead) return // the request will come, or node:http's headersTimeout
+    const { last } = this
+    const goneBy = (): void => {
+      if (!this.duplex._httpMessage && this.last === last && !this.isMidHead) this.duplex.destroySoon()
+    }
+    if (this.idleGraceMs === 0) goneBy()
+    else this.grace = later(goneBy, this.idleGraceMs)
+  }
+
+  /** The connection ends behind this response, or behind those to what was read meanwhile. */
+  private await(response: ServerResponse): void {
+    if (this.awaited === response) return
+    this.awaited = response
+    const isLast = response.req === this.last && this.heads === 0
+    if (isLast && !response.headersSent) response.shouldKeepAlive = false
+    // Behind node:http's own listener, which makes the next response the present one.
+    response.once('finish', () => {
+      this.awaited = null
+      const next = this.duplex._httpMessage
+      if (next) this.await(next)
+      else if (this.duplex.parser) this.duplex.destroySoon()
+    })
+  }
+
+  /** A request that came while the server drains. Those in the same chunk are answered, too: the last one says that it is. */
+  private readLate(read: Parser['onIncoming'], request: IncomingMessage, keepAlive: boolean): number {
+    this.heads--
+    const result = read(request, keepAlive && this.heads > 0)
+    const response = this.duplex._httpMessage
+    if (response) this.await(response)
+    return result
+  }
+
+  /** The protocol that follows was not told yet. */
+  private upgradedLate(): void {
+    const told = super.draining as (() => void) | undefined
+    if (told === undefined) this.transport.finish()
+    else if (!this.isTold) told.call(this)
+    this.isTold = true
+  }
+
+  /** As net.Server past maxConnections. */
+  private drop(): void {
+    const { localAddress, localPort, localFamily, remoteAddress, remotePort, remoteFamily } = this.duplex
+    this.server.emit('drop', {
+      localAddress,
+      localPort,
+      localFamily,
+      remoteAddress,
+      remotePort,
+      remoteFamily,
+    })
+    this.duplex.destroy()
+  }
+}
+
+/** How many heads end in a chunk, at most. A head whose lines end without a carriage return counts as none. */
+function headsIn(chunk: Buffer): number {
+  let heads = 0
+  for (let at = chunk.indexOf(HEAD_END); at >= 0; at = chunk.indexOf(HEAD_END, at + HEAD_END.length)) heads++
+  return heads
+}
