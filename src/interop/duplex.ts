@@ -395,9 +395,22 @@ export class DuplexProtocol implements Protocol {
   }
 }
 
+/** On such protocols of every copy of this package. */
+const BRAND = Symbol.for('shardloop.duplex-protocol')
+
+Object.defineProperty(DuplexProtocol.prototype, BRAND, { value: true })
+// One of another copy of this package in the thread is an instance, too: tsx loads it twice for CommonJS.
+Object.defineProperty(DuplexProtocol, Symbol.hasInstance, {
+  value(this: unknown, value: unknown): boolean {
+    if (this !== DuplexProtocol) return Function.prototype[Symbol.hasInstance].call(this, value) // a subclass
+    return typeof value === 'object' && value !== null && BRAND in value
+  },
+})
+
 /** @throws ShardloopError ERR_SHARDLOOP_ARGUMENT */
 export function duplexOf(transport: TcpTransport, options: DuplexOptions = NO_OPTIONS): TransportDuplex {
-  const { allowHalfOpen, highWaterMark } = options
+  const { allowHalfOpen, highWaterMark, ...unknown } = options
+  for (const name of Object.keys(unknown)) throw invalid('an option', name, 'allowHalfOpen or highWaterMark')
   if (allowHalfOpen !== undefined && typeof allowHalfOpen !== 'boolean')
     throw invalid('allowHalfOpen', allowHalfOpen, 'a boolean')
   const isMark =
@@ -408,6 +421,8 @@ export function duplexOf(transport: TcpTransport, options: DuplexOptions = NO_OP
     throw invalid('highWaterMark', highWaterMark, `an integer from 0 to ${DUPLEX_HIGH_WATER_MAX_BYTES}`)
   const { protocol } = transport
   if (protocol instanceof DuplexProtocol) return protocol.duplex
+  if (transport.getExtraInfo('pipe') !== undefined)
+    throw new ShardloopError('ERR_SHARDLOOP_STATE', `pipe ${transport.id} has one direction: it is no Duplex`)
   const own = new DuplexProtocol()
   own.duplex = new TransportDuplex(transport, options)
   transport.setProtocol(own)

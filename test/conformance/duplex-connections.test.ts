@@ -6,7 +6,13 @@ import type { Socket } from 'node:net'
 import { Readable, Transform, Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { fileURLToPath } from 'node:url'
-import type { Server, ServerOptions, Transport, TransportDuplex } from '../../src/index.js'
+import {
+  type Server,
+  type ServerOptions,
+  socketPair,
+  type Transport,
+  type TransportDuplex,
+} from '../../src/index.js'
 import { assertBytes, type Client } from '../harness/client.js'
 import { Deferred } from '../harness/deferred.js'
 import { Recorder } from '../harness/recorder.js'
@@ -38,12 +44,21 @@ forEachTransport('streams of connections', (test) => {
       { highWaterMark: -1 },
       { highWaterMark: 1.5 },
       { highWaterMark: 2 ** 31 },
+      { objectMode: true },
     ])
       assertThrows(() => transport.duplex(wrong as never), 'ERR_SHARDLOOP_ARGUMENT')
     assertThrows(() => duplex.connect(), 'ERR_SHARDLOOP_STATE')
     for (const wrong of [-1, Number.NaN, Number.POSITIVE_INFINITY, '5'])
       assertThrows(() => duplex.setTimeout(wrong as never), 'ERR_SHARDLOOP_ARGUMENT')
     assertThrows(() => duplex.setTimeout(5, 'x' as never), 'ERR_SHARDLOOP_ARGUMENT')
+  })
+
+  test('a pipe is no Duplex, by name', async (t) => {
+    const [one, other] = socketPair()
+    t.defer(() => other.close())
+    const [pipe] = await t.loop.connectReadPipe(() => ({}), one)
+    assertThrows(() => (pipe as Transport).duplex(), 'ERR_SHARDLOOP_STATE')
+    pipe.close()
   })
 
   test('what was received before is given back by unshift', async (t) => {

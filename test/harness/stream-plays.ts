@@ -66,6 +66,31 @@ export const PLAYS: readonly Play[] = [
     },
   },
   {
+    name: 'both have ended before anybody reads: then it is all there',
+    async play(scene) {
+      const { peer, socket } = scene
+      socket.end('question')
+      await peer.readToEnd()
+      peer.end('answer')
+      await new Promise((resolve) => socket.once('readable', resolve))
+      for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve))
+      scene.log('somebody reads')
+      scene.flow()
+    },
+  },
+  {
+    name: 'the peer is gone while what it has sent is not read yet',
+    async play(scene) {
+      const { peer, socket } = scene
+      peer.end('answer')
+      await new Promise((resolve) => socket.once('readable', resolve))
+      await peer.destroy()
+      for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve))
+      scene.log('somebody reads')
+      scene.flow()
+    },
+  },
+  {
     name: 'end waits for the peer to read',
     peerPaused: true,
     async play(scene) {
