@@ -26,7 +26,6 @@ export interface FromDuplexOptions {
  *   diagnostics channels tell of it. The addresses are those that the stream tells.
  * - `duplex()` detaches the protocol and gives back the stream itself. Nothing is called after that.
  * - It is no server's: it is not drained, and `loop.close` leaves it.
- * - `close` destroys the stream when what was written is sent, also when the peer goes on sending.
  *
  * @throws ShardloopError ERR_SHARDLOOP_ARGUMENT, ERR_SHARDLOOP_OPTION; what the factory throws. Then the stream is as it was.
  */

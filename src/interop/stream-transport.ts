@@ -2,7 +2,7 @@ import type { AsyncResource } from 'node:async_hooks'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { ShardloopError } from '../errors.js'
-import { TIMER_MAX_MS } from '../limits.js'
+import { STREAM_LINGER_MS, TIMER_MAX_MS } from '../limits.js'
 import { checkedProtocol, isThenable, thrownError } from '../workers/callback-results.js'
 import { callExceptionHandler, exceptionContext } from '../workers/exception-handler.js'
 import { shardId } from '../workers/identity.js'
@@ -166,13 +166,11 @@ export class StreamTransport implements Transport {
     if (this.#closing) return
     this.#closing = true
     const stream = this.#stream
-    const destroy = (): void => void stream.destroy()
-    if (stream.writableFinished || !(stream.writable || stream.writableEnded)) {
-      destroy()
-      return
-    }
-    stream.once('finish', destroy)
-    if (!stream.writableEnded) stream.end()
+    const linger = (): void => this.#linger()
+    if (stream.writableFinished) process.nextTick(linger)
+    else if (stream.writable || stream.writableEnded) stream.once('finish', linger)
+    else stream.destroy()
+    if (stream.writable) stream.end()
     // What nobody receives any more does not keep the peer from taking what is sent.
     stream.resume()
   }
@@ -416,6 +414,22 @@ export class StreamTransport implements Transport {
     this.#call('connectionLost', error)
     this.#resource.emitDestroy()
     for (const resolve of this.#whenLost) resolve()
+  }
+
+  /**
+   * All is sent, and so the connection is over for its protocol. A socket that is closed with input that was not read resets its
+   * peer, which then may lose what it has not read: so the stream goes on until the peer's end.
+   */
+  #linger(): void {
+    const stream = this.#stream
+    const destroy = (): void => void stream.destroy()
+    this.#gone()
+    if (stream.readableEnded) destroy()
+    else {
+      stream.once('end', destroy)
+      const timer = later(destroy, STREAM_LINGER_MS).unref()
+      stream.once('close', () => never(timer))
+    }
   }
 
   /** Calls a callback, if the protocol has it. What it throws, or its promise rejects with, aborts. */

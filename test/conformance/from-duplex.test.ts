@@ -216,6 +216,21 @@ forEachEngine('streams of Node as transports', (test) => {
       assertThrows(() => far.transport.setProtocol(null as never), 'ERR_SHARDLOOP_ARGUMENT')
     })
 
+    test(`${kind}: close does not let input that nobody reads destroy what is sent`, async (t) => {
+      const { near, far } = await ends(await pair(t))
+      near.transport.pauseReading()
+      far.transport.write(Buffer.alloc(16 * MiB))
+      far.transport.pauseReading()
+      const data = t.random.bytes(MiB)
+      near.transport.write(data)
+      near.transport.close()
+      await new Promise((resolve) => setImmediate(resolve))
+      far.transport.resumeReading()
+      assert.equal(await near.lost(), null)
+      await far.lost()
+      assertBytes(far.bytes, data)
+    })
+
     test(`${kind}: duplex gives the stream back, with what was not received yet`, async (t) => {
       const [one, other] = await pair(t)
       const first = new Deferred()
