@@ -114,7 +114,8 @@ export class TransportDuplex extends Duplex {
   override _final(callback: WriteCallback): void {
     const { transport } = this
     if (transport.closing) callback()
-    else if (this.endsSoon) {
+    else if (this.endsSoon && !this.writes.isBehind()) {
+      // Not before: a connection that closes is not read any more, and its peer may wait for that.
       transport.close()
       process.nextTick(callback)
     } else {
