@@ -52,6 +52,7 @@ npm run bench -- threads [--help]       messages and calls between threads, and 
 npm run bench -- datagrams [--help]     echo of datagrams
 npm run bench -- http [--help]          HTTP applications
 npm run bench -- streams [--help]       echo by streams and by Duplexes
+npm run bench -- resp [--help]          a key-value server by Redis' protocol, beside node:net
 
   --quick          under four minutes: fewer and shorter rounds, good to see whether something broke; without --rows
                    not ${QUICK_LEFT_OUT.join(',')}

@@ -207,7 +207,7 @@ export interface CpuShares {
 }
 
 /** Reads them from what the load generator says. Throws when it could not measure them. */
-export function cpuShares({ secs, cpu }: LoadResult): CpuShares {
+export function cpuShares({ secs, cpu }: Pick<LoadResult, 'secs' | 'cpu'>): CpuShares {
   const { serverSecs, clientSecs, machineBusySecs, machineStealSecs } = cpu
   if (serverSecs === null || clientSecs === null || machineBusySecs === null || machineStealSecs === null) {
     throw new Error('the load generator could not read processor times from /proc')

@@ -16,6 +16,7 @@ import { runPaired } from './paired/command.js'
 import { isPython, PEERS, type PeerId } from './peers.js'
 import { bunProgram, pythonProgram, rowCommand, serverCommand } from './programs.js'
 import { htmlReport } from './report.js'
+import { RESP } from './resp/benchmark.js'
 import { evaluate, figuresOf, type Results } from './results.js'
 import { measureRow, type RowResult } from './rounds.js'
 import { type Part, ROWS } from './rows.js'
@@ -43,6 +44,7 @@ try {
   else if (command === 'datagrams') process.exitCode = await runPaired(DATAGRAMS, rest)
   else if (command === 'http') process.exitCode = await runPaired(HTTP, rest)
   else if (command === 'streams') process.exitCode = await runPaired(STREAMS, rest)
+  else if (command === 'resp') process.exitCode = await runPaired(RESP, rest)
   else {
     const options = readOptions(args)
     if (options !== null) process.exitCode = await run(options)

@@ -3,8 +3,10 @@
 import { parseArgs } from 'node:util'
 import {
   createServer,
+  fromStream,
   isSupervisor,
   type Protocol,
+  type ProtocolFactory,
   type ServerOptions,
   type SocketAddress,
   type Transport,
@@ -35,11 +37,22 @@ class BorrowedEcho extends Echo {
   }
 }
 
+/** The same by a stream, which waits by itself. */
+const streamEcho = fromStream(async (stream) => {
+  for await (const chunk of stream) await stream.write(chunk)
+})
+
+const MODES: Readonly<Record<string, ProtocolFactory>> = {
+  chunk: () => new Echo(),
+  borrowed: () => new BorrowedEcho(),
+  stream: streamEcho,
+}
+
 main().catch(failure('echo'))
 
 async function main(): Promise<void> {
   const { mode, ...options } = readArguments()
-  const server = await createServer(() => (mode === 'borrowed' ? new BorrowedEcho() : new Echo()), options)
+  const server = await createServer(MODES[mode] as ProtocolFactory, options)
   if (!isSupervisor) return
   const [address] = server.addresses
   console.log(`listening on ${urlOf(address)} (shards ${server.shards.length}, engine ${server.engine})`)
@@ -62,8 +75,8 @@ function readArguments(): ServerOptions & { mode: string } {
       mode: { type: 'string', default: 'chunk' },
     },
   })
-  if (values.mode !== 'chunk' && values.mode !== 'borrowed') {
-    throw Object.assign(new Error(`--mode: expected chunk or borrowed, given ${values.mode}`), {
+  if (!Object.hasOwn(MODES, values.mode)) {
+    throw Object.assign(new Error(`--mode: expected chunk, borrowed or stream, given ${values.mode}`), {
       code: 'ERR_PARSE_ARGS',
     })
   }

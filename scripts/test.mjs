@@ -19,7 +19,7 @@ const CARGO_TIMEOUT_S = 900
 /** After a process has ended and its group was killed: how long its pipes may stay open. */
 const PIPE_CLOSE_TIMEOUT_MS = 2_000
 /** Files here wait for what they test and measure nothing, so that they may run beside each other... */
-const SIDE_BY_SIDE = path('dist', 'test', 'conformance')
+const SIDE_BY_SIDE = [path('dist', 'test', 'conformance'), path('dist', 'test', 'http')]
 /** ... and so do these. */
 const SIDE_BY_SIDE_FILES =
   /^(?:bench-\w+|call-history|crashes|create-server|datagram-addresses|datagram-server|draining|duplex-libraries|examples|executor|executor-shards|lifecycle|logging|message-bounds|message-payloads|messages|options|program-entry|program-replacement|raw-socket|replacement|restart-policy|signals|stalled|teardown|test-runners|timer-heap|topics)\.test\.js$/
@@ -61,7 +61,8 @@ for (const file of filesBelow(path('dist', 'test'))) {
   if (!file.endsWith(suffix)) continue
   if (options['by-engine'] && !BY_ENGINE.test(readFileSync(file, 'utf8'))) continue
   const name = relative(path('dist'), file).replace(/js$/, 'ts')
-  const waits = file.startsWith(SIDE_BY_SIDE) || SIDE_BY_SIDE_FILES.test(basename(file))
+  const waits =
+    SIDE_BY_SIDE.some((directory) => file.startsWith(directory)) || SIDE_BY_SIDE_FILES.test(basename(file))
   const sideBySide = !options.long && waits
   runs.push({ name, run: (write) => runFile(file, write), sideBySide })
 }

@@ -32,10 +32,16 @@ export const ERROR_CODES = {
    */
   ERR_SHARDLOOP_DETACHED: 'configuration',
   /**
-   * The connection ended before what was handed to `writeOwned` or `sendFile` was sent, or the loop was closed meanwhile; or the
-   * RawSocket that an operation waited for was closed or detached.
+   * The connection ended before what was handed to `writeOwned` or `sendFile` was sent, or what a stream's `drain` waited for, or
+   * the loop was closed meanwhile; or the RawSocket that an operation waited for was closed or detached.
    */
   ERR_SHARDLOOP_CLOSED: 'peer',
+  /** The connection ended before all had come that a read of a stream asked for; see {@link IncompleteReadError}. */
+  ERR_SHARDLOOP_INCOMPLETE_READ: 'peer',
+  /** A line, or whatever ends with a separator or begins with its length, is longer than allowed; see {@link LimitOverrunError}. */
+  ERR_SHARDLOOP_LIMIT_OVERRUN: 'peer',
+  /** What came is no frame: its length does not count itself, though it should. */
+  ERR_SHARDLOOP_FRAME: 'peer',
   /** A thread has not read what it was sent, up to the bound of its mailbox; the message was not sent. */
   ERR_SHARDLOOP_MAILBOX_FULL: 'configuration',
   /** The thread that was called is not there: it has ended, was replaced, or has not begun. */
@@ -88,6 +94,45 @@ Object.defineProperty(ShardloopError, Symbol.hasInstance, {
     return typeof error === 'object' && error !== null && BRAND in error
   },
 })
+
+/** A stream ended within what was read: asyncio's. `instanceof` holds for errors of every copy of this package. */
+export class IncompleteReadError extends ShardloopError {
+  /** What had come; it is read now. */
+  readonly partial: Buffer
+  /** How many bytes were asked for; null when a separator was. */
+  readonly expected: number | null
+
+  constructor(partial: Buffer, expected: number | null) {
+    const asked = expected === null ? 'up to a separator' : `of ${expected}`
+    super('ERR_SHARDLOOP_INCOMPLETE_READ', `the stream ended: ${partial.length} bytes were read ${asked}`)
+    this.partial = partial
+    this.expected = expected
+  }
+}
+
+/** More came before a separator than a limit allows: asyncio's. `instanceof` holds for errors of every copy of this package. */
+export class LimitOverrunError extends ShardloopError {
+  /** Bytes in which no separator begins. */
+  readonly consumed: number
+
+  constructor(message: string, consumed: number) {
+    super('ERR_SHARDLOOP_LIMIT_OVERRUN', message)
+    this.consumed = consumed
+  }
+}
+
+const BY_CODE = [
+  [IncompleteReadError, 'ERR_SHARDLOOP_INCOMPLETE_READ'],
+  [LimitOverrunError, 'ERR_SHARDLOOP_LIMIT_OVERRUN'],
+] as const
+for (const [Class, code] of BY_CODE) {
+  Object.defineProperty(Class, Symbol.hasInstance, {
+    value(this: unknown, error: unknown): boolean {
+      if (this !== Class) return Function.prototype[Symbol.hasInstance].call(this, error) // a subclass
+      return error instanceof ShardloopError && error.code === code
+    },
+  })
+}
 
 /** The operating system's error in Node's own shape: `code`, `errno` (negative), `syscall`, `address`, `port`. */
 export interface SystemError extends Error {

@@ -1,6 +1,8 @@
 export {
   type Blame,
   ERROR_CODES,
+  IncompleteReadError,
+  LimitOverrunError,
   ShardloopError,
   type ShardloopErrorCode,
   type SystemError,
@@ -39,6 +41,23 @@ export type { ConnectedSubprocess, SubprocessProtocol, SubprocessTransport } fro
 export type { SubprocessOptions, SubprocessStream } from './loop/subprocess-options.js'
 export type { CallContext, CallOptions, CallTarget, ExposedFunction } from './messages/calls.js'
 export type { BroadcastOptions } from './messages/topics.js'
+export { DelimiterFramer, type DelimiterOptions } from './protocols/framing/delimiter.js'
+export type { Framer, FramerOptions } from './protocols/framing/framer.js'
+export { LengthPrefixedFramer, type LengthPrefixedOptions } from './protocols/framing/length-prefixed.js'
+export { LineFramer, type LineOptions } from './protocols/framing/lines.js'
+export type { Separator } from './protocols/separator-search.js'
+export type { Stream } from './protocols/stream.js'
+export type { StreamHandler } from './protocols/stream-protocol.js'
+export type { ReadOptions, StreamReader } from './protocols/stream-reader.js'
+export type { StreamWriter } from './protocols/stream-writer.js'
+export {
+  fromStream,
+  openConnection,
+  openUnixConnection,
+  type StreamOptions,
+  startServer,
+} from './protocols/streams.js'
+export type { WaitOptions } from './protocols/waiters.js'
 export { createDatagramServer, createServer } from './server/create-server.js'
 export type { DatagramServerOptions } from './server/datagram-options.js'
 export type { ExecutorOptions } from './server/executor-options.js'

@@ -228,3 +228,30 @@ export const DUPLEX_PIECES_AT_ONCE = 16
 
 /** Time for which a connection without a request may still send one when an HTTP server drains; past it the connection ends. */
 export const HTTP_IDLE_GRACE_DEFAULT_MS = 250
+
+/** `limit` of a stream: see STREAM_LIMIT_MAX_BYTES. As asyncio's. */
+export const STREAM_LIMIT_DEFAULT_BYTES: number = 64 * 1024
+
+/**
+ * Largest `limit` of a stream. More is refused with ERR_SHARDLOOP_OPTION. A line longer than the limit is an error
+ * (ERR_SHARDLOOP_LIMIT_OVERRUN); when twice the limit is received and not read, receiving is paused.
+ */
+export const STREAM_LIMIT_MAX_BYTES: number = 2 ** 30
+
+/** What `read` of a stream takes until its end; past it it rejects with ERR_SHARDLOOP_LIMIT_OVERRUN, unless `maxBytes` says otherwise. */
+export const READ_TO_END_DEFAULT_BYTES: number = 64 * 1024 * 1024
+
+/** Most bytes that one read of a stream can ask for. More is refused with ERR_SHARDLOOP_ARGUMENT. */
+export const READ_MAX_BYTES: number = 2 ** 31 - 1
+
+/** Bytes that a stream may write in one turn of the loop; past it `write` and `drain` wait for the next, to learn what was sent. */
+export const STREAM_TURN_BYTES: number = 64 * 1024
+
+/** Chunks that wait to be read as they came. Those on top of that, if they are small, are copied into blocks... */
+export const CHUNKS_UNGATHERED_MAX = 64
+
+/** ... of this size, small being less than a quarter of it: a peer that sends byte by byte takes no object for each. */
+export const GATHERED_BLOCK_BYTES: number = 4 * 1024
+
+/** `maxFrameBytes` where it is not given; a longer frame throws ERR_SHARDLOOP_LIMIT_OVERRUN. */
+export const FRAME_MAX_DEFAULT_BYTES: number = 64 * 1024

@@ -1,29 +1,27 @@
 import assert from 'node:assert/strict'
-import { fileURLToPath } from 'node:url'
 import slowHash from '../examples/lib/slow-hash.js'
 import { endsBySigterm } from './harness/answers.js'
-import type { Child } from './harness/child.js'
 import { assertBytes, type Client } from './harness/client.js'
 import { ChunkEcho } from './harness/echo-protocols.js'
+import { assertRefused, example, exampleFile } from './harness/examples.js'
 import { MiB } from './harness/memory.js'
 import { forEachEngine, portOf, type TestContext } from './harness/suite.js'
 
-const ROOT = new URL('../../', import.meta.url)
-
-/** An example, compiled or as it stands under tsx, on a port of its own and the test's engine. */
-async function example(
-  t: TestContext,
-  name: string,
-  args: readonly string[] = [],
-  runner: 'compiled' | 'tsx' = 'compiled',
-): Promise<{ child: Child; port: number }> {
-  const file = new URL(runner === 'tsx' ? `examples/${name}.ts` : `dist/examples/${name}.js`, ROOT)
-  const flags = runner === 'tsx' ? ['--import', 'tsx'] : []
-  const child = t.spawn([...flags, fileURLToPath(file), '--port', '0', '--engine', t.engine, ...args])
-  const [, port, engine] = await child.line(/(?: port |127\.0\.0\.1[ :])(\d+) \(shards \d, engine (\w+)\)$/)
-  assert.equal(engine, t.engine)
-  return { child, port: Number(port) }
-}
+const EXAMPLES = [
+  'echo',
+  'chat',
+  'line-chat',
+  'crash-test',
+  'hash',
+  'resp',
+  'http-hello',
+  'http-express',
+  'http-fastify',
+  'http-ws-chat',
+  'http-upload',
+  'mqtt-broker',
+  'start',
+]
 
 async function ask(client: Client, line: string): Promise<string> {
   await client.write(`${line}\n`)
@@ -157,6 +155,51 @@ forEachEngine('chat', (test) => {
   })
 })
 
+forEachEngine('line-chat', (test) => {
+  for (const runner of ['compiled', 'tsx'] as const) {
+    test(`what somebody says, in whatever pieces, all others are told; who ends is said goodbye to (${runner})`, async (t) => {
+      const { child, port } = await example(t, 'line-chat', ['--shards', '1'], runner)
+      const [ada, bob] = [await t.connect(port), await t.connect(port)]
+      assert.equal(await ada.readLine(), '* you are 0-1')
+      assert.equal(await bob.readLine(), '* you are 0-2')
+      await ada.write('hello\r\nin two ')
+      assert.equal(await bob.readLine(), '0-1: hello')
+      await ada.write('pieces \u001b[31mred\n')
+      assert.equal(await bob.readLine(), '0-1: in two pieces [31mred')
+      await bob.write('back\n')
+      assert.equal(await ada.readLine(), '0-2: back')
+      ada.end()
+      assert.equal((await ada.readToEnd()).toString(), '* bye\n', 'and nothing of what ada said')
+      child.kill('SIGTERM')
+      assert.equal((await bob.readToEnd()).toString(), '* bye\n')
+      bob.end()
+      assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
+    })
+  }
+
+  test('all shards are one room, and a line that is too long ends its connection alone', async (t) => {
+    const { child, port } = await example(t, 'line-chat', ['--shards', '2'])
+    // The kernel chooses the shard: until there is somebody on each.
+    const people: Client[] = []
+    const names: string[] = []
+    while (new Set(names.map((name) => name[0])).size < 2) {
+      const client = await t.connect(port)
+      names.push(/^\* you are (\d-\d+)$/.exec(await client.readLine())?.[1] as string)
+      people.push(client)
+    }
+    const [first, last] = [people[0] as Client, people.at(-1) as Client]
+    await last.write('hello over there\n')
+    assert.equal(await first.readLine(), `${names.at(-1)}: hello over there`)
+    const longest = 'x'.repeat(1024)
+    await first.write(`${longest}\n`)
+    assert.equal(await last.readLine(), `${names[0]}: ${longest}`)
+    await first.write(`${longest}x`)
+    assert.equal((await first.readToEnd()).toString(), '* a line has at most 1024 bytes\n')
+    first.end()
+    await endsBySigterm(child)
+  })
+})
+
 forEachEngine('crash-test', (test) => {
   const deaths: [command: string, event: RegExp][] = [
     ['throw', /^shard 0: .*thrown by crash-test/],
@@ -205,15 +248,8 @@ async function clientOf(t: TestContext, port: number, shard: number): Promise<Cl
   }
 }
 
-/** In one line, with the exit code of wrong flags. */
-async function assertRefused(t: TestContext, name: string, flags: string[], message: string): Promise<void> {
-  const child = t.spawn([fileURLToPath(new URL(`dist/examples/${name}.js`, ROOT)), ...flags])
-  assert.deepEqual(await child.untilExit(), { code: 2, signal: null }, child.describe())
-  assert.equal(child.stderr, `${name}: ${message}\n`)
-}
-
 forEachEngine('every example', (test) => {
-  for (const name of ['echo', 'chat', 'crash-test', 'hash']) {
+  for (const name of EXAMPLES) {
     test(`${name}: refuses a flag that is no number, by name and as it was given`, async (t) => {
       const expected = "'auto' or an integer from 0 to 256"
       await assertRefused(
@@ -275,8 +311,7 @@ forEachEngine('hash', (test) => {
 forEachEngine('echo', (test) => {
   test('listens on a Unix socket, too', async (t) => {
     const path = t.path()
-    const file = fileURLToPath(new URL('dist/examples/echo.js', ROOT))
-    const child = t.spawn([file, '--path', path, '--shards', '2', '--engine', t.engine])
+    const child = t.spawn([exampleFile('echo'), '--path', path, '--shards', '2', '--engine', t.engine])
     await child.line(/^listening on unix:.* \(shards 2, engine \w+\)$/)
     const client = await t.connect(path)
     await client.write('over a file')

@@ -284,7 +284,7 @@ options('as flags of the echo example: one line and exit code 2', async () => {
     [['--shards', '-1'], /^echo: .*--shards.*\n$/],
     [['--shards', '1000'], /^echo: option shards: .*\n$/],
     [['--engine', 'epoll'], /^echo: option engine: .*\n$/],
-    [['--mode', 'fast'], /^echo: --mode: expected chunk or borrowed, given fast\n$/],
+    [['--mode', 'fast'], /^echo: --mode: expected chunk, borrowed or stream, given fast\n$/],
     [['--bogus'], /^echo: .*'--bogus'.*\n$/],
     [['stray'], /^echo: .*'stray'.*\n$/],
   ]

@@ -1,8 +1,8 @@
 /**
  * A benchmark that compares pairs of programs: its rows, who takes part in them, and what must be reached. What is common to
- * such benchmarks is in this directory; `../threads/`, `../datagrams/`, `../http/` and `../streams/` are such.
+ * such benchmarks is in this directory; `../threads/`, `../datagrams/`, `../http/`, `../streams/` and `../resp/` are such.
  */
-import type { LoadResult } from '../load.js'
+import type { LatencySummary, LoadResult } from '../load.js'
 import type { PeerId } from '../peers.js'
 import type { CallsPerRequest } from '../syscalls.js'
 
@@ -41,10 +41,16 @@ export interface PairedBar<Peer extends string = string> {
   readonly value: number
 }
 
+/** What one measurement found. The load generator's result is one; a row may bring another client. */
+export interface PairedLoad
+  extends Pick<LoadResult, 'secs' | 'requests' | 'requestsPerSec' | 'sent' | 'lost' | 'cpu'> {
+  readonly latencyUs: Partial<LatencySummary> & Pick<LatencySummary, 'p50' | 'p99'>
+}
+
 /** A program that is up, warm or not. */
 export interface Measurable {
   /** One measurement: a warm-up and a window. What is measured stands for the server in the result. */
-  measure(warmupSecs: number, windowSecs: number): Promise<LoadResult>
+  measure(warmupSecs: number, windowSecs: number): Promise<PairedLoad>
   /** Ends it. Rejects when it has ended before, or does not end. */
   stop(): Promise<void>
   /** Ends it by force. */

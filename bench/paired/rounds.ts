@@ -2,10 +2,9 @@
  * Measures a row of a paired benchmark in interleaved rounds, as `../rounds.ts` does echo servers: in a round every peer is
  * measured once, in shuffled order, and only ratios inside a round are used. Programs are started anew every few rounds.
  */
-import type { LoadResult } from '../load.js'
 import { cleanPairs, cpuShares, GENERATION_ROUNDS, type LeftOut, type RoundPlan } from '../rounds.js'
 import { shuffled } from '../statistics.js'
-import { type Measurable, type PairedRow, pairedWith } from './benchmark.js'
+import { type Measurable, type PairedLoad, type PairedRow, pairedWith } from './benchmark.js'
 
 /** One measurement of a peer in a round; the last of them counts, if any does. */
 export interface PairedSample {
@@ -99,7 +98,7 @@ export function peersStillNeeded(
 }
 
 /** What a measurement says. Throws when processor times are missing. */
-export function pairedSample(round: number, peer: string, result: LoadResult): PairedSample {
+export function pairedSample(round: number, peer: string, result: PairedLoad): PairedSample {
   const { serverSecs, serverBusy, clientBusy, otherCpu, steal, noisy } = cpuShares(result)
   const { lost, sent } = result
   return {

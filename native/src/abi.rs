@@ -160,7 +160,8 @@ abi! {
     COMMAND_IDLE_TIMEOUT = 10;
     /// Another protocol; a: 1 when it takes borrowed bytes.
     COMMAND_MODE = 11;
-    /// Tell by EVENT_ANSWERED when nothing is owed to the peer; at once when that is so. It may be asked again.
+    /// Tell by EVENT_ANSWERED when nothing is owed to the peer; at once when that is so. It may be asked again. a: 1 when all
+    /// that was delivered is dealt with, though it was not written to since.
     COMMAND_FINISH = 12;
     /// An answer is owed, as if something were just received: JavaScript delivers bytes that it held back, or has delivered
     /// some behind the writes that come before this.

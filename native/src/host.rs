@@ -143,9 +143,10 @@ impl Host {
             return;
         }
         self.guarded(|| {
-            self.submit();
+            let memory = self.memory.borrow();
+            let commands = memory.commands(&*self.javascript);
             if let Some(engine) = self.engine.borrow_mut().as_mut() {
-                engine.write(Instant::now(), handle, bytes);
+                engine.write(Instant::now(), handle, bytes, &commands);
             }
         });
         self.settle();

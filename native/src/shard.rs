@@ -93,6 +93,21 @@ pub trait Commands {
     fn bytes(&self, index: usize) -> Option<&[u8]>;
 }
 
+/// None.
+impl Commands for () {
+    fn len(&self) -> usize {
+        0
+    }
+
+    fn record(&self, _index: usize) -> [i32; 4] {
+        unreachable!("there is none")
+    }
+
+    fn bytes(&self, _index: usize) -> Option<&[u8]> {
+        None
+    }
+}
+
 /// How a server's connections start.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {

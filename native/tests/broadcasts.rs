@@ -158,7 +158,7 @@ fn run(mut engine: Box<dyn SocketEngine>, run: String, seed: u64) {
             3 => {
                 let connection = draw.below(CONNECTIONS);
                 let message = (own, WRITTEN, written[connection]);
-                engine.write(Instant::now(), handles[connection], &bytes_of(message));
+                engine.write(Instant::now(), handles[connection], &bytes_of(message), &());
                 written[connection] += 1;
             }
             4 => _ = engine.queued_bytes(handles[connection]), // waits for an answer

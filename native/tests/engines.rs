@@ -169,6 +169,13 @@ impl Bench {
         self.written += bytes.len();
     }
 
+    fn write_at_once(&mut self, handle: i32, bytes: &[u8]) {
+        self.memory.set_control(abi::CONTROL_COMMANDS, (self.queued * WORDS) as i32);
+        let commands = self.memory.commands(&Attachments);
+        self.engine.write(Instant::now(), Handle::from_word(handle), bytes, &commands);
+        (self.queued, self.written) = (0, 0);
+    }
+
     fn flush(&mut self) {
         self.memory.set_control(abi::CONTROL_COMMANDS, (self.queued * WORDS) as i32);
         let commands = self.memory.commands(&Attachments);
@@ -474,6 +481,15 @@ fn bytes_come_in_and_go_out_and_every_connection_ends_once(open: Open) {
     assert_eq!(read_exactly(&mut peer, 6), b"answer");
     bench.catch_up();
     assert_eq!(bench.metrics.read(abi::METRIC_WRITES), before + 1, "two writes, one system call");
+    bench.write(handle, b"head ");
+    bench.write_at_once(handle, b"and body");
+    assert_eq!(read_exactly(&mut peer, 13), b"head and body");
+    bench.catch_up();
+    assert_eq!(
+        bench.metrics.read(abi::METRIC_WRITES),
+        before + 2,
+        "what is sent at once, with what was before it"
+    );
     peer.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(bench.batch(), [Seen::Other(abi::EVENT_EOF, handle, 0)]);
     bench.command(abi::COMMAND_CLOSE, handle, 0, 0);
@@ -513,7 +529,7 @@ fn a_peer_that_does_not_read_pauses_writing_then_overflows_by_name(open: Open) {
     let piece = vec![1; 200 << 10];
     let mut paused = false;
     for _ in 0..200 {
-        bench.engine.write(Instant::now(), Handle::from_word(handle), &piece);
+        bench.engine.write(Instant::now(), Handle::from_word(handle), &piece, &());
         bench.catch_up();
         if bench.engine.has_backlog() {
             match bench.batch()[..] {
@@ -673,7 +689,7 @@ fn a_closed_connection_lingers_until_its_last_bytes_are_received(open: Open) {
     bench.flush();
     peer.write_all(&[9; 5_000]).unwrap();
     let answer = vec![3; 900 << 10];
-    bench.engine.write(Instant::now(), Handle::from_word(handle), &answer);
+    bench.engine.write(Instant::now(), Handle::from_word(handle), &answer, &());
     bench.command(abi::COMMAND_CLOSE, handle, 0, 0);
     bench.flush();
     let reader = std::thread::spawn(move || {
@@ -777,7 +793,7 @@ fn what_is_queued_is_sent_while_javascript_takes_nothing_of_what_comes_in() {
     let answered = bench.accept();
     let mut sender = TcpStream::connect(address).unwrap();
     bench.accept();
-    bench.engine.write(Instant::now(), Handle::from_word(answered), &vec![5; ANSWER_BYTES]);
+    bench.engine.write(Instant::now(), Handle::from_word(answered), &vec![5; ANSWER_BYTES], &());
     assert!(bench.engine.queued_bytes(Handle::from_word(answered)) > 0);
     // Until the pipe and the sockets are full.
     sender.set_nonblocking(true).unwrap();

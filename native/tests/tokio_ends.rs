@@ -107,7 +107,7 @@ fn nothing_is_left_of_it_whenever_it_ends_and_a_panic_on_its_thread_is_told_and_
         let (mut engine, mut client, handle) = serving(&listener);
         match round % 5 {
             // In the middle of writes that nobody reads, with connections in every state.
-            0 => engine.write(Instant::now(), handle, &vec![1; 900_000]),
+            0 => engine.write(Instant::now(), handle, &vec![1; 900_000], &()),
             1 => drop(engine.retire()),
             2 => drop(engine.abandon()),
             // With a connection on its way.

@@ -107,7 +107,7 @@ const packagesStep = {
 /** @type {Step} */
 const runtimesStep = {
   name: 'runtimes',
-  doing: 'installing the newest Node.js for tests',
+  doing: 'installing the newest Node.js and a Chromium for tests',
   needs: 'npm',
   inputs: () => hashInputs([path('test', 'runtimes', 'package-lock.json')], process.platform, process.arch),
   hasOutputs: () => existsSync(path('test', 'runtimes', 'node_modules')),
@@ -345,7 +345,7 @@ async function bringUpToDate(step, say) {
  * @param {boolean} [options.native] build the addon (true)
  * @param {boolean} [options.typescript] compile to dist/ (true)
  * @param {boolean} [options.loadgen] build the load generator and the other benchmark programs (false)
- * @param {boolean} [options.runtimes] install the newest Node.js for tests (false)
+ * @param {boolean} [options.runtimes] install the newest Node.js and a Chromium for tests (false)
  * @param {boolean} [options.cargo] the caller runs cargo itself afterwards, so it must be there (false)
  * @param {boolean} [options.generate] generate src/native/abi.ts anew unless that was done here before (false)
  * @param {boolean} [options.quiet] do not say which steps run; their tools still print (false)

@@ -61,6 +61,10 @@ export class TransportDuplex extends Duplex {
    * `read()` gives one chunk, and some who read once for each 'readable' (aedes) would leave the second.
    */
   private hasPushed = false
+  /** The batch in which bytes were last received. */
+  private receivedIn = 0
+  /** The peer's end has come in the same batch as bytes, and is not told yet. */
+  private endsLater = false
 
   /** @internal @param transport whose protocol is {@link DuplexProtocol} */
   constructor(transport: TcpTransport, { allowHalfOpen = false, highWaterMark }: DuplexOptions = NO_OPTIONS) {
@@ -250,6 +254,7 @@ export class TransportDuplex extends Duplex {
       return
     }
     this.bytesRead += chunk.length
+    this.receivedIn = this.transport.loop.batch
     this.timer?.active()
     if (!this.push(chunk)) this.transport.pauseReading()
     if (this.readableFlowing === false) {
@@ -260,14 +265,30 @@ export class TransportDuplex extends Duplex {
     }
   }
 
-  /** @internal */
+  /**
+   * @internal The peer has ended its half. Behind what the bytes before it have set going by next ticks and promises: in node:net each
+   * is an event of its own, and node:http aborts at the end what it has not answered.
+   */
   peerEnded(): void {
+    this.endsLater = this.receivedIn === this.transport.loop.batch
+    if (this.endsLater) later(() => this.endLate())
+    else this.endReading()
+  }
+
+  private endLate(): void {
+    if (!this.endsLater) return
+    this.endsLater = false
+    if (!this.destroyed) this.endReading()
+  }
+
+  private endReading(): void {
     this.push(null)
     this.read(0) // 'end' comes also when nobody reads and nothing is left
   }
 
   /** @internal The connection is gone. */
   lost(error: Error | null): void {
+    this.endLate()
     // A stream that was not at its end is destroyed: who waits for that end hears of it.
     this.brokenBy = error
     if (this.destroyed) this.emitClose()
@@ -432,7 +453,6 @@ export function duplexOf(transport: TcpTransport, options: DuplexOptions = NO_OP
 }
 
 const NO_OPTIONS: DuplexOptions = {}
-
 type Ip = Exclude<SocketAddress, string>
 
 function ipOf(address: SocketAddress | undefined): Ip | undefined {

@@ -112,8 +112,13 @@ export class HttpProtocol extends DuplexProtocol {
   private endIdle(): void {
     if (this.isMidHead) return // the request will come, or node:http's headersTimeout
     const { last } = this
+    const isIdle = (): boolean => !this.duplex._httpMessage && this.last === last && !this.isMidHead
     const goneBy = (): void => {
-      if (!this.duplex._httpMessage && this.last === last && !this.isMidHead) this.duplex.destroySoon()
+      if (!isIdle()) return
+      // What the kernel has received by now is read first.
+      this.transport.askForRest(() => {
+        if (isIdle()) this.duplex.destroySoon()
+      })
     }
     if (this.idleGraceMs === 0) goneBy()
     else this.grace = later(goneBy, this.idleGraceMs)

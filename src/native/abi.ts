@@ -121,7 +121,7 @@ export const COMMAND_WRITE_LIMITS = 9 as const
 export const COMMAND_IDLE_TIMEOUT = 10 as const
 /** Another protocol; a: 1 when it takes borrowed bytes. */
 export const COMMAND_MODE = 11 as const
-/** Tell by EVENT_ANSWERED when nothing is owed to the peer; at once when that is so. It may be asked again. */
+/** Tell by EVENT_ANSWERED when nothing is owed to the peer; at once when that is so. It may be asked again. a: 1 when all that was delivered is dealt with, though it was not written to since. */
 export const COMMAND_FINISH = 12 as const
 /** An answer is owed, as if something were just received: JavaScript delivers bytes that it held back, or has delivered some behind the writes that come before this. */
 export const COMMAND_UNANSWERED = 13 as const

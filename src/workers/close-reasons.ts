@@ -29,3 +29,11 @@ export function detachedError(transport: TcpTransport): ShardloopError {
 export function idleError(transport: TcpTransport): ShardloopError {
   return new ShardloopError('ERR_SHARDLOOP_IDLE_TIMEOUT', `connection ${transport.id} was idle`)
 }
+
+/** The end of a connection that nothing broke, for those who still waited for it. */
+export function closedError(id: string): ShardloopError {
+  return new ShardloopError(
+    'ERR_SHARDLOOP_CLOSED',
+    `connection ${id} was closed before these bytes were sent`,
+  )
+}

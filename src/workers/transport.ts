@@ -15,6 +15,7 @@ import {
   COMMAND_WRITE_LIMITS,
   DIRECT_WRITE_BYTES,
 } from '../native/abi.js'
+import { closedError } from './close-reasons.js'
 import type { ConnectionOwner } from './connection-server.js'
 import { invalid } from './invalid.js'
 import type { ExtraInfo, IpSocketAddress, Protocol, SocketAddress, Transport, WriteData } from './protocol.js'
@@ -66,6 +67,8 @@ interface Rare {
   source?: string
   /** `draining` was called. */
   toldDraining?: boolean
+  /** What the protocol is told by that it may end; see `askForRest`. */
+  atRest?: () => void
   /** As native code tells it: read when somebody asks, for few do. */
   peer?: string
   peername?: SocketAddress
@@ -324,6 +327,7 @@ export class TcpTransport implements Transport {
     if (protocol === null || typeof protocol !== 'object') throw invalid('protocol', protocol, 'an object')
     this.protocol = protocol
     this.receiving = receivingOf(protocol)
+    if (this.rare?.atRest !== undefined) delete this.rare.atRest
     if (!this.closing) {
       this.loop.commands.push(COMMAND_MODE, this.handle, this.receiving === RECEIVE_CHUNKS ? 0 : 1, 0)
       // Behind the callback that calls this one: the new protocol may not be ready for more before.
@@ -357,11 +361,23 @@ export class TcpTransport implements Transport {
     this.loop.commands.push(COMMAND_UNANSWERED, this.handle, 0, 0)
   }
 
+  /**
+   * @internal The protocol has `draining`, and has dealt with all that it was given, whether it has written since or not.
+   * @param atRest called when nothing more had come. What had is delivered instead, and the protocol asks again
+   */
+  askForRest(atRest: () => void): void {
+    if (this.closing) return
+    this.rarely().atRest = atRest
+    this.wroteIn = this.loop.batch // what comes later in this batch is not dealt with
+    this.loop.commands.push(COMMAND_FINISH, this.handle, 1, 0)
+  }
+
   /** @internal Native code says that nothing is owed. */
   answered(): void {
     // What waits here is not known there. When it is dealt with, `finish` asks again.
-    if ((this.rare?.promises?.pending ?? 0) > 0 || this.holds || this.protocol.draining !== undefined) return
-    this.close()
+    if (this.holds) return
+    if (this.protocol.draining !== undefined) this.rare?.atRest?.()
+    else if ((this.rare?.promises?.pending ?? 0) === 0) this.close()
   }
 
   /** @internal False when `draining` was called before. */
@@ -608,14 +624,6 @@ Object.defineProperty(TcpTransport, Symbol.hasInstance, {
     return typeof value === 'object' && value !== null && BRAND in value
   },
 })
-
-/** The end of a connection that nothing broke, for those who still waited for it. */
-function closedError(id: string): ShardloopError {
-  return new ShardloopError(
-    'ERR_SHARDLOOP_CLOSED',
-    `connection ${id} was closed before these bytes were sent`,
-  )
-}
 
 /** @param text family, port and address, as native code tells them */
 function ipAddress(text: string): SocketAddress {

@@ -78,6 +78,16 @@ forEachTransport('draining of nodeHttp', (test) => {
     await ends(client, drained)
   })
 
+  test('a request that the kernel has is answered also without a grace', async (t) => {
+    const { client, drain } = await serve(t, { idleGraceMs: 0 })
+    await client.write(get('/now'))
+    await readAnswer(client)
+    client.socket.write(get('/now')) // nobody reads it before this thread's loop turns
+    const drained = drain()
+    assertLast(await readAnswer(client))
+    await ends(client, drained)
+  })
+
   test('a request that is being answered is told that it was the last', async (t) => {
     const { client, requests, drain } = await serve(t, { idleGraceMs: 0 })
     await client.write(get('/later'))

@@ -77,8 +77,8 @@ impl<S: System> Engine for Local<S> {
         self.shard.submit(now, commands);
     }
 
-    fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8]) {
-        self.shard.write(now, handle, bytes);
+    fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8], commands: &dyn Commands) {
+        self.shard.write(now, handle, bytes, commands);
     }
 
     fn write_pinned(

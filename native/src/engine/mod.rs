@@ -72,8 +72,9 @@ pub trait Engine {
     fn end_batch(&mut self, now: Instant);
     /// Applies commands.
     fn submit(&mut self, now: Instant, commands: &dyn Commands);
-    /// Sends at once and queues a copy of what the kernel does not take.
-    fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8]);
+    /// Applies commands, then sends bytes, together with what they write to that connection, and queues a copy of what the
+    /// kernel does not take.
+    fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8], commands: &dyn Commands);
     /// Sends at once and queues a reference to the rest, or a copy. False when there is no such connection (any more);
     /// the pin is released either way by [`Engine::take_released_pins`] once it is not needed.
     fn write_pinned(

@@ -16,6 +16,22 @@ use std::time::Instant;
 impl<S: System> Shard<S> {
     /// Applies commands; writes to one connection leave together.
     pub fn submit(&mut self, now: Instant, commands: &dyn Commands) {
+        self.apply(now, commands);
+        self.send_dirty(commands, None);
+    }
+
+    /// Applies commands, and sends bytes behind what they write to that connection, together with it.
+    pub fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8], commands: &dyn Commands) {
+        self.apply(now, commands);
+        if let Some(connection) = self.connections.get_mut(handle) {
+            connection.flags.clear(Flags::UNANSWERED);
+        }
+        self.dirty.push(handle);
+        self.send_dirty(commands, Some((handle, bytes)));
+    }
+
+    /// What has to be sent, or looked after, is in `dirty` afterwards.
+    fn apply(&mut self, now: Instant, commands: &dyn Commands) {
         self.set_time(now);
         self.chain.clear();
         self.chain.resize(commands.len(), NO_RECORD);
@@ -72,6 +88,9 @@ impl<S: System> Shard<S> {
                     self.update_watermarks(handle);
                 }
                 abi::COMMAND_FINISH => {
+                    if a != 0 {
+                        connection.flags.clear(Flags::UNANSWERED);
+                    }
                     connection.flags.set(Flags::FINISHING);
                     self.dirty.push(handle);
                 }
@@ -80,9 +99,15 @@ impl<S: System> Shard<S> {
                 other => debug_assert!(false, "unknown command {other}"),
             }
         }
+    }
+
+    /// `behind` follows one connection's writes.
+    fn send_dirty(&mut self, commands: &dyn Commands, mut behind: Option<(Handle, &[u8])>) {
         let mut dirty = mem::take(&mut self.dirty);
         for handle in dirty.drain(..) {
-            self.send_chain(handle, commands);
+            // A connection may be listed more than once.
+            let last = behind.take_if(|(other, _)| *other == handle).map_or(&[] as &[u8], |(_, bytes)| bytes);
+            self.send_chain(handle, commands, last);
         }
         self.dirty = dirty;
     }
@@ -103,12 +128,13 @@ impl<S: System> Shard<S> {
         }
     }
 
-    /// Sends this flush's writes of a connection, then does what waited for them.
-    pub(super) fn send_chain(&mut self, handle: Handle, commands: &dyn Commands) {
+    /// Sends this flush's writes of a connection and what is last, then does what waited for them.
+    fn send_chain(&mut self, handle: Handle, commands: &dyn Commands, last: &[u8]) {
         let Some(connection) = self.connections.get_mut(handle) else { return };
         let mut next = mem::replace(&mut connection.chain_first, NO_RECORD);
         connection.chain_last = NO_RECORD;
-        while next != NO_RECORD {
+        let mut last = Some(last).filter(|bytes| !bytes.is_empty());
+        while next != NO_RECORD || last.is_some() {
             let mut pieces: ArrayVec<IoSlice<'_>, WRITEV_PIECES> = ArrayVec::new();
             while next != NO_RECORD && !pieces.is_full() {
                 let Some(bytes) = commands.bytes(next as usize) else {
@@ -118,18 +144,13 @@ impl<S: System> Shard<S> {
                 pieces.push(IoSlice::new(bytes));
                 next = self.chain[next as usize];
             }
+            if !pieces.is_full()
+                && let Some(bytes) = last.take()
+            {
+                pieces.push(IoSlice::new(bytes));
+            }
             self.send_or_queue(handle, &mut pieces);
         }
-        self.after_write(handle);
-    }
-
-    /// Sends at once.
-    pub fn write(&mut self, now: Instant, handle: Handle, bytes: &[u8]) {
-        self.set_time(now);
-        if let Some(connection) = self.connections.get_mut(handle) {
-            connection.flags.clear(Flags::UNANSWERED);
-        }
-        self.send_or_queue(handle, &mut [IoSlice::new(bytes)]);
         self.after_write(handle);
     }
 

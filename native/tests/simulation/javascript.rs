@@ -13,6 +13,7 @@ use crate::violation::{ensure, note};
 use shardloop_native::abi;
 use shardloop_native::connection::Handle;
 use shardloop_native::engine::Engine;
+use shardloop_native::shard::Commands;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
@@ -300,12 +301,21 @@ impl Js {
 
     /// Hands commands over.
     pub fn submit(&mut self, stage: &mut impl Stage, accounts: &[Account]) {
-        if !self.memory.has_commands() {
-            return;
+        if self.memory.has_commands() {
+            self.submit_and(stage, accounts, |engine, now, commands| engine.submit(now, commands));
         }
+    }
+
+    /// The same by a call of the engine's that takes the commands.
+    pub fn submit_and<T: Stage>(
+        &mut self,
+        stage: &mut T,
+        accounts: &[Account],
+        call: impl FnOnce(&mut T::Engine, Instant, &dyn Commands),
+    ) {
         let now = stage.site().now();
         let commands = self.memory.shared.commands(&self.memory.attached);
-        stage.engine().submit(now, &commands);
+        call(stage.engine(), now, &commands);
         self.memory.taken();
         for transport in self.transports.values_mut() {
             transport.barred =

@@ -30,7 +30,8 @@ impl Js {
         if !transport.started && draw.chance(80) {
             return self.start(handle, stage, accounts, draw);
         }
-        match draw.below(1000) {
+        let what = draw.below(1000);
+        match what {
             0..=699 => self.write_something(handle, data, stage, accounts, draw),
             700..=789 => self.pause_or_resume(handle, stage, accounts),
             790..=794 => self.end_writing(handle, stage, accounts),
@@ -64,7 +65,11 @@ impl Js {
                 if let Some(transport) = self.transports.get_mut(&handle) {
                     transport.finishing = true;
                 }
-                self.command(abi::COMMAND_FINISH, handle, 0, 0, stage, accounts);
+                let dealt_with = what < 923;
+                if dealt_with {
+                    self.owe(handle, false);
+                }
+                self.command(abi::COMMAND_FINISH, handle, dealt_with.into(), 0, stage, accounts);
             }
             938..=947 => {
                 self.owe(handle, true);
@@ -166,9 +171,9 @@ impl Js {
             (6..=7, _) => {
                 let bytes = account.write(length);
                 note(|| format!("  {} writes {length} bytes at once", account.id));
-                self.submit(stage, accounts);
-                let now = stage.site().now();
-                stage.engine().write(now, Handle::from_word(handle), bytes);
+                self.submit_and(stage, accounts, |engine, now, commands| {
+                    engine.write(now, Handle::from_word(handle), bytes, commands);
+                });
             }
             _ => {
                 let bytes = account.write(length);
@@ -259,7 +264,7 @@ impl Js {
             0 => {
                 self.submit(stage, accounts);
                 let now = stage.site().now();
-                stage.engine().write(now, Handle::from_word(handle), b"nobody's");
+                stage.engine().write(now, Handle::from_word(handle), b"nobody's", &());
             }
             1 => {
                 self.submit(stage, accounts);

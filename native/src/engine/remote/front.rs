@@ -216,6 +216,32 @@ impl<S: System, D: Driver> Front<S, D> {
         }
     }
 
+    fn put_commands(&mut self, commands: &dyn Commands) {
+        for index in 0..commands.len() {
+            let [operation, handle, a, b] = commands.record(index);
+            match operation & abi::KIND_MASK {
+                abi::COMMAND_WRITE | abi::COMMAND_WRITE_SLAB => match commands.bytes(index) {
+                    Some(bytes) => self.put_write(handle, bytes),
+                    None => self.put_detached(handle),
+                },
+                abi::COMMAND_DATAGRAM => {
+                    if let Some(bytes) = commands.bytes(index) {
+                        self.put([operation, handle, 0, 0], bytes);
+                    }
+                }
+                kind => {
+                    match kind {
+                        abi::COMMAND_UNANSWERED => self.set_unanswered(handle, true),
+                        abi::COMMAND_WRITE_EOF => self.set_unanswered(handle, false),
+                        abi::COMMAND_FINISH if a != 0 => self.set_unanswered(handle, false),
+                        _ => {}
+                    }
+                    self.put([operation, handle, a, b], &[]);
+                }
+            }
+        }
+    }
+
     fn put_write(&mut self, handle: i32, bytes: &[u8]) {
         self.set_unanswered(handle, false);
         for piece in bytes.chunks(PIPE_PIECE_BYTES) {
@@ -388,32 +414,12 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
     }
 
     fn submit(&mut self, _now: Instant, commands: &dyn Commands) {
-        for index in 0..commands.len() {
-            let [operation, handle, a, b] = commands.record(index);
-            match operation & abi::KIND_MASK {
-                abi::COMMAND_WRITE | abi::COMMAND_WRITE_SLAB => match commands.bytes(index) {
-                    Some(bytes) => self.put_write(handle, bytes),
-                    None => self.put_detached(handle),
-                },
-                abi::COMMAND_DATAGRAM => {
-                    if let Some(bytes) = commands.bytes(index) {
-                        self.put([operation, handle, 0, 0], bytes);
-                    }
-                }
-                kind => {
-                    match kind {
-                        abi::COMMAND_UNANSWERED => self.set_unanswered(handle, true),
-                        abi::COMMAND_WRITE_EOF => self.set_unanswered(handle, false),
-                        _ => {}
-                    }
-                    self.put([operation, handle, a, b], &[]);
-                }
-            }
-        }
+        self.put_commands(commands);
         self.send();
     }
 
-    fn write(&mut self, _now: Instant, handle: Handle, bytes: &[u8]) {
+    fn write(&mut self, _now: Instant, handle: Handle, bytes: &[u8], commands: &dyn Commands) {
+        self.put_commands(commands);
         self.put_write(handle.word(), bytes);
         self.send();
     }
