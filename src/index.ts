@@ -8,6 +8,7 @@ export {
   type SystemError,
 } from './errors.js'
 export type { DuplexOptions, TransportDuplex } from './interop/duplex.js'
+export { type FromDuplexOptions, fromDuplex } from './interop/from-duplex.js'
 export { type NodeHttpOptions, nodeHttp } from './interop/node-http.js'
 export type { Connected } from './loop/connect.js'
 export type {

@@ -202,6 +202,15 @@ export const EXECUTOR_NAMES_MAX = 1_024
 /** Characters of an error's message, and of its stack, that a call is answered with when its thread's mailbox is full. */
 export const CALL_ERROR_TEXT_MAX = 2048
 
+/**
+ * Time for which a stream of `fromDuplex` that was closed, and has sent everything, goes on until its peer has ended, too. Past it it is
+ * destroyed, which resets a peer that still sends.
+ */
+export const STREAM_LINGER_MS = 2_000
+
+/** Longest time of Node's timers. `setTimeout` of a connection as a stream takes more for that; `setIdleTimeout` refuses it. */
+export const TIMER_MAX_MS = 0x7fff_ffff
+
 /** Largest `highWaterMark` of a connection as a stream. More is refused with ERR_SHARDLOOP_ARGUMENT. */
 export const DUPLEX_HIGH_WATER_MAX_BYTES: number = 2 ** 30
 

@@ -1,15 +1,14 @@
 import { Duplex } from 'node:stream'
 import { ShardloopError } from '../errors.js'
-import {
-  DUPLEX_HIGH_WATER_MAX_BYTES,
-  DUPLEX_PIECE_BYTES,
-  DUPLEX_PIECES_AT_ONCE,
-  DUPLEX_UNCONFIRMED_BYTES,
-} from '../limits.js'
+import { DUPLEX_HIGH_WATER_MAX_BYTES, TIMER_MAX_MS } from '../limits.js'
 import { invalid } from '../workers/invalid.js'
 import type { Protocol, SocketAddress } from '../workers/protocol.js'
 import type { TcpTransport } from '../workers/transport.js'
+import { DuplexWrites, type WriteCallback, type Written } from './duplex-writes.js'
 import { InactivityTimer } from './inactivity-timer.js'
+
+/** As it was before the program may have replaced it (a test runner's timers). */
+const later = setImmediate
 
 /** Options of `transport.duplex`. */
 export interface DuplexOptions {
@@ -22,81 +21,110 @@ export interface DuplexOptions {
   readonly highWaterMark?: number
 }
 
-type WriteCallback = (error?: Error | null) => void
-interface Written {
-  readonly chunk: Uint8Array | string
-  readonly encoding: BufferEncoding
-}
-
-/** What is written to be told when everything before it has been sent. */
-const NOTHING = Buffer.alloc(0)
-
 /**
- * A connection as a stream of Node's, with the members of `net.Socket` that libraries use. It belongs to its thread.
+ * A connection as a stream of Node's, with the members of `net.Socket` that libraries use: it can be given where one is wanted. It
+ * belongs to its thread, and emits what net.Socket does in the same order; beside that `'draining'`, when its server drains.
  *
- * As in node:net `destroy` drops what the kernel has not taken, `end` sends it, and `'close'` tells whether there was an error.
- * Other than there: a destroyed stream whose connection has unread input does not reset it before the peer has what was sent;
- * `write` and `end` of text and small buffers copy. `ref` and `unref` do nothing: a connection keeps its thread as its server does.
+ * What is different:
+ * - What a listener throws, and an error given to `destroy` that nobody listens to, aborts this connection alone and reaches the
+ *   exception handler. That the connection broke is an error that nobody has to listen to.
+ * - `destroy` resets the connection when the kernel has not taken all that was written (net.Socket ends it as if that were all).
+ *   What the kernel has taken the peer gets, also when input is left unread.
+ * - `setTimeout` has a resolution of 100 ms.
+ * - `ref` and `unref` do nothing: a connection keeps its thread as its server does.
  */
 export class TransportDuplex extends Duplex {
   /** The connection. Its protocol is this stream's: use one or the other to read and write. */
   readonly transport: TcpTransport
   /** Bytes received. */
   bytesRead = 0
-  /** @internal net.Socket's: never so, since a transport stands. */ readonly connecting: boolean = false
-  /** @internal */ readonly pending: boolean = false
   /** Milliseconds of `setTimeout`; undefined before it was called. */
-  timeout: number | undefined = undefined
-  private sent = 0
-  /** Bytes written since the batch began, or since native code said that none wait: it tells of a full connection only by then. */
-  private unconfirmed = 0
-  private batch = 0
+  declare readonly timeout?: number
+  // Undefined for a Unix socket, as there.
+  declare readonly localAddress?: string
+  declare readonly localPort?: number
+  declare readonly localFamily?: string
+  declare readonly remoteAddress: string | undefined
+  declare readonly remotePort: number | undefined
+  declare readonly remoteFamily: string | undefined
+  private readonly writes: DuplexWrites
   private timer: InactivityTimer | undefined = undefined
   /** `destroySoon`: the end of what is written is that of the connection. */
   private endsSoon = false
-  private whenLost: (() => void) | undefined = undefined
+  /** What the connection ended with. */
+  private brokenBy: Error | null = null
+  private hadError = false
+  private isClosed = false
+  private asksToFinish = false
+  /**
+   * A chunk was pushed in this tick for someone who reads by 'readable'. It comes alone, as with net.Socket: in the newest Node.js
+   * `read()` gives one chunk, and some who read once for each 'readable' (aedes) would leave the second.
+   */
+  private hasPushed = false
   /** The batch in which bytes were last received. */
   private receivedIn = 0
   /** The peer's end has come in the same batch as bytes, and is not told yet. */
   private endsLater = false
 
   /** @internal @param transport whose protocol is {@link DuplexProtocol} */
-  constructor(transport: TcpTransport, options: DuplexOptions = NO_OPTIONS) {
+  constructor(transport: TcpTransport, { allowHalfOpen = false, highWaterMark }: DuplexOptions = NO_OPTIONS) {
     // Strings come as they are, and 'close' is emitted here, with net.Socket's argument.
-    super({ allowHalfOpen: false, ...options, decodeStrings: false, emitClose: false })
+    const marks = highWaterMark === undefined ? NO_OPTIONS : { highWaterMark }
+    super({ allowHalfOpen, ...marks, decodeStrings: false, emitClose: false })
     this.transport = transport
+    this.writes = new DuplexWrites(transport, () => {
+      this.timer?.active()
+      if (transport.server.isDraining) this.askToFinish()
+    })
+    if (!allowHalfOpen) this.once('end', refuseWrites)
+  }
+
+  /** Never throws what a listener does. */
+  override emit(event: string | symbol, ...args: unknown[]): boolean {
+    try {
+      return super.emit(event, ...args)
+    } catch (error) {
+      const isUnheard = event === 'error' && this.listenerCount('error') === 0
+      // As a protocol without `connectionLost` is not told.
+      if (isUnheard && error === this.brokenBy) return false
+      const what = isUnheard ? "'error' without a listener" : `a listener of '${String(event)}'`
+      this.transport.loop.failed(error, this.transport, what)
+      return true
+    }
   }
 
   /** @internal */
   override _read(): void {
-    if (this.transport.paused) this.transport.resumeReading()
+    const { transport } = this
+    if (transport.paused && this.isReceiving) transport.resumeReading()
+    if (transport.server.isDraining) this.askToFinish()
   }
 
   /** @internal */
   override _write(chunk: Uint8Array | string, encoding: BufferEncoding, callback: WriteCallback): void {
-    if (this.transport.closing) callback(closedError(this.transport))
-    else if (chunk.length > DUPLEX_PIECE_BYTES) this.sendLarge(bytesOf(chunk, encoding), callback)
-    else this.taken(this.send(chunk, encoding), callback)
+    this.timer?.active()
+    this.writes.write(chunk, encoding, callback)
+    if (this.transport.server.isDraining) this.askToFinish()
   }
 
   /** @internal */
   override _writev(chunks: readonly Written[], callback: WriteCallback): void {
-    this.sendFrom(chunks, 0, callback)
+    this.timer?.active()
+    this.writes.writeAll(chunks, 0, callback)
+    if (this.transport.server.isDraining) this.askToFinish()
   }
 
   /** @internal */
   override _final(callback: WriteCallback): void {
     const { transport } = this
     if (transport.closing) callback()
-    else if (this.endsSoon) {
+    else if (this.endsSoon && !this.writes.isBehind()) {
+      // Not before: a connection that closes is not read any more, and its peer may wait for that.
       transport.close()
-      callback()
-    } else if (this.isBehind()) {
-      this.whenSent(callback)
-      transport.writeEof()
+      process.nextTick(callback)
     } else {
+      this.writes.whenSent(callback)
       transport.writeEof()
-      callback()
     }
   }
 
@@ -104,19 +132,14 @@ export class TransportDuplex extends Duplex {
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
     const { transport } = this
     this.timer?.stop()
-    const gone = (): void => {
-      callback(error)
-      process.nextTick(emitClose, this, error !== null)
+    this.hadError = error !== null
+    if (!transport.closing && this.isReceiving) {
+      if (this.writableFinished || !this.writes.isBehind()) transport.close()
+      else transport.abort()
     }
-    if (transport.lost) {
-      gone()
-      return
-    }
-    this.whenLost = gone
-    if (transport.closing) return
-    // What the kernel has, the peer gets; what it has not was dropped by whoever destroys a stream before its end.
-    if (this.writableFinished || !this.isBehind()) transport.close()
-    else transport.abort()
+    callback(error)
+    // Else `lost` does.
+    if (transport.lost || !this.isReceiving) this.emitClose()
   }
 
   /** Ends after what is written, then destroys. */
@@ -129,8 +152,13 @@ export class TransportDuplex extends Duplex {
 
   /** Destroys with a reset that the peer sees. */
   resetAndDestroy(): this {
-    this.transport.abort()
+    if (this.isReceiving) this.transport.abort()
     return this.destroy()
+  }
+
+  /** @internal It is connected already. @throws ShardloopError ERR_SHARDLOOP_STATE */
+  connect(..._to: unknown[]): this {
+    throw new ShardloopError('ERR_SHARDLOOP_STATE', `connection ${this.transport.id} is connected already`)
   }
 
   /**
@@ -139,14 +167,14 @@ export class TransportDuplex extends Duplex {
    */
   setTimeout(milliseconds: number, callback?: () => void): this {
     if (this.destroyed) return this
-    if (!(typeof milliseconds === 'number' && milliseconds >= 0 && milliseconds <= 0x7fffffff))
-      throw invalid('milliseconds', milliseconds, 'a number from 0 to 2147483647')
+    if (!(typeof milliseconds === 'number' && milliseconds >= 0 && Number.isFinite(milliseconds)))
+      throw invalid('milliseconds', milliseconds, 'a number, 0 or more')
     if (callback !== undefined && typeof callback !== 'function')
       throw invalid('callback', callback, 'a function')
-    this.timeout = milliseconds
+    ;(this as { timeout?: number }).timeout = milliseconds
     if (milliseconds > 0 || this.timer !== undefined) {
       this.timer ??= new InactivityTimer(this.transport)
-      this.timer.set(Math.ceil(milliseconds))
+      this.timer.set(Math.min(Math.ceil(milliseconds), TIMER_MAX_MS))
     }
     if (callback !== undefined) {
       if (milliseconds > 0) this.once('timeout', callback)
@@ -178,36 +206,12 @@ export class TransportDuplex extends Duplex {
 
   /** Our end. Empty for a Unix socket. */
   address(): { address?: string; family?: string; port?: number } {
-    return ipOf(this.transport.getExtraInfo('sockname')) ?? {}
-  }
-
-  get localAddress(): string | undefined {
-    return ipOf(this.transport.getExtraInfo('sockname'))?.address
-  }
-
-  get localPort(): number | undefined {
-    return ipOf(this.transport.getExtraInfo('sockname'))?.port
-  }
-
-  get localFamily(): string | undefined {
-    return ipOf(this.transport.getExtraInfo('sockname'))?.family
-  }
-
-  get remoteAddress(): string | undefined {
-    return ipOf(this.transport.getExtraInfo('peername'))?.address
-  }
-
-  get remotePort(): number | undefined {
-    return ipOf(this.transport.getExtraInfo('peername'))?.port
-  }
-
-  get remoteFamily(): string | undefined {
-    return ipOf(this.transport.getExtraInfo('peername'))?.family
+    return { ...ipOf(this.transport.getExtraInfo('sockname')) }
   }
 
   /** Bytes written, those that wait included. */
   get bytesWritten(): number {
-    let bytes = this.sent
+    let { bytes } = this.writes
     for (const { chunk, encoding } of waiting(this))
       bytes += typeof chunk === 'string' ? Buffer.byteLength(chunk, encoding) : chunk.length
     return bytes
@@ -223,24 +227,51 @@ export class TransportDuplex extends Duplex {
     return this.writable ? 'writeOnly' : 'closed'
   }
 
+  /** @internal net.Socket's: a transport stands. */
+  get connecting(): boolean {
+    return false
+  }
+
+  /** @internal */
+  get pending(): boolean {
+    return this.destroyed
+  }
+
+  /** @internal */
+  get autoSelectFamilyAttemptedAddresses(): string[] {
+    return []
+  }
+
   /** @internal net.Socket's, which libraries call to tell of activity: native code sees it. */
   _unrefTimer(): void {}
 
   /** @internal */
   received(chunk: Buffer): void {
+    if (this.hasPushed) {
+      // `_read`, which comes behind 'readable', has it delivered.
+      this.transport.pauseReading()
+      this.transport.holdRest(chunk)
+      return
+    }
     this.bytesRead += chunk.length
     this.receivedIn = this.transport.loop.batch
     this.timer?.active()
     if (!this.push(chunk)) this.transport.pauseReading()
+    if (this.readableFlowing === false) {
+      this.hasPushed = true
+      process.nextTick(() => {
+        this.hasPushed = false
+      })
+    }
   }
 
   /**
    * @internal The peer has ended its half. Behind what the bytes before it have set going by next ticks and promises: in node:net each
    * is an event of its own, and node:http aborts at the end what it has not answered.
    */
-  ended(): void {
+  peerEnded(): void {
     this.endsLater = this.receivedIn === this.transport.loop.batch
-    if (this.endsLater) soon(() => this.endLate())
+    if (this.endsLater) later(() => this.endLate())
     else this.endReading()
   }
 
@@ -258,13 +289,16 @@ export class TransportDuplex extends Duplex {
   /** @internal The connection is gone. */
   lost(error: Error | null): void {
     this.endLate()
-    // A stream that was not at its end is destroyed: who waits for that end hears of it. That its server was stopped by force is no
-    // reason to end the process where nobody listens; net.Socket has no such error.
-    const isUnheard = this.listenerCount('error') === 0 && isServerAborted(error)
-    if (!this.destroyed) this.destroy(isUnheard ? undefined : (error ?? undefined))
-    const gone = this.whenLost
-    this.whenLost = undefined
-    gone?.()
+    // A stream that was not at its end is destroyed: who waits for that end hears of it.
+    this.brokenBy = error
+    if (this.destroyed) this.emitClose()
+    else this.destroy(error ?? undefined)
+  }
+
+  /** @internal More waits to be sent than the high watermark, or no more than the low one. */
+  full(isFull: boolean): void {
+    if (isFull) this.writes.paused()
+    else this.writes.resumed()
   }
 
   /** @internal Whether silence is to be told here, rather than to end the connection. */
@@ -277,97 +311,65 @@ export class TransportDuplex extends Duplex {
     if (this.timer?.isOver() === true) this.emit('timeout')
   }
 
-  /** @returns how many bytes it was */
-  private send(chunk: Uint8Array | string, encoding: BufferEncoding): number {
-    const { transport } = this
-    this.timer?.active()
-    if (typeof chunk === 'string') {
-      if (encoding === 'utf8' || encoding === 'latin1') return transport.writeText(chunk, encoding)
-      chunk = Buffer.from(chunk, encoding)
-    }
-    transport.write(chunk)
-    return chunk.length
+  /** @internal Whether something waits here that native code does not know of. */
+  get owes(): boolean {
+    return this.readableLength > 0 || this.writableLength > 0
   }
 
-  /** Bytes were written: the callback is called at once while the connection takes them, else when it has. */
-  private taken(bytes: number, callback: WriteCallback): void {
-    if (this.hasRoom(bytes)) callback()
-    else this.whenSent(callback)
+  /** The server drains, and something moved: asks again whether anything is owed, behind what is under way. */
+  private askToFinish(): void {
+    if (this.asksToFinish) return
+    this.asksToFinish = true
+    process.nextTick(() => {
+      this.asksToFinish = false
+      this.transport.finish()
+    })
   }
 
-  /** @param bytes were written right now */
-  private hasRoom(bytes: number): boolean {
-    this.sent += bytes
-    const { batch } = this.transport.loop
-    this.unconfirmed = batch === this.batch ? this.unconfirmed + bytes : bytes
-    this.batch = batch
-    return this.unconfirmed <= DUPLEX_UNCONFIRMED_BYTES || !this.isBehind()
+  /** Whether the connection's events come here: it may have been given to another protocol. */
+  private get isReceiving(): boolean {
+    return (this.transport.protocol as Partial<DuplexProtocol>).duplex === this
   }
 
-  /** Whether the kernel has not taken all that was written; what it can take it has taken. */
-  private isBehind(): boolean {
-    const { loop, handle, lost } = this.transport
-    if (lost) return false
-    loop.calls.flush()
-    this.unconfirmed = 0
-    return loop.native.bufferedBytes(handle) > 0
+  /** As a handle of Node's that is closed: behind 'error', and behind the callbacks of writes. */
+  private emitClose(): void {
+    if (this.isClosed) return
+    this.isClosed = true
+    const { hadError } = this
+    later(() => this.emit('close', hadError))
   }
 
-  private whenSent(callback: WriteCallback): void {
-    // When the connection is lost first its end tells of it.
-    const told = (): void => callback()
-    this.transport.writeOwned(NOTHING).then(told, told)
-  }
-
-  private sendFrom(chunks: readonly Written[], from: number, callback: WriteCallback): void {
-    for (let at = from; at < chunks.length; at++) {
-      const { chunk, encoding } = chunks[at] as Written
-      const goOn = (error?: Error | null): void => {
-        if (error) callback(error)
-        else this.sendFrom(chunks, at + 1, callback)
-      }
-      if (this.transport.closing) {
-        callback(closedError(this.transport))
-        return
-      }
-      if (chunk.length > DUPLEX_PIECE_BYTES) {
-        this.sendLarge(bytesOf(chunk, encoding), goOn)
-        return
-      }
-      if (!this.hasRoom(this.send(chunk, encoding))) {
-        this.whenSent(goOn)
-        return
-      }
-    }
-    callback()
-  }
-
-  /** In pieces, as the connection takes them: native code keeps what it does not. */
-  private sendLarge(bytes: Uint8Array, callback: WriteCallback, from = 0): void {
-    let at = from
-    for (let pieces = 0; at < bytes.length; pieces++) {
-      if (this.transport.closing) {
-        callback(closedError(this.transport))
-        return
-      }
-      const piece = bytes.subarray(at, at + DUPLEX_PIECE_BYTES)
-      at += piece.length
-      this.send(piece, 'utf8')
-      this.sent += piece.length
-      if (this.isBehind() || pieces === DUPLEX_PIECES_AT_ONCE) {
-        this.whenSent(() => this.sendLarge(bytes, callback, at))
-        return
-      }
-    }
-    callback()
-  }
-
+  /** As in node:net it is no error where it cannot be set: a Unix socket has no delay, and the connection may be over. */
   private option(name: 'noDelay' | 'keepAlive' | 'keepAliveTime', value: boolean | number): void {
     const { transport } = this
-    if (transport.lost || typeof transport.getExtraInfo('sockname') === 'string') return // as node:net: not of TCP, or over
-    transport.getExtraInfo('socket')?.setOption(name, value)
+    if (transport.lost || typeof transport.getExtraInfo('peername') === 'string') return
+    try {
+      transport.getExtraInfo('socket')?.setOption(name, value)
+    } catch {}
   }
 }
+
+// Optional in net.Socket's type, which an accessor of a class cannot be.
+for (const [end, info] of [
+  ['local', 'sockname'],
+  ['remote', 'peername'],
+] as const) {
+  for (const part of ['address', 'port', 'family'] as const) {
+    Object.defineProperty(
+      TransportDuplex.prototype,
+      end + (part[0] as string).toUpperCase() + part.slice(1),
+      {
+        configurable: true,
+        get(this: TransportDuplex) {
+          return ipOf(this.transport.getExtraInfo(info))?.[part]
+        },
+      },
+    )
+  }
+}
+
+/** Of net.Socket, for those who look at them or set them. Not each stream needs its own. */
+Object.assign(TransportDuplex.prototype, { server: null, _server: null, _parent: null, _host: null })
 
 /** Hands a connection's events to its stream. It has some methods at times only: then their getters are undefined. */
 export class DuplexProtocol implements Protocol {
@@ -379,12 +381,20 @@ export class DuplexProtocol implements Protocol {
   }
 
   eofReceived(): boolean {
-    this.duplex.ended()
+    this.duplex.peerEnded()
     return true // the stream ends our half
   }
 
   connectionLost(error: Error | null): void {
     this.duplex.lost(error)
+  }
+
+  pauseWriting(): void {
+    this.duplex.full(true)
+  }
+
+  resumeWriting(): void {
+    this.duplex.full(false)
   }
 
   /** Where the stream has a timeout. Else the server's own ends the connection. */
@@ -394,7 +404,8 @@ export class DuplexProtocol implements Protocol {
 
   /** Where somebody listens to `'draining'`. Else the connection is closed as soon as nothing is owed to the peer. */
   get draining(): () => void {
-    return (this.duplex.listenerCount('draining') > 0 ? this.told : undefined) as () => void
+    const { duplex } = this
+    return (duplex.listenerCount('draining') > 0 || duplex.owes ? this.told : undefined) as () => void
   }
 
   private silent(): void {
@@ -406,9 +417,22 @@ export class DuplexProtocol implements Protocol {
   }
 }
 
+/** On such protocols of every copy of this package. */
+const BRAND = Symbol.for('shardloop.duplex-protocol')
+
+Object.defineProperty(DuplexProtocol.prototype, BRAND, { value: true })
+// One of another copy of this package in the thread is an instance, too: tsx loads it twice for CommonJS.
+Object.defineProperty(DuplexProtocol, Symbol.hasInstance, {
+  value(this: unknown, value: unknown): boolean {
+    if (this !== DuplexProtocol) return Function.prototype[Symbol.hasInstance].call(this, value) // a subclass
+    return typeof value === 'object' && value !== null && BRAND in value
+  },
+})
+
 /** @throws ShardloopError ERR_SHARDLOOP_ARGUMENT */
 export function duplexOf(transport: TcpTransport, options: DuplexOptions = NO_OPTIONS): TransportDuplex {
-  const { allowHalfOpen, highWaterMark } = options
+  const { allowHalfOpen, highWaterMark, ...unknown } = options
+  for (const name of Object.keys(unknown)) throw invalid('an option', name, 'allowHalfOpen or highWaterMark')
   if (allowHalfOpen !== undefined && typeof allowHalfOpen !== 'boolean')
     throw invalid('allowHalfOpen', allowHalfOpen, 'a boolean')
   const isMark =
@@ -419,6 +443,8 @@ export function duplexOf(transport: TcpTransport, options: DuplexOptions = NO_OP
     throw invalid('highWaterMark', highWaterMark, `an integer from 0 to ${DUPLEX_HIGH_WATER_MAX_BYTES}`)
   const { protocol } = transport
   if (protocol instanceof DuplexProtocol) return protocol.duplex
+  if (transport.getExtraInfo('pipe') !== undefined)
+    throw new ShardloopError('ERR_SHARDLOOP_STATE', `pipe ${transport.id} has one direction: it is no Duplex`)
   const own = new DuplexProtocol()
   own.duplex = new TransportDuplex(transport, options)
   transport.setProtocol(own)
@@ -427,34 +453,33 @@ export function duplexOf(transport: TcpTransport, options: DuplexOptions = NO_OP
 }
 
 const NO_OPTIONS: DuplexOptions = {}
-/** As it was before the program may have replaced it. */
-const soon = setImmediate
+type Ip = Exclude<SocketAddress, string>
 
-function isServerAborted(error: Error | null): boolean {
-  return error instanceof ShardloopError && error.code === 'ERR_SHARDLOOP_SERVER_ABORTED'
-}
-
-function closedError({ id }: TcpTransport): ShardloopError {
-  return new ShardloopError(
-    'ERR_SHARDLOOP_CLOSED',
-    `connection ${id} is closed: nothing can be written to it`,
-  )
-}
-
-function bytesOf(chunk: Uint8Array | string, encoding: BufferEncoding): Uint8Array {
-  return typeof chunk === 'string' ? Buffer.from(chunk, encoding) : chunk
+function ipOf(address: SocketAddress | undefined): Ip | undefined {
+  return typeof address === 'string' ? undefined : address
 }
 
 /** What waits in the stream, behind what was given to the connection. */
 function waiting(duplex: TransportDuplex): readonly Written[] {
-  const state = (duplex as unknown as { _writableState: { getBuffer(): readonly Written[] } })._writableState
-  return state.getBuffer()
+  return (duplex as unknown as { readonly writableBuffer: readonly Written[] }).writableBuffer
 }
 
-function ipOf(address: SocketAddress | undefined): Exclude<SocketAddress, string> | undefined {
-  return typeof address === 'string' ? undefined : address
+/** The peer has ended, and so has this stream by itself: whoever writes on is told so, as by net.Socket. */
+function refuseWrites(this: TransportDuplex): void {
+  Object.defineProperty(this, 'write', { value: writeAfterEnd, configurable: true, writable: true })
 }
 
-function emitClose(duplex: TransportDuplex, hadError: boolean): void {
-  duplex.emit('close', hadError)
+function writeAfterEnd(
+  this: TransportDuplex,
+  chunk: Uint8Array | string,
+  encoding?: BufferEncoding | WriteCallback,
+  callback?: WriteCallback,
+): boolean {
+  if (!this.writableEnded)
+    return Duplex.prototype.write.call(this, chunk, encoding as BufferEncoding, callback)
+  const error = Object.assign(new Error('This socket has been ended by the other party'), { code: 'EPIPE' })
+  const told = typeof encoding === 'function' ? encoding : callback
+  if (typeof told === 'function') process.nextTick(told, error)
+  this.destroy(error)
+  return false
 }

@@ -46,7 +46,7 @@ export class InactivityTimer {
   /** No byte moved for as long as was armed. @returns whether that is as long as is wanted */
   isOver(): boolean {
     if (this.wantedMs === 0) {
-      this.arm(0)
+      this.disarm()
       return false
     }
     const now = performance.now()
@@ -57,8 +57,14 @@ export class InactivityTimer {
       return false
     }
     this.told = true
-    this.arm(0)
+    this.disarm()
     return true
+  }
+
+  /** The server's own is in force again. */
+  private disarm(): void {
+    this.armedMs = 0
+    this.transport.setIdleTimeout(this.transport.server.idleTimeoutMs)
   }
 
   private arm(milliseconds: number): void {

@@ -9,6 +9,7 @@ import type { ShardLoop } from './shard-loop.js'
 export class Clients implements ConnectionOwner {
   readonly name = null
   readonly isDraining = false
+  readonly idleTimeoutMs = 0
   readonly writeHighBytes: number = WRITE_HIGH_DEFAULT_BYTES
   readonly writeLowBytes: number = Math.floor(WRITE_HIGH_DEFAULT_BYTES / 4)
   readonly writeMaxBytes: number = WRITE_MAX_DEFAULT_BYTES

@@ -75,4 +75,6 @@ export interface ConnectionOwner extends ConnectionServer {
 export interface ConnectionServer extends WriteLimits {
   /** Whether its connections are to end. */
   readonly isDraining: boolean
+  /** The idle timeout that its connections begin with; 0 is none. */
+  readonly idleTimeoutMs: number
 }

@@ -19,6 +19,7 @@ export class LocalServer implements ServedServer, ConnectionOwner {
   readonly writeHighBytes: number
   readonly writeLowBytes: number
   readonly writeMaxBytes: number
+  readonly idleTimeoutMs: number
   /** @internal What happens to a connection that comes out of the queue after listening has stopped. */
   stopped: ((transport: TcpTransport) => void) | undefined = undefined
   private readonly loop: ShardLoop
@@ -43,6 +44,7 @@ export class LocalServer implements ServedServer, ConnectionOwner {
     this.writeHighBytes = options.writeHighBytes
     this.writeLowBytes = options.writeLowBytes
     this.writeMaxBytes = options.writeMaxBytes
+    this.idleTimeoutMs = options.idleTimeoutMs
   }
 
   get isDraining(): boolean {

@@ -142,6 +142,7 @@ export interface Transport extends AsyncDisposable {
   /**
    * Gives this connection to a stream of Node's from the next event on, as `setProtocol` does to a protocol, for libraries that
    * take a `net.Socket`. The same stream each time. What was received before is not in it: `unshift` that.
+   * A transport of `fromDuplex` gives back what it was made of, without what {@link TransportDuplex} adds.
    */
   duplex(options?: DuplexOptions): TransportDuplex
   /** `close()`; resolves when `connectionLost` was called. For `await using`. */

@@ -603,6 +603,11 @@ export class ShardLoop {
       })
       return
     }
+    this.failed(error, transport, name)
+  }
+
+  /** @internal What is called for a connection threw: it ends, its server's handler is told. @param name of what threw */
+  failed(error: unknown, transport: TcpTransport, name: string): void {
     const context = exceptionContext(
       `${name} of connection ${transport.id} threw; the connection was aborted`,
       error,

@@ -1,6 +1,6 @@
 import { AsyncResource } from 'node:async_hooks'
 import { ShardloopError, type SystemError, systemError } from '../errors.js'
-import { type DuplexOptions, duplexOf, type TransportDuplex } from '../interop/duplex.js'
+import { type DuplexOptions, DuplexProtocol, duplexOf, type TransportDuplex } from '../interop/duplex.js'
 import {
   CLOSE_PROGRAM,
   COMMAND_ABORT,
@@ -475,6 +475,12 @@ export class TcpTransport implements Transport {
   barWriting(): () => void {
     if (this.closing) throw this.error ?? closedError(this.id)
     this.refuseWrite()
+    if (this.protocol instanceof DuplexProtocol) {
+      throw new ShardloopError(
+        'ERR_SHARDLOOP_STATE',
+        `connection ${this.id} is a stream (duplex): a file would come between what is written there; pipe it into that`,
+      )
+    }
     const fulfilled = this.promised()
     const sending: FileSend = { ended: () => {}, lost: () => {}, thenEof: false }
     this.rarely().sending = sending
@@ -593,10 +599,20 @@ export class TcpTransport implements Transport {
     })
   }
 
-  private refuseWrite(): void {
-    if (!this.barred || this.closing) return
+  /** @internal Whether what is written now goes to the peer. */
+  get isWritable(): boolean {
+    return !this.closing && !this.barred
+  }
+
+  /** @internal Why it does not. */
+  refusal(): ShardloopError {
+    if (!this.barred || this.closing) return closedError(this.id)
     const why = this.rare?.sending === undefined ? 'after writeEof' : 'while a file is sent (sendFile)'
-    throw new ShardloopError('ERR_SHARDLOOP_STATE', `connection ${this.id} was written to ${why}`)
+    return new ShardloopError('ERR_SHARDLOOP_STATE', `connection ${this.id} was written to ${why}`)
+  }
+
+  private refuseWrite(): void {
+    if (this.barred && !this.closing) throw this.refusal()
   }
 }
 
