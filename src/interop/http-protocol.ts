@@ -16,6 +16,11 @@ interface Parser {
   onIncoming: (request: IncomingMessage, keepAlive: boolean) => number
 }
 
+/** node:http's listener to 'data'. */
+type ParseListener = (chunk: Buffer) => void
+/** It is known by that name. Where it has another one, what only the beginning of a head was received of is not waited for. */
+const PARSE_NAME = 'bound socketOnData'
+
 /** `net.Server`'s count of connections, which `getConnections` tells. */
 type CountingServer = Server & { _connections: number }
 
@@ -38,8 +43,6 @@ export class HttpProtocol extends DuplexProtocol {
   /** While the server drains: heads in the chunk that is parsed, or more (a body may look like one), that are not read yet. */
   private heads = 0
   private grace: NodeJS.Timeout | undefined = undefined
-  /** It was upgraded while the server drains, and its stream was told. */
-  private isTold = false
   /** While the server drains: the response whose end is waited for. */
   private awaited: ServerResponse | null = null
 
@@ -72,24 +75,38 @@ export class HttpProtocol extends DuplexProtocol {
       server._connections--
     })
     server.emit('connection', this.duplex)
-    const { parser } = this.duplex
-    if (!parser) return // a listener of the program's own has ended it
+    if (this.duplex.parser) this.follow(this.duplex.parser) // else a listener of the program's own has ended it
+  }
+
+  /** Learns what node:http reads: which requests, and from which chunks. */
+  private follow(parser: Parser): void {
+    const { duplex } = this
     const read = parser.onIncoming
     parser.onIncoming = (request, keepAlive) => {
       this.last = request
       return this.isEnding ? this.readLate(read, request, keepAlive) : read(request, keepAlive)
     }
+    const parse = duplex.listeners('data').find(({ name }) => name === PARSE_NAME) as
+      | ParseListener
+      | undefined
+    if (parse === undefined) return
+    // In its place, not beside it: two listeners cost each chunk a copy of their list. It is removed as that one, by `listener`, when
+    // the connection is upgraded.
+    const followed = Object.assign((chunk: Buffer) => this.parse(parse, chunk), { listener: parse })
+    duplex.removeListener('data', parse)
+    duplex.on('data', followed)
   }
 
-  override dataReceived(chunk: Buffer): void {
+  private parse(parse: ParseListener, chunk: Buffer): void {
     const { last } = this
     if (this.isEnding) this.heads = headsIn(chunk)
-    super.dataReceived(chunk)
+    parse(chunk)
     // Neither a head nor the body of a request before: it is the beginning of a head.
     this.isMidHead = this.last === last && (last === null || last.complete)
     if (!this.isEnding) return
     this.heads = 0
     if (!this.duplex.parser) this.upgradedLate()
+    else if (!this.duplex._httpMessage) this.endIdle()
   }
 
   override connectionLost(error: Error | null): void {
@@ -112,7 +129,8 @@ export class HttpProtocol extends DuplexProtocol {
   private endIdle(): void {
     if (this.isMidHead) return // the request will come, or node:http's headersTimeout
     const { last } = this
-    const isIdle = (): boolean => !this.duplex._httpMessage && this.last === last && !this.isMidHead
+    const isIdle = (): boolean =>
+      !this.duplex._httpMessage && this.last === last && !this.isMidHead && !this.hasMore
     const goneBy = (): void => {
       if (!isIdle()) return
       // What the kernel has received by now is read first.
@@ -120,6 +138,7 @@ export class HttpProtocol extends DuplexProtocol {
         if (isIdle()) this.duplex.destroySoon()
       })
     }
+    never(this.grace)
     if (this.idleGraceMs === 0) goneBy()
     else this.grace = later(goneBy, this.idleGraceMs)
   }
@@ -128,15 +147,20 @@ export class HttpProtocol extends DuplexProtocol {
   private await(response: ServerResponse): void {
     if (this.awaited === response) return
     this.awaited = response
-    const isLast = response.req === this.last && this.heads === 0
+    const isLast = response.req === this.last && !this.hasMore
     if (isLast && !response.headersSent) response.shouldKeepAlive = false
     // Behind node:http's own listener, which makes the next response the present one.
     response.once('finish', () => {
       this.awaited = null
       const next = this.duplex._httpMessage
       if (next) this.await(next)
-      else if (this.duplex.parser) this.duplex.destroySoon()
+      else if (this.duplex.parser && !this.hasMore) this.duplex.destroySoon()
     })
+  }
+
+  /** Requests may have been received that are not read. */
+  private get hasMore(): boolean {
+    return this.heads > 0 || this.duplex.readableLength > 0
   }
 
   /** A request that came while the server drains. Those in the same chunk are answered, too: the last one says that it is. */
@@ -148,12 +172,11 @@ export class HttpProtocol extends DuplexProtocol {
     return result
   }
 
-  /** The protocol that follows was not told yet. */
+  /** It was upgraded while the server drains: what it is now was not told yet. */
   private upgradedLate(): void {
     const told = super.draining as (() => void) | undefined
     if (told === undefined) this.transport.finish()
-    else if (!this.isTold) told.call(this)
-    this.isTold = true
+    else told.call(this)
   }
 
   /** As net.Server past maxConnections. */

@@ -5,6 +5,7 @@ import { type NodeHttpOptions, nodeHttp, type Server } from '../../src/index.js'
 import type { Client } from '../harness/client.js'
 import { Deferred, eventually } from '../harness/deferred.js'
 import { type Answer, get, readAnswer } from '../harness/http-answers.js'
+import { KiB } from '../harness/memory.js'
 import { forEachTransport, type TestContext } from '../harness/suite.js'
 
 /** No test waits for it: what does not end by itself fails by the test's own timeout. */
@@ -134,6 +135,38 @@ forEachTransport('draining of nodeHttp', (test) => {
       assertLast(await readAnswer(client))
       await ends(client, drained)
     }
+  })
+
+  test('requests that wait behind answers that the peer does not read are answered, and the last is told', async (t) => {
+    const body = Buffer.alloc(64 * KiB, 'x')
+    let read = 0
+    const server = await t.serve(
+      nodeHttp(
+        (_request, response) => {
+          read++
+          response.end(body)
+        },
+        { idleGraceMs: 0 },
+      ),
+      { drainTimeoutMs: NEVER_MS },
+    )
+    const [client, other] = [await t.connect(server, { paused: true }), await t.connect(server)]
+    const burst = 100
+    await client.write(get('/').repeat(burst)) // more than the kernel takes
+    await eventually(() => read === burst)
+    await client.write(get('/').repeat(burst))
+    for (const _ of [1, 2]) {
+      await other.write(get('/')) // it has surely been received when what came behind it is answered
+      await readAnswer(other)
+    }
+    other.end()
+    const drained = server.drain()
+    client.resume()
+    for (let answer = 1; answer <= 2 * burst; answer++) {
+      const { headers } = await readAnswer(client)
+      assert.equal(headers['connection'], answer < 2 * burst ? 'keep-alive' : 'close', `answer ${answer}`)
+    }
+    await ends(client, drained)
   })
 
   test('a body that looks like a head does not keep the connection', async (t) => {
