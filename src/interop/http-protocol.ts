@@ -22,6 +22,8 @@ type CountingServer = Server & { _connections: number }
 const HALF_OPEN = { allowHalfOpen: true }
 /** The end of a request's head. */
 const HEAD_END = '\r\n\r\n'
+const CR = 13
+const LF = 10
 /** As they were before the program may have replaced them. */
 const [later, never] = [setTimeout, clearTimeout]
 
@@ -38,6 +40,8 @@ export class HttpProtocol extends DuplexProtocol {
   /** While the server drains: heads in the chunk that is parsed, or more (a body may look like one), that are not read yet. */
   private heads = 0
   private grace: NodeJS.Timeout | undefined = undefined
+  /** That is over. */
+  private isLeaving = false
   /** It was upgraded while the server drains, and its stream was told. */
   private isTold = false
   /** While the server drains: the response whose end is waited for. */
@@ -83,13 +87,16 @@ export class HttpProtocol extends DuplexProtocol {
 
   override dataReceived(chunk: Buffer): void {
     const { last } = this
+    const isBetween = last === null || last.complete
     if (this.isEnding) this.heads = headsIn(chunk)
     super.dataReceived(chunk)
-    // Neither a head nor the body of a request before: it is the beginning of a head.
-    this.isMidHead = this.last === last && (last === null || last.complete)
+    // Neither a head nor of the body of a request before: it is of a head.
+    if (this.last !== last || !isBetween) this.isMidHead = false
+    else this.isMidHead ||= !isEmptyLine(chunk)
     if (!this.isEnding) return
     this.heads = 0
     if (!this.duplex.parser) this.upgradedLate()
+    else if (this.isLeaving) this.leaveIfIdle() // it was no request that came
   }
 
   override connectionLost(error: Error | null): void {
@@ -111,17 +118,28 @@ export class HttpProtocol extends DuplexProtocol {
 
   private endIdle(): void {
     if (this.isMidHead) return // the request will come, or node:http's headersTimeout
-    const { last } = this
-    const isIdle = (): boolean => !this.duplex._httpMessage && this.last === last && !this.isMidHead
-    const goneBy = (): void => {
-      if (!isIdle()) return
-      // What the kernel has received by now is read first.
-      this.transport.askForRest(() => {
-        if (isIdle()) this.duplex.destroySoon()
-      })
+    const leave = (): void => {
+      this.isLeaving = true
+      this.leaveIfIdle()
     }
-    if (this.idleGraceMs === 0) goneBy()
-    else this.grace = later(goneBy, this.idleGraceMs)
+    if (this.idleGraceMs === 0) leave()
+    else this.grace = later(leave, this.idleGraceMs)
+  }
+
+  private leaveIfIdle(): void {
+    if (!this.isIdle) return
+    // A body that nobody waits for any more.
+    if (this.last?.complete === false) this.duplex.destroySoon()
+    // What the kernel has received by now is read first.
+    else
+      this.transport.askForRest(() => {
+        if (this.isIdle) this.duplex.destroySoon()
+      })
+  }
+
+  /** There is no request, nor a part of one. */
+  private get isIdle(): boolean {
+    return !this.duplex._httpMessage && !this.isMidHead && Boolean(this.duplex.parser)
   }
 
   /** The connection ends behind this response, or behind those to what was read meanwhile. */
@@ -169,6 +187,11 @@ export class HttpProtocol extends DuplexProtocol {
     })
     this.duplex.destroy()
   }
+}
+
+/** Or more of them: what comes before a head without being of it. */
+function isEmptyLine(chunk: Buffer): boolean {
+  return chunk.every((byte) => byte === CR || byte === LF)
 }
 
 /** How many heads end in a chunk, at most. A head whose lines end without a carriage return counts as none. */
