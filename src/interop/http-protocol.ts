@@ -24,6 +24,8 @@ const HALF_OPEN = { allowHalfOpen: true }
 const HEAD_END = '\r\n\r\n'
 const CR = 13
 const LF = 10
+/** Requests whose answers say that they are the last, though neither the client nor the program has asked for that. */
+const announced = new WeakSet<IncomingMessage>()
 /** As they were before the program may have replaced them. */
 const [later, never] = [setTimeout, clearTimeout]
 
@@ -146,8 +148,8 @@ export class HttpProtocol extends DuplexProtocol {
   private await(response: ServerResponse): void {
     if (this.awaited === response) return
     this.awaited = response
-    const isLast = response.req === this.last && this.heads === 0
-    if (isLast && !response.headersSent) response.shouldKeepAlive = false
+    if (response.req === this.last && this.heads <= 0) announceEnd(response)
+    else revokeEnd(response)
     // Behind node:http's own listener, which makes the next response the present one.
     response.once('finish', () => {
       this.awaited = null
@@ -160,7 +162,11 @@ export class HttpProtocol extends DuplexProtocol {
   /** A request that came while the server drains. Those in the same chunk are answered, too: the last one says that it is. */
   private readLate(read: Parser['onIncoming'], request: IncomingMessage, keepAlive: boolean): number {
     this.heads--
-    const result = read(request, keepAlive && this.heads > 0)
+    const before = this.duplex._httpMessage
+    if (before) revokeEnd(before)
+    const isLast = this.heads <= 0
+    if (isLast && keepAlive) announced.add(request)
+    const result = read(request, keepAlive && !isLast)
     const response = this.duplex._httpMessage
     if (response) this.await(response)
     return result
@@ -192,6 +198,18 @@ export class HttpProtocol extends DuplexProtocol {
 /** Or more of them: what comes before a head without being of it. */
 function isEmptyLine(chunk: Buffer): boolean {
   return chunk.every((byte) => byte === CR || byte === LF)
+}
+
+/** An answer says that it is the last one, if it may still say anything. */
+function announceEnd(response: ServerResponse): void {
+  if (response.headersSent || !response.shouldKeepAlive) return
+  announced.add(response.req)
+  response.shouldKeepAlive = false
+}
+
+/** Another request has come behind its own. */
+function revokeEnd(response: ServerResponse): void {
+  if (!response.headersSent && announced.delete(response.req)) response.shouldKeepAlive = true
 }
 
 /** How many heads end in a chunk, at most. A head whose lines end without a carriage return counts as none. */

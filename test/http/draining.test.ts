@@ -222,6 +222,26 @@ forEachTransport('draining of nodeHttp', (test) => {
     await ends(client, drain())
   })
 
+  test('a request that comes while one is answered is answered, too, and that one does not end the connection', async (t) => {
+    const { client, server, requests, drain } = await serve(t, { idleGraceMs: 0 })
+    const paths = ['/a', '/b', '/c']
+    let drained: Promise<void> | undefined
+    const responses: ServerResponse[] = []
+    for (const path of paths) {
+      await client.write(get(path))
+      responses.push(await requests.come(path))
+      drained ??= drain()
+    }
+    assert.equal(server.metrics().total.connectionsOpen, 1)
+    for (const [index, response] of responses.entries()) {
+      response.end(paths[index])
+      const answer = await readAnswer(client)
+      assert.equal(answer.body, paths[index])
+      assert.equal(answer.headers['connection'], index === 2 ? 'close' : 'keep-alive')
+    }
+    await ends(client, drained as Promise<void>)
+  })
+
   test('a connection that was upgraded is told, and ends when it likes; if it does not listen, when it owes nothing', async (t) => {
     for (const listens of [true, false]) {
       const http = createServer()
