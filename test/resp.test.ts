@@ -90,6 +90,20 @@ plainSuite('resp commands', (test) => {
     ])
   })
 
+  test('an MGET of more than fits into a reply is an error, and what is around it is answered', () => {
+    const fixture = new Fixture()
+    fixture.ask('set a b')
+    const value = 'x'.repeat(1024 * 1024)
+    fixture.send(`*3\r\n$3\r\nset\r\n$3\r\nbig\r\n$${value.length}\r\n${value}\r\n`)
+    assert.equal(fixture.peer.take(), '+OK\r\n')
+    fixture.send(`get a\nmget ${'big '.repeat(10_000)}\nget a\n`)
+    const answer = '$1\r\nb\r\n'
+    assert.equal(
+      fixture.peer.take(),
+      `${answer}-ERR too long replies in one pipeline: ask for less at once\r\n${answer}`,
+    )
+  })
+
   test('INCR counts with 64 bits, and refuses what is no such number', () => {
     const wrong = '-ERR value is not an integer or out of range'
     check(new Fixture(), [

@@ -279,6 +279,16 @@ plainSuite('StreamReader', (test) => {
     assert.equal(await text(reader.readUntil('--')), 'b--')
   })
 
+  for (const [name, read] of Object.entries(READS)) {
+    test(`${name}: with a signal that is none it is refused, and the next read goes on`, async () => {
+      const { reader } = made()
+      assert.ok((await failure(read(reader, {} as AbortSignal))) instanceof TypeError)
+      const next = reader.read(5)
+      reader.feedData(Buffer.from('here'))
+      assert.equal(await text(next), 'here')
+    })
+  }
+
   test('arguments that cannot be are refused by name', async () => {
     const { reader } = made()
     const wrong: (() => Promise<unknown>)[] = [

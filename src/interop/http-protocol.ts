@@ -27,6 +27,10 @@ type CountingServer = Server & { _connections: number }
 const HALF_OPEN = { allowHalfOpen: true }
 /** The end of a request's head. */
 const HEAD_END = '\r\n\r\n'
+const CR = 13
+const LF = 10
+/** Requests whose answers say that they are the last, though neither the client nor the program has asked for that. */
+const announced = new WeakSet<IncomingMessage>()
 /** As they were before the program may have replaced them. */
 const [later, never] = [setTimeout, clearTimeout]
 
@@ -43,6 +47,8 @@ export class HttpProtocol extends DuplexProtocol {
   /** While the server drains: heads in the chunk that is parsed, or more (a body may look like one), that are not read yet. */
   private heads = 0
   private grace: NodeJS.Timeout | undefined = undefined
+  /** That is over, or was not needed: it ends as soon as it has no request. */
+  private isLeaving = false
   /** While the server drains: the response whose end is waited for. */
   private awaited: ServerResponse | null = null
 
@@ -99,14 +105,16 @@ export class HttpProtocol extends DuplexProtocol {
 
   private parse(parse: ParseListener, chunk: Buffer): void {
     const { last } = this
+    const isBetween = last === null || last.complete
     if (this.isEnding) this.heads = headsIn(chunk)
     parse(chunk)
-    // Neither a head nor the body of a request before: it is the beginning of a head.
-    this.isMidHead = this.last === last && (last === null || last.complete)
+    // Neither a head nor of the body of a request before: it is of a head.
+    if (this.last !== last || !isBetween) this.isMidHead = false
+    else this.isMidHead ||= !isEmptyLine(chunk)
     if (!this.isEnding) return
     this.heads = 0
     if (!this.duplex.parser) this.upgradedLate()
-    else if (!this.duplex._httpMessage) this.endIdle()
+    else if (this.isLeaving) this.leaveIfIdle() // it was no request that came
   }
 
   override connectionLost(error: Error | null): void {
@@ -127,34 +135,45 @@ export class HttpProtocol extends DuplexProtocol {
   }
 
   private endIdle(): void {
-    if (this.isMidHead) return // the request will come, or node:http's headersTimeout
-    const { last } = this
-    const isIdle = (): boolean =>
-      !this.duplex._httpMessage && this.last === last && !this.isMidHead && !this.hasMore
-    const goneBy = (): void => {
-      if (!isIdle()) return
+    if (this.isMidHead || this.idleGraceMs === 0) this.leave()
+    else this.grace = later(() => this.leave(), this.idleGraceMs)
+  }
+
+  private leave(): void {
+    this.isLeaving = true
+    this.leaveIfIdle()
+  }
+
+  /** What has begun of a head is waited for: the request will come, or node:http's headersTimeout. */
+  private leaveIfIdle(): void {
+    if (!this.isIdle) return
+    // A body that nobody waits for any more.
+    if (this.last?.complete === false) this.duplex.destroySoon()
+    else {
       // What the kernel has received by now is read first.
       this.transport.askForRest(() => {
-        if (isIdle()) this.duplex.destroySoon()
+        if (this.isIdle) this.duplex.destroySoon()
       })
     }
-    never(this.grace)
-    if (this.idleGraceMs === 0) goneBy()
-    else this.grace = later(goneBy, this.idleGraceMs)
+  }
+
+  /** There is no request, nor a part of one. */
+  private get isIdle(): boolean {
+    return !this.duplex._httpMessage && !this.isMidHead && !this.hasMore && Boolean(this.duplex.parser)
   }
 
   /** The connection ends behind this response, or behind those to what was read meanwhile. */
   private await(response: ServerResponse): void {
     if (this.awaited === response) return
     this.awaited = response
-    const isLast = response.req === this.last && !this.hasMore
-    if (isLast && !response.headersSent) response.shouldKeepAlive = false
+    if (response.req === this.last && !this.hasMore) announceEnd(response)
+    else revokeEnd(response)
     // Behind node:http's own listener, which makes the next response the present one.
     response.once('finish', () => {
       this.awaited = null
       const next = this.duplex._httpMessage
       if (next) this.await(next)
-      else if (this.duplex.parser && !this.hasMore) this.duplex.destroySoon()
+      else this.leave()
     })
   }
 
@@ -166,7 +185,11 @@ export class HttpProtocol extends DuplexProtocol {
   /** A request that came while the server drains. Those in the same chunk are answered, too: the last one says that it is. */
   private readLate(read: Parser['onIncoming'], request: IncomingMessage, keepAlive: boolean): number {
     this.heads--
-    const result = read(request, keepAlive && this.heads > 0)
+    const before = this.duplex._httpMessage
+    if (before) revokeEnd(before)
+    const isLast = !this.hasMore
+    if (isLast && keepAlive) announced.add(request)
+    const result = read(request, keepAlive && !isLast)
     const response = this.duplex._httpMessage
     if (response) this.await(response)
     return result
@@ -192,6 +215,23 @@ export class HttpProtocol extends DuplexProtocol {
     })
     this.duplex.destroy()
   }
+}
+
+/** Or more of them: what comes before a head without being of it. */
+function isEmptyLine(chunk: Buffer): boolean {
+  return chunk.every((byte) => byte === CR || byte === LF)
+}
+
+/** An answer says that it is the last one, if it may still say anything. */
+function announceEnd(response: ServerResponse): void {
+  if (response.headersSent || !response.shouldKeepAlive) return
+  announced.add(response.req)
+  response.shouldKeepAlive = false
+}
+
+/** Another request has come behind its own. */
+function revokeEnd(response: ServerResponse): void {
+  if (!response.headersSent && announced.delete(response.req)) response.shouldKeepAlive = true
 }
 
 /** How many heads end in a chunk, at most. A head whose lines end without a carriage return counts as none. */

@@ -30,8 +30,8 @@ export interface NodeHttpOptions {
  * with its options, timeouts and listeners (`'upgrade'`, `'checkContinue'`, …). It does not listen, and emits neither
  * `'listening'` nor `'close'`; its `'connection'` comes with a {@link TransportDuplex} in place of a `net.Socket`.
  *
- * What a listener throws, or its promise rejects with, is answered with 500, or ends its connection when the head of the answer
- * is sent, and reaches the server's exception handler. (With a server of node:http's what is thrown ends the connection and reaches
+ * What a listener throws, or its promise rejects with, reaches the server's exception handler. It is answered with 500, or ends
+ * its connection when the head of the answer is sent; an answer that is complete stays as it is. (With a server of node:http's what is thrown ends the connection and reaches
  * that handler; rejections of its listeners are the process' affair, as in node:http.)
  *
  * When the server drains (or its shard is replaced) what has been read is answered, the last of it with `Connection: close`, and the
@@ -91,11 +91,13 @@ function failed(error: unknown, request: IncomingMessage, response: ServerRespon
       { transport: protocol.transport, protocol },
     ),
   )
-  if (response.headersSent || response.writableEnded) {
+  if (response.writableEnded) return
+  if (response.headersSent) {
     response.destroy()
     return
   }
   for (const name of response.getHeaderNames()) response.removeHeader(name)
   response.statusCode = 500
+  response.statusMessage = '' // the usual one
   response.end('Internal Server Error')
 }

@@ -86,7 +86,8 @@ export class FlowControl {
 
   /** Whether the connection is lost, and this is what those hear of it who wait for more. */
   isLoss(error: unknown): boolean {
-    return error === this.lostWith || (this.closed !== null && error === this.closed)
+    // A handler may throw undefined, too.
+    return error instanceof Error && (error === this.lostWith || error === this.closed)
   }
 
   /** What waits is dropped, and `lost` is about to be called. */

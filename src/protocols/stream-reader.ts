@@ -231,8 +231,8 @@ export class StreamReader implements AsyncIterable<Buffer> {
     }
     return new Promise((resolve, reject) => {
       const waiting = new WaitingRead(this, take, resolve as (value: unknown) => void, reject, signal, exact)
+      if (signal !== undefined) watchSignal(signal, waiting) // throws when it is no signal
       this.waiting = waiting
-      if (signal !== undefined) watchSignal(signal, waiting)
       // However much is there: it waits for more.
       this.resume()
       this.whenWaiting?.()

@@ -21,8 +21,8 @@ export class Waiters {
   add(signal: AbortSignal | undefined): Promise<void> {
     return new Promise((resolve, reject) => {
       const waiter = new Waiter(this.#waiting, signal, resolve, reject)
+      if (signal !== undefined) watchSignal(signal, waiter) // throws when it is no signal
       this.#waiting.add(waiter)
-      if (signal !== undefined) watchSignal(signal, waiter)
     })
   }
 

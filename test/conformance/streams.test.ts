@@ -184,6 +184,22 @@ forEachTransport('streams', (test) => {
     })
   }
 
+  test('a handler that throws undefined has failed, too, and leaves no connection behind', async (t) => {
+    const reports: ExceptionContext[] = []
+    const handler: StreamHandler = async (stream) => {
+      await stream.readLine()
+      await Promise.reject(undefined)
+    }
+    const server = await serveStreams(t, handler, {
+      exceptionHandler: (context) => void reports.push(context),
+    })
+    const client = await t.connect(server, { mayBreak: true })
+    client.socket.write('go\n')
+    await client.untilReset()
+    await eventually(() => reports.length === 1)
+    assert.equal(reports[0]?.error, undefined)
+  })
+
   // CPython: client_connected_cb "can be a plain callable or a coroutine function"
   test('a handler that returns no promise leaves the connection to whoever has it', async (t) => {
     const accepted = new Deferred<Stream>()

@@ -36,7 +36,8 @@ async function serve(
   options: NodeHttpOptions,
 ): Promise<{ requests: Requests; server: Server; client: Client; drain: () => Promise<void> }> {
   const requests = new Requests()
-  const server = await t.serve(nodeHttp(requests.listener, options), { drainTimeoutMs: NEVER_MS })
+  const http = createServer({ keepAliveTimeout: 0 }, requests.listener) // it ends no connection in our place
+  const server = await t.serve(nodeHttp(http, options), { drainTimeoutMs: NEVER_MS })
   const client = await t.connect(server)
   await eventually(() => server.metrics().total.connectionsOpen === 1)
   return { requests, server, client, drain: () => server.drain() }
@@ -221,6 +222,57 @@ forEachTransport('draining of nodeHttp', (test) => {
     await client.write(request.slice(-2))
     assertLast(await readAnswer(client))
     await ends(client, drained)
+  })
+
+  test('the end of a body is not taken for the beginning of a head', async (t) => {
+    const { client, drain } = await serve(t, { idleGraceMs: 0 })
+    for (const [headers, body] of [
+      [{ 'content-length': '6' }, ['one', 'two']],
+      [{ 'transfer-encoding': 'chunked' }, ['3\r\none\r\n', '0\r\n\r\n']],
+    ] as const) {
+      await client.write(get('/now', headers))
+      assert.equal((await readAnswer(client)).body, 'now')
+      for (const part of body) {
+        const { received } = client
+        await client.write(part)
+        assert.equal(client.received, received)
+      }
+    }
+    // It has read all of that when it answers this.
+    await client.write(get('/now', { 'content-length': '4' }))
+    await readAnswer(client)
+    await client.write('body')
+    await ends(client, drain())
+  })
+
+  test('an empty line between requests, which some clients send, is no head', async (t) => {
+    const { server, client, drain } = await serve(t, { idleGraceMs: 0 })
+    await client.write(get('/now'))
+    await readAnswer(client)
+    const { bytesRead } = server.metrics().total
+    await client.write('\r\n')
+    await eventually(() => server.metrics().total.bytesRead === bytesRead + 2n)
+    await ends(client, drain())
+  })
+
+  test('a request that comes while one is answered is answered, too, and that one does not end the connection', async (t) => {
+    const { client, server, requests, drain } = await serve(t, { idleGraceMs: 0 })
+    const paths = ['/a', '/b', '/c']
+    let drained: Promise<void> | undefined
+    const responses: ServerResponse[] = []
+    for (const path of paths) {
+      await client.write(get(path))
+      responses.push(await requests.come(path))
+      drained ??= drain()
+    }
+    assert.equal(server.metrics().total.connectionsOpen, 1)
+    for (const [index, response] of responses.entries()) {
+      response.end(paths[index])
+      const answer = await readAnswer(client)
+      assert.equal(answer.body, paths[index])
+      assert.equal(answer.headers['connection'], index === 2 ? 'close' : 'keep-alive')
+    }
+    await ends(client, drained as Promise<void>)
   })
 
   test('a connection that was upgraded is told, and ends when it likes; if it does not listen, when it owes nothing', async (t) => {

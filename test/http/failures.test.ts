@@ -5,6 +5,7 @@ import { createServer as createSecureServer } from 'node:https'
 import { nodeHttp, type Server } from '../../src/index.js'
 import { Deferred } from '../harness/deferred.js'
 import { get, readAnswer } from '../harness/http-answers.js'
+import { MiB } from '../harness/memory.js'
 import { assertThrows, type ExceptionContext, forEachEngine, type TestContext } from '../harness/suite.js'
 
 /** A server and what its exception handler was told. */
@@ -69,6 +70,21 @@ forEachEngine('failures of HTTP listeners', (test) => {
     assert.doesNotMatch(received, /\r\n0\r\n/, 'a body that is cut short does not look complete')
     await other.write(get('/fine'))
     assert.equal((await readAnswer(other)).body, 'fine')
+    assert.equal(told.length, 1)
+  })
+
+  test('one that throws when its answer is complete is told of, and the answer and those behind it arrive', async (t) => {
+    const body = 'x'.repeat(4 * MiB) // more than the kernel takes at once
+    const { server, told } = await serve(t, async (request, response) => {
+      response.end(request.url === '/' ? body : 'fine')
+      if (request.url !== '/') return
+      await new Promise(setImmediate)
+      throw new Error('broken')
+    })
+    const client = await t.connect(server)
+    await client.write(get('/') + get('/fine'))
+    assert.equal((await readAnswer(client)).body.length, body.length)
+    assert.equal((await readAnswer(client)).body, 'fine')
     assert.equal(told.length, 1)
   })
 

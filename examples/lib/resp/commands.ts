@@ -1,10 +1,11 @@
 /** What the server understands: each command's name, how many arguments it takes, where its keys are, and what it does. */
 import type { Keyspace } from './keyspace.js'
+import { BATCH_REPLY_MAX_BYTES } from './limits.js'
 import type { Replies } from './replies.js'
 import type { Request } from './request.js'
 import { connectionCommands } from './server-commands.js'
 import { setCommand } from './set-command.js'
-import { EXPIRE_MAX_MS, INVALID_EXPIRE, NOT_AN_INTEGER, OUT_OF_MEMORY } from './texts.js'
+import { EXPIRE_MAX_MS, INVALID_EXPIRE, NOT_AN_INTEGER, OUT_OF_MEMORY, TOO_LONG_REPLIES } from './texts.js'
 
 /** Answers a request. */
 export type Run = (request: Request, keyspace: Keyspace, replies: Replies) => void
@@ -80,8 +81,13 @@ const get: Run = (request, keyspace, replies) => {
 }
 
 const mget: Run = (request, keyspace, replies) => {
+  const before = replies.length
   replies.array(request.count - 1)
   for (let index = 1; index < request.count; index++) {
+    if (replies.length - before > BATCH_REPLY_MAX_BYTES) {
+      replies.cut(before)
+      return replies.error(TOO_LONG_REPLIES)
+    }
     const value = keyspace.get(request.text(index))
     if (value === undefined) replies.nil()
     else replies.bulk(value)

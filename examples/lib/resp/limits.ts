@@ -35,7 +35,7 @@ export const REPLIES_EXPECTED_BYTES: number = 1 * MiB
 export const REPLIES_WAITING_MAX_BYTES: number = 64 * MiB
 /**
  * Replies to one message of another shard: what comes behind is not done, and answered by an error. With values up to 1 MiB only an
- * MGET comes to that.
+ * MGET comes to that, which is bounded by it on its own shard, too.
  */
 export const BATCH_REPLY_MAX_BYTES: number = 16 * MiB
 /** Memory for replies that is kept for the next ones. */

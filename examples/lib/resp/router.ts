@@ -10,6 +10,7 @@ import { RequestParser, WHOLE } from './parser.js'
 import { Replies } from './replies.js'
 import type { Waiting } from './reply-queue.js'
 import type { Request } from './request.js'
+import { TOO_LONG_REPLIES } from './texts.js'
 
 /** How shards reach each other. */
 export interface Shards {
@@ -121,8 +122,7 @@ export function answerBatch(requests: Buffer, keyspace: Keyspace): Buffer {
   parser.feed(requests, 0, requests.length)
   while (parser.next() === WHOLE) {
     const before = replies.length
-    if (before > BATCH_REPLY_MAX_BYTES)
-      replies.error('too long replies in one pipeline: ask for less at once')
+    if (before > BATCH_REPLY_MAX_BYTES) replies.error(TOO_LONG_REPLIES)
     else commandOf(parser.request, replies)?.run(parser.request, keyspace, replies)
     lengths.push(replies.length - before)
   }

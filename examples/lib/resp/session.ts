@@ -81,6 +81,7 @@ export class Session {
   #serve(): void {
     const parser = this.#parser
     let found: Found = WHOLE
+    replies.cut(0) // should another connection have failed in the middle
     while (replies.length < TURN_REPLY_BYTES && !this.#queue.isFull && !this.#isOver) {
       found = parser.next()
       if (found === MORE) break
