@@ -31,7 +31,8 @@ export interface NodeHttpOptions {
  * `'listening'` nor `'close'`; its `'connection'` comes with a {@link TransportDuplex} in place of a `net.Socket`.
  *
  * What a listener throws, or its promise rejects with, reaches the server's exception handler. It is answered with 500, or ends
- * its connection when the head of the answer is sent; an answer that is complete stays as it is. (With a server of node:http's what is thrown ends the connection and reaches
+ * its connection when the head of the answer is sent; an answer that is complete stays as it is. What a request's reading rejects
+ * with when its client has left is no failure. (With a server of node:http's what is thrown ends the connection and reaches
  * that handler; rejections of its listeners are the process' affair, as in node:http.)
  *
  * When the server drains (or its shard is replaced) what has been read is answered, the last of it with `Connection: close`, and the
@@ -83,6 +84,8 @@ function guarded(listener: RequestListener): RequestListener {
 }
 
 function failed(error: unknown, request: IncomingMessage, response: ServerResponse): void {
+  // To let through what the reading of a request rejects with whose client has left is no failure.
+  if (error instanceof Error && error === request.errored && request.socket.destroyed) return
   const protocol = HttpProtocol.of(request.socket)
   protocol?.transport.server.handleException(
     exceptionContext(

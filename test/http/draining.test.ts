@@ -232,11 +232,7 @@ forEachTransport('draining of nodeHttp', (test) => {
     ] as const) {
       await client.write(get('/now', headers))
       assert.equal((await readAnswer(client)).body, 'now')
-      for (const part of body) {
-        const { received } = client
-        await client.write(part)
-        assert.equal(client.received, received)
-      }
+      for (const part of body) await client.write(part)
     }
     // It has read all of that when it answers this.
     await client.write(get('/now', { 'content-length': '4' }))

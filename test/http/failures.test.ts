@@ -103,6 +103,27 @@ forEachEngine('failures of HTTP listeners', (test) => {
     assert.equal(told.length, 1)
   })
 
+  test('one that passes on that its client has left has not failed', async (t) => {
+    const left = new Deferred<Error>()
+    const { server, told } = await serve(t, async (request, response) => {
+      if (request.method === 'GET') return void response.end('fine')
+      try {
+        for await (const _ of request);
+      } catch (error) {
+        left.resolve(error as Error)
+        throw error
+      }
+    })
+    const client = await t.connect(server)
+    await client.write('POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\n\r\nhalf')
+    client.socket.destroy()
+    assert.equal(((await left.promise) as NodeJS.ErrnoException).code, 'ECONNRESET')
+    const other = await t.connect(server)
+    await other.write(get('/'))
+    assert.equal((await readAnswer(other)).body, 'fine')
+    assert.deepEqual(told, [])
+  })
+
   test('what a request puts into its AsyncLocalStorage no other connection sees', async (t) => {
     const storage = new AsyncLocalStorage<string>()
     const server = await t.serve(
