@@ -208,9 +208,6 @@ export const CALL_ERROR_TEXT_MAX = 2048
  */
 export const STREAM_LINGER_MS = 2_000
 
-/** Longest time of Node's timers. `setTimeout` of a connection as a stream takes more for that; `setIdleTimeout` refuses it. */
-export const TIMER_MAX_MS = 0x7fff_ffff
-
 /** Largest `highWaterMark` of a connection as a stream. More is refused with ERR_SHARDLOOP_ARGUMENT. */
 export const DUPLEX_HIGH_WATER_MAX_BYTES: number = 2 ** 30
 

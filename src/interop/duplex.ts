@@ -1,6 +1,6 @@
 import { Duplex } from 'node:stream'
 import { ShardloopError } from '../errors.js'
-import { DUPLEX_HIGH_WATER_MAX_BYTES, TIMER_MAX_MS } from '../limits.js'
+import { DUPLEX_HIGH_WATER_MAX_BYTES, TIME_MAX_MS } from '../limits.js'
 import { invalid } from '../workers/invalid.js'
 import type { Protocol, SocketAddress } from '../workers/protocol.js'
 import type { TcpTransport } from '../workers/transport.js'
@@ -174,7 +174,7 @@ export class TransportDuplex extends Duplex {
     ;(this as { timeout?: number }).timeout = milliseconds
     if (milliseconds > 0 || this.timer !== undefined) {
       this.timer ??= new InactivityTimer(this.transport)
-      this.timer.set(Math.min(Math.ceil(milliseconds), TIMER_MAX_MS))
+      this.timer.set(Math.min(Math.ceil(milliseconds), TIME_MAX_MS))
     }
     if (callback !== undefined) {
       if (milliseconds > 0) this.once('timeout', callback)

@@ -2,7 +2,7 @@ import type { AsyncResource } from 'node:async_hooks'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { ShardloopError } from '../errors.js'
-import { STREAM_LINGER_MS, TIMER_MAX_MS } from '../limits.js'
+import { STREAM_LINGER_MS, TIME_MAX_MS } from '../limits.js'
 import { checkedProtocol, isThenable, thrownError } from '../workers/callback-results.js'
 import { callExceptionHandler, exceptionContext } from '../workers/exception-handler.js'
 import { shardId } from '../workers/identity.js'
@@ -232,8 +232,8 @@ export class StreamTransport implements Transport {
   }
 
   setIdleTimeout(ms: number): void {
-    if (!(Number.isInteger(ms) && ms >= 0 && ms <= TIMER_MAX_MS))
-      throw invalid('ms', ms, `an integer from 0 to ${TIMER_MAX_MS}`)
+    if (!(Number.isInteger(ms) && ms >= 0 && ms <= TIME_MAX_MS))
+      throw invalid('ms', ms, `an integer from 0 to ${TIME_MAX_MS}`)
     if (this.#idle !== undefined) never(this.#idle)
     this.#idle = ms === 0 || this.#lost ? undefined : later(this.#silent, ms).unref()
   }

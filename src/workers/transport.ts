@@ -126,22 +126,19 @@ export class TcpTransport implements Transport {
   }
 
   write(data: WriteData): void {
+    if (typeof data === 'string') {
+      this.writeText(data, 'utf8')
+      return
+    }
     if (this.closing || this.barred) {
       this.refuseWrite()
       return
     }
-    const isText = typeof data === 'string'
-    if (!isText && !(data instanceof Uint8Array)) throw invalid('data', data, WRITE_DATA_EXPECTED)
+    if (!(data instanceof Uint8Array)) throw invalid('data', data, WRITE_DATA_EXPECTED)
     if (data.length === 0) return
     this.wroteIn = this.loop.batch
-    if (isText) {
-      if (data.length <= TEXT_MAX_LENGTH) this.loop.commands.writeText(this.handle, data, 'utf8')
-      else this.loop.calls.write(this.handle, Buffer.from(data))
-    } else if (data.length >= DIRECT_WRITE_BYTES) {
-      this.loop.calls.write(this.handle, data)
-    } else {
-      this.loop.commands.write(this.handle, data)
-    }
+    if (data.length >= DIRECT_WRITE_BYTES) this.loop.calls.write(this.handle, data)
+    else this.loop.commands.write(this.handle, data)
   }
 
   /** @internal As `write` of text in that encoding. @returns how many bytes that is; 0 when it is not written (any more) */
