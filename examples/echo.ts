@@ -73,6 +73,7 @@ function readArguments(): ServerOptions & { mode: string } {
       shards: { type: 'string', default: 'auto' },
       engine: { type: 'string', default: 'auto' },
       mode: { type: 'string', default: 'chunk' },
+      'no-moderation': { type: 'boolean', default: false },
     },
   })
   if (!Object.hasOwn(MODES, values.mode)) {
@@ -82,5 +83,6 @@ function readArguments(): ServerOptions & { mode: string } {
   }
   const { host, mode, path, port, shards } = values
   const where = path === undefined ? { host, port: number(port) } : { path }
-  return { ...where, mode, shards: number(shards), engine: engine(values.engine) }
+  const moderation = !values['no-moderation']
+  return { ...where, mode, shards: number(shards), engine: engine(values.engine), moderation }
 }

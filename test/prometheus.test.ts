@@ -109,6 +109,7 @@ forEachEngine('prometheus', (test) => {
       shardloop_write_calls_total: (shard) => shard.writes,
       shardloop_poll_calls_total: (shard) => shard.polls,
       shardloop_busy_poll_seconds_total: (shard) => shard.busyPollMs / 1000,
+      shardloop_moderation_seconds_total: (shard) => shard.moderationMs / 1000,
       shardloop_native_calls_total: (shard) => shard.nativeCalls,
       shardloop_shard_restarts_total: (shard) => shard.restarts,
       shardloop_loop_lag_max_seconds: (shard) => shard.loopLagMs.max / 1000,

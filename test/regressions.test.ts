@@ -151,6 +151,7 @@ forEachEngine('what broke once', (test, engine) => {
       writeLowBytes: 16384,
       writeMaxBytes: 1 << 26,
       idleTimeoutMs: 0,
+      moderation: true,
       exceptionHandler: ({ error }) => {
         throw error
       },

@@ -379,8 +379,10 @@ abi! {
     METRIC_DATAGRAMS_DROPPED = 35;
     /// Datagrams that were longer than there was room for, and dropped.
     METRIC_DATAGRAMS_TRUNCATED = 36;
+    /// Time rested between two batches, so that the second is larger.
+    METRIC_MODERATION_NS = 37;
     /// The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again.
-    METRIC_LOOP_LAG_FIRST_BUCKET = 37;
+    METRIC_LOOP_LAG_FIRST_BUCKET = 38;
     /// Number of metrics.
     METRIC_COUNT = METRIC_LOOP_LAG_FIRST_BUCKET + LOOP_LAG_BUCKETS;
 

@@ -15,9 +15,10 @@ use crate::connection::Handle;
 use crate::engine::SocketEngine;
 use crate::error::panic_text;
 use crate::guardian;
-use crate::limits::{BATCHES_PER_WAKE, BUSY_POLL_EVENTS, WAKE_BUDGET_US};
+use crate::limits::{BATCHES_PER_WAKE, BUSY_POLL_EVENTS, MODERATION_REST_US, WAKE_BUDGET_US};
 use crate::link::ShardLink;
 use crate::metrics::Metrics;
+use crate::moderation::{Moderation, Sign};
 use crate::nested::{Drained, Environment, Nested};
 use crate::ring::{Attached, Region, SharedMemory};
 use crate::slice::{self, ServingSlice};
@@ -26,11 +27,16 @@ use crate::uv;
 use crate::write_queue::{FileRange, Pin, PinnedMemory};
 use handles::{Handles, Turn};
 use std::cell::{Cell, RefCell};
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
+
+/// Whether a thread that sleeps for some microseconds is woken some tens of them later, not hundreds.
+const FINE_TIMERS: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// What a host needs of JavaScript.
 pub trait JavaScript: Environment + Attached + PinnedMemory {
@@ -58,6 +64,10 @@ pub struct Host {
     close_when_quiet: Cell<bool>,
     turn: Cell<Turn>,
     busy_poll: Cell<BusyPoll>,
+    /// Where it rests: on an engine that works on this thread, and on a system whose timers are fine enough.
+    moderation: Option<Cell<Moderation>>,
+    /// Servers that do not want it to.
+    unmoderated: RefCell<Vec<u16>>,
     /// Until it closes.
     serving: Cell<Option<ServingSlice>>,
 }
@@ -79,6 +89,8 @@ impl Host {
         // SAFETY: by the caller; the engine, whose the descriptor is, goes after the handles.
         let handles = unsafe { Handles::open(uv, uv_loop, engine.pollable())? };
         let turn = handles.turn();
+        let moderation =
+            (FINE_TIMERS && engine.may_look()).then(|| Cell::new(Moderation::new(Instant::now())));
         if let Some(link) = &link {
             // SAFETY: the loop is this thread's, and outlives the host's handles; their end closes the pulse.
             unsafe { link.pulse.open(uv, uv_loop) };
@@ -98,6 +110,8 @@ impl Host {
             close_when_quiet: Cell::new(false),
             turn: Cell::new(turn),
             busy_poll: Cell::new(BusyPoll::new(Instant::now())),
+            moderation,
+            unmoderated: RefCell::default(),
             serving: Cell::new(Some(ServingSlice::begin())),
         });
         // SAFETY: the handles are new.
@@ -129,6 +143,15 @@ impl Host {
         } else {
             self.guarded(|| self.submit());
             self.settle();
+        }
+    }
+
+    /// Whether the shard may rest between small batches, as far as this server goes.
+    pub fn allow_moderation(&self, server: u16, allowed: bool) {
+        let mut unmoderated = self.unmoderated.borrow_mut();
+        unmoderated.retain(|&other| other != server);
+        if !allowed {
+            unmoderated.push(server);
         }
     }
 
@@ -333,7 +356,7 @@ impl Host {
                 (now, backlog)
             });
             let Some((at, backlog)) = ended else { break };
-            now = at;
+            let found_at = mem::replace(&mut now, at);
             if backlog {
                 self.update_busy_poll(|policy| policy.goes_on(now));
                 if now.duration_since(began) >= Duration::from_micros(WAKE_BUDGET_US) {
@@ -341,9 +364,15 @@ impl Host {
                 }
                 continue;
             }
-            let peer = self.memory.borrow().first_event_handle();
+            let peer = self.memory.borrow().events().next().map_or(0, |(_, handle)| handle);
             looks_until = self.update_busy_poll(|policy| policy.until(now, began, events, peer));
-            let Some(found_at) = looks_until.and_then(|until| self.look_ahead(now, until)) else { break };
+            let rests = self.rests(now, found_at, began);
+            let next = match looks_until {
+                Some(until) => self.look_ahead(now, until),
+                None if rests => self.rest(now),
+                None => None,
+            };
+            let Some(found_at) = next else { break };
             now = found_at;
         }
         self.in_batch.set(false);
@@ -351,10 +380,7 @@ impl Host {
     }
 
     fn update_busy_poll<T>(&self, change: impl FnOnce(&mut BusyPoll) -> T) -> T {
-        let mut policy = self.busy_poll.get();
-        let result = change(&mut policy);
-        self.busy_poll.set(policy);
-        result
+        update(&self.busy_poll, change)
     }
 
     /// Looks from `now` until `until` for something that became ready, as long as libuv has nothing to do at once. When it was.
@@ -364,9 +390,9 @@ impl Host {
         }
         let (found, at) = self.guarded(|| {
             let mut engine = self.engine.borrow_mut();
-            let engine = engine.as_mut()?;
+            let engine = engine.as_mut().filter(|engine| engine.may_look())?;
             loop {
-                let found = engine.look()?;
+                let found = engine.look();
                 let at = Instant::now();
                 if found || at >= until {
                     return Some((found, at));
@@ -376,6 +402,35 @@ impl Host {
         self.metrics.add(abi::METRIC_BUSY_POLL_NS, at.duration_since(now).as_nanos() as u64);
         if !found {
             self.update_busy_poll(BusyPoll::missed);
+        }
+        found.then_some(at)
+    }
+
+    /// Whether to rest after the batch that was found at `found_at` and is done.
+    fn rests(&self, now: Instant, found_at: Instant, woken_at: Instant) -> bool {
+        let Some(policy) = &self.moderation else { return false };
+        if !self.unmoderated.borrow().is_empty() {
+            return false;
+        }
+        let memory = self.memory.borrow();
+        let signs = memory
+            .events()
+            .map(|(kind, peer)| Sign { peer, last: kind & abi::KIND_MASK == abi::EVENT_CLOSED });
+        update(policy, |policy| policy.rests(now, found_at, woken_at, signs))
+    }
+
+    /// Rests, unless libuv has something to do at once. When the rest was over, if something has become ready meanwhile.
+    fn rest(&self, now: Instant) -> Option<Instant> {
+        if !self.handles.libuv_waits() {
+            return None;
+        }
+        thread::sleep(Duration::from_micros(MODERATION_REST_US));
+        let found = self.guarded(|| self.engine.borrow_mut().as_mut().is_some_and(|engine| engine.look()));
+        let at = Instant::now();
+        self.metrics.add(abi::METRIC_MODERATION_NS, at.duration_since(now).as_nanos() as u64);
+        let found = found == Some(true);
+        if let Some(policy) = &self.moderation {
+            update(policy, |policy| if found { policy.rested() } else { policy.missed() });
         }
         found.then_some(at)
     }
@@ -507,6 +562,13 @@ impl Nested for Host {
         log::debug!("the engine is closed");
         contained(|| self.javascript.closed());
     }
+}
+
+fn update<P: Copy, T>(policy: &Cell<P>, change: impl FnOnce(&mut P) -> T) -> T {
+    let mut changed = policy.get();
+    let result = change(&mut changed);
+    policy.set(changed);
+    result
 }
 
 /// Runs the work of an end; a panic is logged, for there is no shard to end any more.

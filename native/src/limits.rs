@@ -72,6 +72,19 @@ pub const BUSY_POLL_PEERS: usize = 4;
 pub const BUSY_POLL_WAKE_US: u64 = 250;
 /// Batches that pass at most until it does again after it did in vain.
 pub const BUSY_POLL_REST: u32 = 255;
+/// Time for which a shard rests between two small batches when many peers keep it busy ([`crate::moderation`]). The kernel adds the
+/// slack of its timers, 50 µs unless the process has another (PR_SET_TIMERSLACK).
+pub const MODERATION_REST_US: u64 = 10;
+/// Events of a batch above which it does not.
+pub const MODERATION_EVENTS: usize = 8;
+/// Mean time between two events above which it does not.
+pub const MODERATION_INTERVAL_US: u64 = 15;
+/// Mean time after which peers come again below which it does not.
+pub const MODERATION_CYCLE_US: u64 = 300;
+/// Events after a rest below which it was in vain.
+pub const MODERATION_GAIN: usize = 3;
+/// Batches that pass at most until it does again after it did in vain.
+pub const MODERATION_PAUSE: u32 = 1023;
 /// Pause between two attempts to accept when the process or the system is out of descriptors.
 pub const ACCEPT_RETRY_MS: u64 = 100;
 /// Resolution of idle timeouts.

@@ -135,10 +135,13 @@ impl SharedMemory {
         unsafe { *self.control.base.add(word as usize) }
     }
 
-    /// Whose the first event of the last batch was; anything before there was one.
-    pub fn first_event_handle(&self) -> i32 {
-        // SAFETY: the region is valid by `Region::new`, and has room for more than one record.
-        unsafe { *self.events.base.add(1) }
+    /// Kind and connection of the events of the last batch.
+    pub fn events(&self) -> impl ExactSizeIterator<Item = (i32, i32)> {
+        let records = self.control(abi::CONTROL_EVENTS) as usize / WORDS;
+        (0..records.min(abi::EVENT_RING_RECORDS as usize)).map(|index| {
+            // SAFETY: the region is valid by `Region::new`, and has room for so many records (asserted in `new`).
+            unsafe { (*self.events.base.add(index * WORDS), *self.events.base.add(index * WORDS + 1)) }
+        })
     }
 
     /// Sets a control word.

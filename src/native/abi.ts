@@ -327,10 +327,12 @@ export const METRIC_DATAGRAMS_SENT = 34 as const
 export const METRIC_DATAGRAMS_DROPPED = 35 as const
 /** Datagrams that were longer than there was room for, and dropped. */
 export const METRIC_DATAGRAMS_TRUNCATED = 36 as const
+/** Time rested between two batches, so that the second is larger. */
+export const METRIC_MODERATION_NS = 37 as const
 /** The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again. */
-export const METRIC_LOOP_LAG_FIRST_BUCKET = 37 as const
+export const METRIC_LOOP_LAG_FIRST_BUCKET = 38 as const
 /** Number of metrics. */
-export const METRIC_COUNT = 57 as const
+export const METRIC_COUNT = 58 as const
 /** Buckets of the loop lag. Each goes to twice the time of the one before; the last has no end. */
 export const LOOP_LAG_BUCKETS = 20 as const
 /** Where the first bucket ends, in nanoseconds. */

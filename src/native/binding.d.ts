@@ -406,6 +406,8 @@ export interface NativeServerLimits {
   writeMaxBytes: number
   /** Milliseconds without activity; 0 for no limit. */
   idleTimeoutMs: number
+  /** Whether the shard may rest between small batches. */
+  moderation: boolean
 }
 
 /**

@@ -10,7 +10,15 @@ import {
 } from './options.js'
 
 /** Those of `createServer` that have to do with connections. */
-const STREAMS_ONLY = ['path', 'socketMode', 'backlog', 'noDelay', 'idleTimeoutMs', 'balance'] as const
+const STREAMS_ONLY = [
+  'path',
+  'socketMode',
+  'backlog',
+  'noDelay',
+  'moderation',
+  'idleTimeoutMs',
+  'balance',
+] as const
 
 /**
  * Options of `createDatagramServer`: those of `createServer` that have nothing to do with connections, and those of the

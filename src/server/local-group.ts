@@ -109,6 +109,7 @@ class LocalShard implements ShardControl {
       writeLowBytes: order.writeLowBytes,
       writeMaxBytes: order.writeMaxBytes,
       idleTimeoutMs: order.idleTimeoutMs,
+      moderation: order.moderation,
     })
   }
 

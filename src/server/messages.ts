@@ -65,6 +65,7 @@ export interface ServeOrder {
   readonly writeLowBytes: number
   readonly writeMaxBytes: number
   readonly idleTimeoutMs: number
+  readonly moderation: boolean
   /** Whether it is a datagram server, whose listeners are its sockets. */
   readonly datagrams: boolean
   readonly stallAfterMs: number

@@ -26,6 +26,7 @@ import {
   METRIC_LOOP_LAG_LAST_NS,
   METRIC_LOOP_LAG_MAX_NS,
   METRIC_LOOP_TURNS,
+  METRIC_MODERATION_NS,
   METRIC_NATIVE_CALLS,
   METRIC_POLLS,
   METRIC_READS,
@@ -154,6 +155,12 @@ export interface ShardMetrics {
    * threads is not counted.
    */
   readonly busyPollMs: number
+  /**
+   * Time slept between two batches, in milliseconds, so that the next is larger (interrupt moderation): the engine mio does for
+   * some 70 µs at a time when many peers keep it busy a few events at a time. It takes no processor, and is part of
+   * `loopLagMs.sum`, as timers and other work wait for it. 0 on tokio and on macOS.
+   */
+  readonly moderationMs: number
   /**
    * Calls from JavaScript into the native core on the path of bytes and connections: commands ring or write slab full,
    * a read slab replaced, large or owned writes, a peer's address.
@@ -298,6 +305,7 @@ function shape(counters: BigUint64Array, restarts: number): ShardMetrics {
     writes: count(METRIC_WRITES),
     polls: count(METRIC_POLLS),
     busyPollMs: count(METRIC_BUSY_POLL_NS) / NS_PER_MS,
+    moderationMs: count(METRIC_MODERATION_NS) / NS_PER_MS,
     nativeCalls: count(METRIC_NATIVE_CALLS),
     writeOverflows: count(METRIC_WRITE_OVERFLOWS),
     loopLagMs: {

@@ -131,6 +131,11 @@ const FAMILIES: readonly Family[] = [
     (shard) => shard.busyPollMs / 1000,
   ),
   counter(
+    'shardloop_moderation_seconds_total',
+    'Time slept between two batches, so that the next is larger.',
+    (shard) => shard.moderationMs / 1000,
+  ),
+  counter(
     'shardloop_native_calls_total',
     'Calls from JavaScript into the native core on the path of bytes and connections.',
     (shard) => shard.nativeCalls,

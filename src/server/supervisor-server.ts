@@ -222,6 +222,7 @@ export class SupervisorServer implements Server, ShardUser {
       writeLowBytes: settings.writeLowBytes,
       writeMaxBytes: settings.writeMaxBytes,
       idleTimeoutMs: settings.idleTimeoutMs,
+      moderation: settings.moderation,
       datagrams: settings.datagrams !== undefined,
       stallAfterMs: settings.stallAfterMs,
       logLevel: settings.logLevel,

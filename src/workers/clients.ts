@@ -28,7 +28,8 @@ export class Clients implements ConnectionOwner {
     this.id = id
     this.released = released
     const { writeHighBytes, writeLowBytes, writeMaxBytes } = this
-    loop.native.addServer(id, 0, { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs: 0 })
+    const limits = { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs: 0, moderation: true }
+    loop.native.addServer(id, 0, limits)
   }
 
   requested(): void {

@@ -40,6 +40,8 @@ export interface ServeOptions extends WriteLimits {
   readonly listeners: readonly number[]
   /** 0 is none. */
   readonly idleTimeoutMs: number
+  /** Whether the shard may rest between small batches. */
+  readonly moderation: boolean
   /** null: the thread's own. */
   readonly exceptionHandler: ExceptionHandler | null
 }

@@ -149,8 +149,9 @@ export class ShardLoop {
   serve(options: ServeOptions): ServedServer {
     const server = this.own((id) => new LocalServer(this, id, options))
     const { id } = server
-    const { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs } = options
-    this.native.addServer(id, options.number, { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs })
+    const { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs, moderation } = options
+    const limits = { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs, moderation }
+    this.native.addServer(id, options.number, limits)
     for (const listener of options.listeners) {
       const failure = this.native.listen(id, listener)
       if (failure !== null) {

@@ -209,6 +209,7 @@ export class Shard {
         writeLowBytes: order.writeLowBytes,
         writeMaxBytes: order.writeMaxBytes,
         idleTimeoutMs: order.idleTimeoutMs,
+        moderation: order.moderation,
       })
     } catch (error) {
       this.#refuse(link, error)

@@ -38,6 +38,8 @@ pub struct NativeServerLimits {
     pub write_max_bytes: u32,
     /// Milliseconds without activity; 0 for no limit.
     pub idle_timeout_ms: u32,
+    /// Whether the shard may rest between small batches.
+    pub moderation: bool,
 }
 
 /// One engine, nested in this thread's libuv loop.
@@ -123,6 +125,7 @@ impl NativeShard {
     /// Makes a server known, before `listen`; `number` is its number in the process, 0 for one that only this thread knows.
     #[napi(catch_unwind)]
     pub fn add_server(&self, server: u16, number: u32, limits: NativeServerLimits) {
+        self.host.allow_moderation(server, limits.moderation);
         let limits = ServerLimits {
             write_high_bytes: limits.write_high_bytes,
             write_low_bytes: limits.write_low_bytes,
@@ -166,6 +169,7 @@ impl NativeShard {
     /// Forgets a server that does not listen and has no connection (any more); its number may be used again.
     #[napi(catch_unwind)]
     pub fn remove_server(&self, server: u16) {
+        self.host.allow_moderation(server, true);
         self.host.with_engine(|engine| engine.remove_server(server));
     }
 

@@ -104,8 +104,12 @@ impl<S: System> Engine for Local<S> {
         self.shard.take_released_pins(released);
     }
 
-    fn look(&mut self) -> Option<bool> {
-        Some(self.shard.look())
+    fn may_look(&self) -> bool {
+        true
+    }
+
+    fn look(&mut self) -> bool {
+        self.shard.look()
     }
 
     fn has_backlog(&self) -> bool {

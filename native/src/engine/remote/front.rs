@@ -465,8 +465,12 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
     }
 
     /// The I/O thread may want this very processor, and looks itself.
-    fn look(&mut self) -> Option<bool> {
-        None
+    fn may_look(&self) -> bool {
+        false
+    }
+
+    fn look(&mut self) -> bool {
+        !self.events.is_empty()
     }
 
     fn has_backlog(&self) -> bool {
