@@ -346,12 +346,9 @@ mod tests {
     #[test]
     fn rests_in_vain_become_rare() {
         // Nothing came; hardly anything came; the thread did not get its processor back.
-        let cases: [(usize, Duration, fn(&mut Moderation)); 3] = [
-            (3, 5 * US, Moderation::missed),
-            (MODERATION_GAIN - 1, 5 * US, Moderation::rested),
-            (3, 1000 * US, Moderation::rested),
-        ];
-        for (of, rest, end) in cases {
+        for (of, rest, found) in
+            [(3, 5 * US, false), (MODERATION_GAIN - 1, 5 * US, true), (3, 1000 * US, true)]
+        {
             let mut policy = Moderation::new(Instant::now());
             let mut rests = 0;
             let mut apart = 5 * US;
@@ -363,7 +360,7 @@ mod tests {
                 if policy.rests(found_at + 15 * US, found_at, found_at, signs) {
                     rests += 1;
                     apart = rest;
-                    end(&mut policy);
+                    if found { policy.rested() } else { policy.missed() }
                 }
             }
             assert!((1..10_000 / 100).contains(&rests), "{rests} rests");
