@@ -59,13 +59,15 @@ pub const UNPOLLED_BATCHES: u32 = 3;
 /// Time after which a wake-up starts no further batch.
 pub const WAKE_BUDGET_US: u64 = 500;
 /// Time for which a shard looks for the next event before it sleeps, when events are close ([`crate::busy_poll`]).
-pub const BUSY_POLL_US: u64 = 50;
+pub const BUSY_POLL_US: u64 = 80;
 /// Mean time between a batch and the next event above which it does not.
-pub const BUSY_POLL_GAP_US: u64 = 30;
-/// The same for messages between threads, up to which it is tried, for BUSY_POLL_GAP_US.
+pub const BUSY_POLL_GAP_US: u64 = 60;
+/// The same for messages between threads, up to which it is tried, for BUSY_POLL_TRIAL_US.
 pub const BUSY_POLL_THREADS_GAP_US: u64 = 100;
+/// Time for which it looks where events are not close and may be so.
+pub const BUSY_POLL_TRIAL_US: u64 = 30;
 /// Events of a batch above which it does not.
-pub const BUSY_POLL_EVENTS: usize = 2;
+pub const BUSY_POLL_EVENTS: usize = 4;
 /// Peers whose events come in turn above which it does not.
 pub const BUSY_POLL_PEERS: usize = 4;
 /// Time after which a wake-up does not any more.

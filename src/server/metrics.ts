@@ -151,7 +151,7 @@ export interface ShardMetrics {
   readonly polls: number
   /**
    * Time spent looking for the next event instead of sleeping, in milliseconds: the engine mio does when few connections'
-   * events follow each other within some 30 µs. It is part of `loopLagMs.sum`. 0 on tokio. Looking for messages of other
+   * events follow each other within some 60 µs. It is part of `loopLagMs.sum`. 0 on tokio. Looking for messages of other
    * threads is not counted.
    */
   readonly busyPollMs: number
