@@ -15,7 +15,9 @@ use crate::connection::Handle;
 use crate::engine::SocketEngine;
 use crate::error::panic_text;
 use crate::guardian;
-use crate::limits::{BATCHES_PER_WAKE, BUSY_POLL_EVENTS, MODERATION_REST_US, WAKE_BUDGET_US};
+use crate::limits::{
+    BATCHES_PER_WAKE, BUSY_POLL_EVENTS, MODERATION_REST_US, MODERATION_SIGNS, WAKE_BUDGET_US,
+};
 use crate::link::ShardLink;
 use crate::metrics::Metrics;
 use crate::moderation::{Moderation, Sign};
@@ -357,6 +359,7 @@ impl Host {
             });
             let Some((at, backlog)) = ended else { break };
             let found_at = mem::replace(&mut now, at);
+            self.note_batch(now, found_at, events);
             if backlog {
                 self.update_busy_poll(|policy| policy.goes_on(now));
                 if now.duration_since(began) >= Duration::from_micros(WAKE_BUDGET_US) {
@@ -366,10 +369,9 @@ impl Host {
             }
             let peer = self.memory.borrow().events().next().map_or(0, |(_, handle)| handle);
             looks_until = self.update_busy_poll(|policy| policy.until(now, began, events, peer));
-            let rests = self.rests(now, found_at, began);
             let next = match looks_until {
                 Some(until) => self.look_ahead(now, until),
-                None if rests => self.rest(now),
+                None if self.rests(now, began) => self.rest(now),
                 None => None,
             };
             let Some(found_at) = next else { break };
@@ -406,17 +408,23 @@ impl Host {
         found.then_some(at)
     }
 
-    /// Whether to rest after the batch that was found at `found_at` and is done.
-    fn rests(&self, now: Instant, found_at: Instant, woken_at: Instant) -> bool {
-        let Some(policy) = &self.moderation else { return false };
-        if !self.unmoderated.borrow().is_empty() {
-            return false;
-        }
+    /// Tells the policy of rests of a batch that is done, if there may be any.
+    fn note_batch(&self, now: Instant, found_at: Instant, events: usize) {
+        let Some(policy) = &self.moderation else { return };
         let memory = self.memory.borrow();
-        let signs = memory
-            .events()
-            .map(|(kind, peer)| Sign { peer, last: kind & abi::KIND_MASK == abi::EVENT_CLOSED });
-        update(policy, |policy| policy.rests(now, found_at, woken_at, signs))
+        let signs =
+            memory.events().take(MODERATION_SIGNS).filter_map(|(kind, peer)| match kind & abi::KIND_MASK {
+                abi::EVENT_DATA => Some(Sign { peer, last: false }),
+                abi::EVENT_CLOSED => Some(Sign { peer, last: true }),
+                _ => None,
+            });
+        update(policy, |policy| policy.done(now, found_at, events, signs));
+    }
+
+    /// Whether to rest now that a batch is done, and nothing is left.
+    fn rests(&self, now: Instant, woken_at: Instant) -> bool {
+        let Some(policy) = &self.moderation else { return false };
+        self.unmoderated.borrow().is_empty() && update(policy, |policy| policy.rests(now, woken_at))
     }
 
     /// Rests, unless libuv has something to do at once. When the rest was over, if something has become ready meanwhile.

@@ -77,6 +77,12 @@ pub const BUSY_POLL_REST: u32 = 255;
 /// Time for which a shard rests between two small batches when many peers keep it busy ([`crate::moderation`]). The kernel adds the
 /// slack of its timers, 50 µs unless the process has another (PR_SET_TIMERSLACK).
 pub const MODERATION_REST_US: u64 = 10;
+/// What that makes on most machines.
+pub const MODERATION_USUAL_US: u64 = 70;
+/// A rest that took longer was in vain.
+pub const MODERATION_REST_MAX_US: u64 = 150;
+/// Events of a batch that are looked at for a peer that comes again.
+pub const MODERATION_SIGNS: usize = 64;
 /// Events of a batch above which it does not.
 pub const MODERATION_EVENTS: usize = 8;
 /// Mean time between two events above which it does not.

@@ -7,20 +7,21 @@
 //! between them. (redis-benchmark with 50 connections, a processor for each: with rests a request took the shard 0.87 times the
 //! processor time, there were 1.08 times as many in a second, and half of them had their answer as soon as before.)
 //!
-//! A rest takes what a peer waits for its answer at most a quarter longer: it is made only where peers come again after
-//! [`MODERATION_CYCLE_US`] or more, taken together such that a peer that comes again and again soon weighs most. Nor is it made
-//! where events are so far apart that it would gain few, where a shard has nothing to do for half of the time, or after a batch that is
-//! large as it is. After a rest that was in vain some batches pass without one, more of them each time.
+//! It has a price where peers send on a schedule of their own: their answers come that much later. Where they wait for them, a rest is
+//! about a quarter of the time after which they come again: it is made only where that is [`MODERATION_CYCLE_US`] or more, in a
+//! mean in which a peer that comes again soon weighs most. Nor is it made where events are so far apart that it would gain few,
+//! where a shard has nothing to do for half of the time, or after a batch that is large as it is. After a rest that was in vain some
+//! batches pass without one, more of them each time.
 #![forbid(unsafe_code)]
 
 use crate::limits::{
     BUSY_POLL_WAKE_US, MODERATION_CYCLE_US, MODERATION_EVENTS, MODERATION_GAIN, MODERATION_INTERVAL_US,
-    MODERATION_PAUSE, MODERATION_REST_US,
+    MODERATION_PAUSE, MODERATION_REST_MAX_US, MODERATION_SIGNS, MODERATION_USUAL_US,
 };
 use std::mem;
 use std::time::{Duration, Instant};
 
-/// One event of a batch.
+/// An event by which a peer shows that it is there: it has sent something, or has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sign {
     /// Whose.
@@ -55,7 +56,8 @@ pub struct Moderation {
     returns: u32,
     /// A mean of MODERATION_CYCLE_US by the time after which peers came again, in which each weighs a quarter.
     nearness: f32,
-    /// A rest came before this batch.
+    last_events: usize,
+    /// A rest comes before the next batch.
     rested: bool,
     /// Batches to pass after the next rest in vain, and how many of the current ones are left.
     pause: u32,
@@ -74,40 +76,45 @@ impl Moderation {
             marked_at: now,
             returns: 0,
             nearness: NEARNESS_MAX,
+            last_events: 0,
             rested: false,
             pause: 0,
             pausing: 0,
         }
     }
 
-    /// A batch that was found at `found_at`, in a wake-up that began at `woken_at`, is done at `now`, and nothing is left: whether
-    /// to rest before the next.
-    pub fn rests(
+    /// A batch of so many events that was found at `found_at` is done at `now`. `signs` are those of its first events that are signs.
+    pub fn done(
         &mut self,
         now: Instant,
         found_at: Instant,
-        woken_at: Instant,
-        batch: impl ExactSizeIterator<Item = Sign>,
-    ) -> bool {
-        let events = batch.len();
+        events: usize,
+        signs: impl Iterator<Item = Sign>,
+    ) {
         let period = now.saturating_duration_since(self.done_at).min(PERIOD_MAX);
         let work = now.saturating_duration_since(found_at).min(period);
         let apart = found_at.saturating_duration_since(self.done_at);
         self.done_at = now;
+        self.last_events = events;
         let mean = |mean: &mut f32, value: f32| *mean += (value - *mean) / 16.0;
         mean(&mut self.period, period.as_nanos() as f32);
         mean(&mut self.work, work.as_nanos() as f32);
         mean(&mut self.events, events as f32);
         if mem::take(&mut self.rested) {
-            let overslept = apart > Duration::from_micros(MODERATION_CYCLE_US);
+            let overslept = apart > Duration::from_micros(MODERATION_REST_MAX_US);
             if overslept || events < MODERATION_GAIN { self.missed() } else { self.pause /= 2 }
         }
-        if events > MODERATION_EVENTS {
-            self.peer = None; // it may be among them, and to look would take longer
-            return false;
+        if events > MODERATION_SIGNS {
+            self.peer = None; // it may be among those that are not looked at
+        } else {
+            self.note(found_at, signs);
         }
-        self.note(found_at, batch);
-        if self.period > self.events * (MODERATION_INTERVAL_US * 1000) as f32
+    }
+
+    /// Whether to rest before the next batch, in a wake-up that began at `woken_at`: nothing is left of the last.
+    pub fn rests(&mut self, now: Instant, woken_at: Instant) -> bool {
+        if self.last_events > MODERATION_EVENTS
+            || self.period > self.events * (MODERATION_INTERVAL_US * 1000) as f32
             || self.work < self.period / 2.0
             || self.nearness > 1.0
         {
@@ -117,8 +124,8 @@ impl Moderation {
             self.pausing -= 1;
             return false;
         }
-        let latest = woken_at + Duration::from_micros(BUSY_POLL_WAKE_US - MODERATION_REST_US);
-        now <= latest
+        // A rest of the usual length ends in time.
+        now <= woken_at + Duration::from_micros(BUSY_POLL_WAKE_US - MODERATION_USUAL_US)
     }
 
     /// A rest is over, and something came meanwhile.
@@ -133,28 +140,29 @@ impl Moderation {
     }
 
     /// Takes the time after which a peer comes again.
-    fn note(&mut self, found_at: Instant, mut batch: impl ExactSizeIterator<Item = Sign>) {
+    fn note(&mut self, found_at: Instant, mut signs: impl Iterator<Item = Sign>) {
         let Some(peer) = self.peer else {
-            self.peer = batch.next().map(|sign| sign.peer);
+            self.peer = signs.find(|sign| !sign.last).map(|sign| sign.peer);
             (self.marked_at, self.returns) = (found_at, 0);
+            // It may end in the same batch.
+            self.peer = self.peer.filter(|&peer| !signs.any(|sign| sign.last && sign.peer == peer));
             return;
         };
         let passed = found_at.saturating_duration_since(self.marked_at);
         let cycle = Duration::from_micros(MODERATION_CYCLE_US);
-        let nearness = match batch.find(|sign| sign.peer == peer) {
-            // Who ends may come again as another.
-            Some(Sign { last: true, .. }) => NEARNESS_MAX,
-            Some(_) if self.returns + 1 == RETURNS => {
-                let cycles = passed.as_secs_f32() / cycle.as_secs_f32();
-                (RETURNS as f32 / cycles).min(NEARNESS_MAX)
-            }
-            found => {
-                self.returns += u32::from(found.is_some());
-                if passed < cycle * CYCLES_MAX * RETURNS {
-                    return;
-                }
-                1.0 / CYCLES_MAX as f32
-            }
+        let (came, ended) = signs
+            .filter(|sign| sign.peer == peer)
+            .fold((false, false), |(_, ended), sign| (true, ended || sign.last));
+        self.returns += u32::from(came);
+        let nearness = if ended {
+            NEARNESS_MAX // who ends may come again as another
+        } else if came && self.returns == RETURNS {
+            let cycles = passed.as_secs_f32() / cycle.as_secs_f32();
+            (RETURNS as f32 / cycles).min(NEARNESS_MAX)
+        } else if passed >= cycle * CYCLES_MAX * RETURNS {
+            1.0 / CYCLES_MAX as f32
+        } else {
+            return;
         };
         self.nearness += (nearness - self.nearness) / 4.0;
         self.peer = None;
@@ -221,7 +229,8 @@ mod tests {
                 }
                 let at = |now| self.began + now;
                 let signs = batch.iter().map(|&peer| Sign { peer, last: false });
-                let rests = self.policy.rests(at(self.now), at(found_at), at(woken_at), signs);
+                self.policy.done(at(self.now), at(found_at), batch.len(), signs);
+                let rests = self.policy.rests(at(self.now), at(woken_at));
                 if !rests || !moderated {
                     break;
                 }
@@ -300,7 +309,8 @@ mod tests {
             let done_at = found_at + work;
             let peer = |index| (batch as usize * of + index) as i32 % peers;
             let signs = (0..of).map(|index| Sign { peer: peer(index), last: false });
-            rests += u32::from(policy.rests(done_at, found_at, found_at, signs));
+            policy.done(done_at, found_at, of, signs);
+            rests += u32::from(policy.rests(done_at, found_at));
             found_at = done_at + apart;
         }
         rests
@@ -328,19 +338,54 @@ mod tests {
             let found_at = policy.done_at + 5 * US;
             let peers = [0, 1 + batch % 1000, 1 + (batch + 500) % 1000];
             let signs = peers.into_iter().map(|peer| Sign { peer, last: false });
-            rests += u32::from(policy.rests(found_at + 15 * US, found_at, found_at, signs));
+            policy.done(found_at + 15 * US, found_at, 3, signs);
+            rests += u32::from(policy.rests(found_at + 15 * US, found_at));
         }
         assert!(rests < 100, "{rests} rests");
     }
 
     #[test]
     fn peers_that_end_may_come_again_as_others() {
+        // In whatever order the end of one, and the next one, are told; one that ends at once.
+        let orders = [[(0, false), (-1, true)], [(-1, true), (0, false)], [(0, false), (0, true)]];
+        for order in orders {
+            let mut policy = Moderation::new(Instant::now());
+            for batch in 0..10_000 {
+                let found_at = policy.done_at + 5 * US;
+                let signs = order.map(|(offset, last)| Sign { peer: batch + offset, last });
+                policy.done(found_at + 15 * US, found_at, 2, signs.into_iter());
+                assert!(!policy.rests(found_at + 15 * US, found_at), "{order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn batches_that_follow_at_once_neither_count_as_idle_nor_judge_a_rest() {
         let mut policy = Moderation::new(Instant::now());
+        let mut rests = 0;
         for batch in 0..10_000 {
             let found_at = policy.done_at + 5 * US;
-            let signs = [(batch, false), (batch - 1, true)].map(|(peer, last)| Sign { peer, last });
-            assert!(!policy.rests(found_at + 15 * US, found_at, found_at, signs.into_iter()));
+            let signs = (0..3).map(|index| Sign { peer: (3 * batch + index) % 1000, last: false });
+            policy.done(found_at + 12 * US, found_at, 3, signs);
+            // What comes of it: some end, or are told of room.
+            let signs = [Sign { peer: 5000, last: true }].into_iter();
+            policy.done(found_at + 15 * US, found_at + 12 * US, 1, signs);
+            if policy.rests(found_at + 15 * US, found_at) {
+                rests += 1;
+                policy.rested();
+            }
         }
+        assert!(rests > 5_000, "{rests} rests");
+    }
+
+    #[test]
+    fn a_peer_that_comes_again_soon_is_seen_in_larger_batches() {
+        let mut policy = Moderation::new(Instant::now());
+        batches(&mut policy, 1000, 3, 1000, 5 * US, 15 * US);
+        assert!(policy.nearness < 1.0);
+        // From now on all are of the same twenty, some of them in each batch.
+        batches(&mut policy, 1000, 12, 20, 5 * US, 60 * US);
+        assert!(policy.nearness > 1.0);
     }
 
     #[test]
@@ -357,7 +402,8 @@ mod tests {
                 let signs =
                     (0..of).map(|index| Sign { peer: (3 * batch + index as i32) % 1000, last: false });
                 apart = 5 * US;
-                if policy.rests(found_at + 15 * US, found_at, found_at, signs) {
+                policy.done(found_at + 15 * US, found_at, of, signs);
+                if policy.rests(found_at + 15 * US, found_at) {
                     rests += 1;
                     apart = rest;
                     if found { policy.rested() } else { policy.missed() }
@@ -371,12 +417,14 @@ mod tests {
     fn libuv_has_its_turn() {
         let mut policy = Moderation::new(Instant::now());
         batches(&mut policy, 1000, 3, 1000, 5 * US, 15 * US);
-        let next = |policy: &mut Moderation, woken_before: Duration| {
+        let next = |policy: &mut Moderation, woken_before: u64| {
             let found_at = policy.done_at + 5 * US;
             let signs = (0..3).map(|peer| Sign { peer: 2000 + peer, last: false });
-            policy.rests(found_at + 15 * US, found_at, found_at - woken_before, signs)
+            policy.done(found_at + 15 * US, found_at, 3, signs);
+            policy.rests(found_at + 15 * US, found_at + 15 * US - Duration::from_micros(woken_before))
         };
-        assert!(next(&mut policy, Duration::ZERO));
-        assert!(!next(&mut policy, Duration::from_micros(BUSY_POLL_WAKE_US)));
+        assert!(next(&mut policy, 0));
+        assert!(next(&mut policy, BUSY_POLL_WAKE_US - MODERATION_USUAL_US));
+        assert!(!next(&mut policy, BUSY_POLL_WAKE_US - MODERATION_USUAL_US + 1));
     }
 }

@@ -72,7 +72,7 @@ export interface ServerOptions {
   /**
    * Whether a shard may sleep for some 70 µs between two small batches when many peers keep it busy, as network adapters moderate
    * their interrupts: requests take less of the processor, and where no queue is an answer comes that much later. Default
-   * true; false for the shortest latency. A shard rests only where all its servers allow it; only on mio, and on Linux.
+   * true; false for the shortest latency. A shard rests only where all its servers of connections allow it; only on mio, and on Linux.
    */
   readonly moderation?: boolean
   /** Milliseconds until every shard must listen, at least 1. Default 10,000; past it createServer rejects with ERR_SHARDLOOP_START. A shard's replacement has as long, and counts as dead past it. */

@@ -101,11 +101,14 @@ const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const SEND_FLAGS: SendFlags = SendFlags::empty(); // SO_NOSIGPIPE is set when a connection is accepted
 
+/// macOS refuses more in one call.
+const SEND_MAX_BYTES: usize = i32::MAX as usize - 1;
+
 /// Sends what the kernel takes. One piece goes by `send`, which is cheaper than `sendmsg`. EINTR is tried again.
 #[inline]
 pub fn send(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     let sent = retry_on_intr(|| match pieces {
-        [piece] => net::send(fd, piece, SEND_FLAGS),
+        [piece] => net::send(fd, &piece[..piece.len().min(SEND_MAX_BYTES)], SEND_FLAGS),
         _ => net::sendmsg(fd, pieces, &mut SendAncillaryBuffer::default(), SEND_FLAGS),
     });
     // macOS says so of a socket that its peer is just resetting.
