@@ -98,7 +98,11 @@ async function unpack(packed: string, directory: string): Promise<void> {
   // What it draws with, beside it, and libraries.
   for (const archive of ['swiftshader.tar.br', 'al2023.tar.br']) {
     const tar = spawn('tar', ['-xf', '-', '-C', made], { stdio: ['pipe', 'inherit', 'inherit'] })
-    await Promise.all([pipeline(from(archive), tar.stdin), once(tar, 'close')])
+    const ended = once(tar, 'close')
+    // tar may end without the padding behind the archive's end: whether all is there is what it says itself.
+    const unread: unknown = await pipeline(from(archive), tar.stdin).catch((error: unknown) => error)
+    const [code] = (await ended) as [number | null]
+    if (code !== 0) throw new Error(`tar ended with ${code} on ${archive}`, { cause: unread })
   }
   renameSync(made, directory)
 }
