@@ -19,6 +19,7 @@
 //! something to do itself.
 #![forbid(unsafe_code)]
 
+use crate::back_off::BackOff;
 use crate::limits::{
     BUSY_POLL_EVENTS, BUSY_POLL_GAP_US, BUSY_POLL_PEERS, BUSY_POLL_REST, BUSY_POLL_THREADS_GAP_US,
     BUSY_POLL_TRIAL_US, BUSY_POLL_US, BUSY_POLL_WAKE_US,
@@ -37,9 +38,8 @@ pub struct BusyPoll {
     gap: Duration,
     /// Mean gap up to which a look is tried.
     tried_up_to: Duration,
-    /// Batches to pass after the next look in vain, and how many of the current ones are left.
-    rest: u32,
-    resting: u32,
+    /// Batches that pass without a look.
+    back_off: BackOff,
     /// Whose the last events were, and who makes room for the next stranger.
     peers: [i32; BUSY_POLL_PEERS],
     oldest: u8,
@@ -57,7 +57,8 @@ impl BusyPoll {
     pub fn new(now: Instant) -> Self {
         let tried_up_to = Duration::from_micros(BUSY_POLL_GAP_US);
         let peers = [NO_PEER; BUSY_POLL_PEERS];
-        Self { done_at: now, gap: GAP_MAX, tried_up_to, rest: 0, resting: 0, peers, oldest: 0, strangers: 0 }
+        let back_off = BackOff::new(BUSY_POLL_REST);
+        Self { done_at: now, gap: GAP_MAX, tried_up_to, back_off, peers, oldest: 0, strangers: 0 }
     }
 
     /// The same for a thread that waits for another of this process. It may only seem far because both go to sleep and have to be
@@ -82,11 +83,8 @@ impl BusyPoll {
     pub fn until(&mut self, now: Instant, woken_at: Instant, events: usize, peer: i32) -> Option<Instant> {
         self.done_at = now;
         self.met(peer);
-        if events > BUSY_POLL_EVENTS || self.gap > self.tried_up_to || self.strangers > MANY {
-            return None;
-        }
-        if self.resting > 0 {
-            self.resting -= 1;
+        let many = events > BUSY_POLL_EVENTS || self.strangers > MANY;
+        if many || self.gap > self.tried_up_to || self.back_off.passes() {
             return None;
         }
         let is_close = self.gap <= Duration::from_micros(BUSY_POLL_GAP_US);
@@ -105,14 +103,13 @@ impl BusyPoll {
 
     /// A look has found something.
     pub fn hit(&mut self, now: Instant) {
-        self.rest -= self.rest.div_ceil(4);
+        self.back_off.succeeded();
         self.found(now);
     }
 
     /// A look was in vain.
     pub fn missed(&mut self) {
-        self.rest = (2 * self.rest + 4).min(BUSY_POLL_REST);
-        self.resting = self.rest;
+        self.back_off.failed();
     }
 }
 

@@ -328,7 +328,7 @@ impl Host {
                 let Some(until) = looks_until.filter(done) else { break };
                 now = Instant::now();
                 if now >= until {
-                    self.update_busy_poll(BusyPoll::missed);
+                    update(&self.busy_poll, BusyPoll::missed);
                     break;
                 }
                 let Some(found_at) = self.look_ahead(now, until) else { break };
@@ -336,9 +336,9 @@ impl Host {
                 continue;
             }
             if looks_until.take().is_some() {
-                self.update_busy_poll(|policy| policy.hit(now));
+                update(&self.busy_poll, |policy| policy.hit(now));
             } else if now == began && events > 0 {
-                self.update_busy_poll(|policy| policy.found(began));
+                update(&self.busy_poll, |policy| policy.found(began));
             }
             self.metrics.add(abi::METRIC_BATCHES, 1);
             self.metrics.add(abi::METRIC_EVENTS, events as u64);
@@ -361,14 +361,14 @@ impl Host {
             let found_at = mem::replace(&mut now, at);
             self.note_batch(now, found_at, events);
             if backlog {
-                self.update_busy_poll(|policy| policy.goes_on(now));
+                update(&self.busy_poll, |policy| policy.goes_on(now));
                 if now.duration_since(began) >= Duration::from_micros(WAKE_BUDGET_US) {
                     break;
                 }
                 continue;
             }
             let peer = self.memory.borrow().events().next().map_or(0, |(_, handle)| handle);
-            looks_until = self.update_busy_poll(|policy| policy.until(now, began, events, peer));
+            looks_until = update(&self.busy_poll, |policy| policy.until(now, began, events, peer));
             let next = match looks_until {
                 Some(until) => self.look_ahead(now, until),
                 None if self.rests(now, began) => self.rest(now),
@@ -379,10 +379,6 @@ impl Host {
         }
         self.in_batch.set(false);
         self.settle();
-    }
-
-    fn update_busy_poll<T>(&self, change: impl FnOnce(&mut BusyPoll) -> T) -> T {
-        update(&self.busy_poll, change)
     }
 
     /// Looks from `now` until `until` for something that became ready, as long as libuv has nothing to do at once. When it was.
@@ -403,7 +399,7 @@ impl Host {
         })??;
         self.metrics.add(abi::METRIC_BUSY_POLL_NS, at.duration_since(now).as_nanos() as u64);
         if !found {
-            self.update_busy_poll(BusyPoll::missed);
+            update(&self.busy_poll, BusyPoll::missed);
         }
         found.then_some(at)
     }

@@ -3,13 +3,14 @@
 //! Layers, each knowing only those below it:
 //! `bind` (all that knows napi) → `host` (batches; `nested` and `uv` nest it in libuv) → `engine` (commands in, events out)
 //! → `shard` (connections: what all engines share) → `net`, `write_queue`, `timer`, `metrics`,
-//! `busy_poll`, `moderation`, `malloc`, `slice`, `limits`. Beside the shard, `alarm` wakes a thread's JavaScript at a given time,
+//! `busy_poll`, `moderation` (and `back_off`, how both give up), `malloc`, `slice`, `limits`. Beside the shard, `alarm` wakes a thread's JavaScript at a given time,
 //! and `mail` when another thread has something to say (`mailbox`, `stack`; `turn`: what is done before it looks for more).
 //! Any of them may write to the log (`log`), whose records JavaScript fetches by `bind`.
 
 pub mod abi;
 pub mod alarm;
 pub mod audience;
+pub mod back_off;
 pub mod bind;
 pub mod busy_poll;
 pub mod children;

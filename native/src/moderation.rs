@@ -14,6 +14,7 @@
 //! batches pass without one, more of them each time.
 #![forbid(unsafe_code)]
 
+use crate::back_off::BackOff;
 use crate::limits::{
     BUSY_POLL_WAKE_US, MODERATION_CYCLE_US, MODERATION_EVENTS, MODERATION_GAIN, MODERATION_INTERVAL_US,
     MODERATION_PAUSE, MODERATION_REST_MAX_US, MODERATION_SIGNS, MODERATION_USUAL_US,
@@ -59,9 +60,8 @@ pub struct Moderation {
     last_events: usize,
     /// A rest comes before the next batch.
     rested: bool,
-    /// Batches to pass after the next rest in vain, and how many of the current ones are left.
-    pause: u32,
-    pausing: u32,
+    /// Batches that pass without a rest.
+    back_off: BackOff,
 }
 
 impl Moderation {
@@ -78,8 +78,7 @@ impl Moderation {
             nearness: NEARNESS_MAX,
             last_events: 0,
             rested: false,
-            pause: 0,
-            pausing: 0,
+            back_off: BackOff::new(MODERATION_PAUSE),
         }
     }
 
@@ -102,7 +101,7 @@ impl Moderation {
         mean(&mut self.events, events as f32);
         if mem::take(&mut self.rested) {
             let overslept = apart > Duration::from_micros(MODERATION_REST_MAX_US);
-            if overslept || events < MODERATION_GAIN { self.missed() } else { self.pause /= 2 }
+            if overslept || events < MODERATION_GAIN { self.missed() } else { self.back_off.succeeded() }
         }
         if events > MODERATION_SIGNS {
             self.peer = None; // it may be among those that are not looked at
@@ -113,19 +112,12 @@ impl Moderation {
 
     /// Whether to rest before the next batch, in a wake-up that began at `woken_at`: nothing is left of the last.
     pub fn rests(&mut self, now: Instant, woken_at: Instant) -> bool {
-        if self.last_events > MODERATION_EVENTS
-            || self.period > self.events * (MODERATION_INTERVAL_US * 1000) as f32
-            || self.work < self.period / 2.0
-            || self.nearness > 1.0
-        {
-            return false;
-        }
-        if self.pausing > 0 {
-            self.pausing -= 1;
-            return false;
-        }
-        // A rest of the usual length ends in time.
-        now <= woken_at + Duration::from_micros(BUSY_POLL_WAKE_US - MODERATION_USUAL_US)
+        let gains = self.last_events <= MODERATION_EVENTS
+            && self.period <= self.events * (MODERATION_INTERVAL_US * 1000) as f32
+            && self.work >= self.period / 2.0;
+        // A rest of the usual length ends before libuv must have its turn.
+        let latest = woken_at + Duration::from_micros(BUSY_POLL_WAKE_US - MODERATION_USUAL_US);
+        gains && self.nearness <= 1.0 && now <= latest && !self.back_off.passes()
     }
 
     /// A rest is over, and something came meanwhile.
@@ -135,8 +127,7 @@ impl Moderation {
 
     /// A rest was in vain.
     pub fn missed(&mut self) {
-        self.pause = (2 * self.pause + 1).min(MODERATION_PAUSE);
-        self.pausing = self.pause;
+        self.back_off.failed();
     }
 
     /// Takes the time after which a peer comes again.
@@ -294,54 +285,50 @@ mod tests {
         assert_eq!(world.rests, 0);
     }
 
-    /// Batches of so many events, each of another of so many peers, found so long after the one before, each with so much work.
-    fn batches(
+    /// The next so many of peers that come in turn.
+    fn of(count: usize, peers: i32, batch: i32) -> impl ExactSizeIterator<Item = Sign> {
+        (0..count as i32).map(move |index| Sign { peer: (batch * count as i32 + index) % peers, last: false })
+    }
+
+    /// A batch that is found so long after the one before, with so much work; whether a rest follows.
+    fn batch(
         policy: &mut Moderation,
-        count: u32,
-        of: usize,
-        peers: i32,
         apart: Duration,
         work: Duration,
-    ) -> u32 {
-        let mut found_at = policy.done_at + apart;
-        let mut rests = 0;
-        for batch in 0..count {
-            let done_at = found_at + work;
-            let peer = |index| (batch as usize * of + index) as i32 % peers;
-            let signs = (0..of).map(|index| Sign { peer: peer(index), last: false });
-            policy.done(done_at, found_at, of, signs);
-            rests += u32::from(policy.rests(done_at, found_at));
-            found_at = done_at + apart;
-        }
-        rests
+        signs: impl ExactSizeIterator<Item = Sign>,
+    ) -> bool {
+        let found_at = policy.done_at + apart;
+        policy.done(found_at + work, found_at, signs.len(), signs);
+        policy.rests(found_at + work, found_at)
+    }
+
+    /// As many such batches, of so many events and peers; how many rests there would have been.
+    fn batches(policy: &mut Moderation, count: usize, peers: i32, apart: Duration, work: Duration) -> usize {
+        (0..10_000).filter(|&number| batch(policy, apart, work, of(count, peers, number))).count()
     }
 
     #[test]
     fn a_shard_that_has_little_to_do_does_not_rest() {
         let mut policy = Moderation::new(Instant::now());
-        assert_eq!(batches(&mut policy, 10_000, 3, 1000, 20 * US, 15 * US), 0);
-        assert!(batches(&mut policy, 10_000, 3, 1000, 10 * US, 15 * US) > 5_000);
+        assert_eq!(batches(&mut policy, 3, 1000, 20 * US, 15 * US), 0);
+        assert!(batches(&mut policy, 3, 1000, 10 * US, 15 * US) > 5_000);
     }
 
     #[test]
     fn large_batches_have_no_rest() {
         let mut policy = Moderation::new(Instant::now());
-        assert_eq!(batches(&mut policy, 10_000, MODERATION_EVENTS + 1, 1000, 2 * US, 40 * US), 0);
-        assert!(batches(&mut policy, 10_000, MODERATION_EVENTS, 1000, 2 * US, 40 * US) > 5_000);
+        assert_eq!(batches(&mut policy, MODERATION_EVENTS + 1, 1000, 2 * US, 40 * US), 0);
+        assert!(batches(&mut policy, MODERATION_EVENTS, 1000, 2 * US, 40 * US) > 5_000);
     }
 
     #[test]
     fn one_peer_that_comes_again_soon_is_not_kept_waiting_for_the_many_that_do_not() {
         let mut policy = Moderation::new(Instant::now());
-        let mut rests = 0;
-        for batch in 0..10_000 {
-            let found_at = policy.done_at + 5 * US;
-            let peers = [0, 1 + batch % 1000, 1 + (batch + 500) % 1000];
-            let signs = peers.into_iter().map(|peer| Sign { peer, last: false });
-            policy.done(found_at + 15 * US, found_at, 3, signs);
-            rests += u32::from(policy.rests(found_at + 15 * US, found_at));
-        }
-        assert!(rests < 100, "{rests} rests");
+        let rests = (0..10_000).filter(|number| {
+            let peers = [0, 1 + number % 1000, 1 + (number + 500) % 1000];
+            batch(&mut policy, 5 * US, 15 * US, peers.map(|peer| Sign { peer, last: false }).into_iter())
+        });
+        assert!(rests.count() < 100);
     }
 
     #[test]
@@ -350,11 +337,9 @@ mod tests {
         let orders = [[(0, false), (-1, true)], [(-1, true), (0, false)], [(0, false), (0, true)]];
         for order in orders {
             let mut policy = Moderation::new(Instant::now());
-            for batch in 0..10_000 {
-                let found_at = policy.done_at + 5 * US;
-                let signs = order.map(|(offset, last)| Sign { peer: batch + offset, last });
-                policy.done(found_at + 15 * US, found_at, 2, signs.into_iter());
-                assert!(!policy.rests(found_at + 15 * US, found_at), "{order:?}");
+            for number in 0..10_000 {
+                let signs = order.map(|(offset, last)| Sign { peer: number + offset, last });
+                assert!(!batch(&mut policy, 5 * US, 15 * US, signs.into_iter()), "{order:?}");
             }
         }
     }
@@ -363,14 +348,10 @@ mod tests {
     fn batches_that_follow_at_once_neither_count_as_idle_nor_judge_a_rest() {
         let mut policy = Moderation::new(Instant::now());
         let mut rests = 0;
-        for batch in 0..10_000 {
-            let found_at = policy.done_at + 5 * US;
-            let signs = (0..3).map(|index| Sign { peer: (3 * batch + index) % 1000, last: false });
-            policy.done(found_at + 12 * US, found_at, 3, signs);
+        for number in 0..10_000 {
+            batch(&mut policy, 5 * US, 12 * US, of(3, 1000, number));
             // What comes of it: some end, or are told of room.
-            let signs = [Sign { peer: 5000, last: true }].into_iter();
-            policy.done(found_at + 15 * US, found_at + 12 * US, 1, signs);
-            if policy.rests(found_at + 15 * US, found_at) {
+            if batch(&mut policy, Duration::ZERO, 3 * US, [Sign { peer: 5000, last: true }].into_iter()) {
                 rests += 1;
                 policy.rested();
             }
@@ -381,34 +362,30 @@ mod tests {
     #[test]
     fn a_peer_that_comes_again_soon_is_seen_in_larger_batches() {
         let mut policy = Moderation::new(Instant::now());
-        batches(&mut policy, 1000, 3, 1000, 5 * US, 15 * US);
+        batches(&mut policy, 3, 1000, 5 * US, 15 * US);
         assert!(policy.nearness < 1.0);
         // From now on all are of the same twenty, some of them in each batch.
-        batches(&mut policy, 1000, 12, 20, 5 * US, 60 * US);
+        batches(&mut policy, 12, 20, 5 * US, 60 * US);
         assert!(policy.nearness > 1.0);
     }
 
     #[test]
     fn rests_in_vain_become_rare() {
         // Nothing came; hardly anything came; the thread did not get its processor back.
-        for (of, rest, found) in
+        for (count, rest, found) in
             [(3, 5 * US, false), (MODERATION_GAIN - 1, 5 * US, true), (3, 1000 * US, true)]
         {
             let mut policy = Moderation::new(Instant::now());
-            let mut rests = 0;
             let mut apart = 5 * US;
-            for batch in 0..10_000 {
-                let found_at = policy.done_at + apart;
-                let signs =
-                    (0..of).map(|index| Sign { peer: (3 * batch + index as i32) % 1000, last: false });
-                apart = 5 * US;
-                policy.done(found_at + 15 * US, found_at, of, signs);
-                if policy.rests(found_at + 15 * US, found_at) {
-                    rests += 1;
-                    apart = rest;
+            let rests = (0..10_000).filter(|&number| {
+                let rests = batch(&mut policy, apart, 15 * US, of(count, 1000, number));
+                apart = if rests { rest } else { 5 * US };
+                if rests {
                     if found { policy.rested() } else { policy.missed() }
                 }
-            }
+                rests
+            });
+            let rests = rests.count();
             assert!((1..10_000 / 100).contains(&rests), "{rests} rests");
         }
     }
@@ -416,15 +393,10 @@ mod tests {
     #[test]
     fn libuv_has_its_turn() {
         let mut policy = Moderation::new(Instant::now());
-        batches(&mut policy, 1000, 3, 1000, 5 * US, 15 * US);
-        let next = |policy: &mut Moderation, woken_before: u64| {
-            let found_at = policy.done_at + 5 * US;
-            let signs = (0..3).map(|peer| Sign { peer: 2000 + peer, last: false });
-            policy.done(found_at + 15 * US, found_at, 3, signs);
-            policy.rests(found_at + 15 * US, found_at + 15 * US - Duration::from_micros(woken_before))
-        };
-        assert!(next(&mut policy, 0));
-        assert!(next(&mut policy, BUSY_POLL_WAKE_US - MODERATION_USUAL_US));
-        assert!(!next(&mut policy, BUSY_POLL_WAKE_US - MODERATION_USUAL_US + 1));
+        batches(&mut policy, 3, 1000, 5 * US, 15 * US);
+        let done_at = policy.done_at;
+        let rests = |woken_before| policy.rests(done_at, done_at - Duration::from_micros(woken_before));
+        let latest = BUSY_POLL_WAKE_US - MODERATION_USUAL_US;
+        assert_eq!([0, latest, latest + 1].map(rests), [true, true, false]);
     }
 }

@@ -94,11 +94,15 @@ pub trait Engine {
     /// Whether events wait that no readiness of [`SocketEngine::pollable`] will announce. After a "no" the next event
     /// announces itself: so it is asked last, before the loop waits.
     fn has_backlog(&self) -> bool;
-    /// Whether [`Self::look`] is to be asked: not where that would keep another thread from its work.
-    fn may_look(&self) -> bool;
+    /// Whether [`Self::look`] has an answer: not where to ask would keep another thread from its work.
+    fn may_look(&self) -> bool {
+        false
+    }
     /// Whether something has become ready since the last `collect`, which delivers it. To be asked again and again after a
     /// batch without a backlog.
-    fn look(&mut self) -> bool;
+    fn look(&mut self) -> bool {
+        false
+    }
     /// When `collect` must be called though nothing became ready.
     fn next_wake(&self) -> Option<Instant>;
     /// Whether there are listeners or connections, those included that are closed towards JavaScript while their last

@@ -90,7 +90,7 @@ fn peer(storage: &libc::sockaddr_storage, length: libc::socklen_t) -> Peer {
 /// Receives into `buffer`; 0 is the peer's end. EINTR is tried again.
 ///
 /// This and [`send`] go by rustix, whose system calls are none of libc's on Linux: those are cancellation points of a thread, which
-/// took two atomic operations each, 3 % of what a small request takes.
+/// took two atomic operations each, some 1 % of what a small request takes.
 #[inline]
 pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     Ok(retry_on_intr(|| net::recv(fd, &mut *buffer, RecvFlags::empty()).map(|(_, length)| length))?)

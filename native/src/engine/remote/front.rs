@@ -464,15 +464,6 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
         released.append(&mut self.released_pins);
     }
 
-    /// The I/O thread may want this very processor, and looks itself.
-    fn may_look(&self) -> bool {
-        false
-    }
-
-    fn look(&mut self) -> bool {
-        !self.events.is_empty()
-    }
-
     fn has_backlog(&self) -> bool {
         let sleeps = self.shared.front.fall_asleep(|| {
             !self.events.is_empty()
