@@ -1,6 +1,6 @@
 // Generated from native/src/abi.rs by `npm run build`. Do not edit: a test fails when it drifts.
 /** Layout version; JavaScript refuses an addon of another. */
-export const ABI_VERSION = 7 as const
+export const ABI_VERSION = 8 as const
 /** Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`. */
 export const RECORD_WORDS = 4 as const
 /** Records of the events ring. */
@@ -53,6 +53,12 @@ export const EVENT_CONNECTED = 11 as const
 export const EVENT_CONNECT_FAILED = 12 as const
 /** A file was sent, or failed; a and b: bytes sent, low and high half, or b: the negative errno. */
 export const EVENT_FILE_SENT = 13 as const
+/** A connection that is to get TLS by `startTls` receives nothing as plain text any more. */
+export const EVENT_TLS_READY = 14 as const
+/** ... and has shaken hands. */
+export const EVENT_TLS_ESTABLISHED = 15 as const
+/** The handshake of a connection that was accepted and never announced failed; a: errno or a TLS_ reason, b: server. */
+export const EVENT_HANDSHAKE_FAILED = 16 as const
 /** A datagram arrived at an endpoint; a: offset of its source's address (see DATAGRAM_), which its payload follows, b: the payload's length, in the slab of the first word. */
 export const EVENT_DATAGRAM = 20 as const
 /** Datagrams of an endpoint failed; a: errno, or a DATAGRAM_ reason, b: how many; above the kind: 1 when they were sent. */
@@ -89,6 +95,8 @@ export const CALL_BIND = 2 as const
 export const CALL_OPTION = 3 as const
 /** ... or the one by which the engine watches it. */
 export const CALL_WATCH = 4 as const
+/** ... or TLS's handshake; then it says a TLS_ reason or, above 0, errno. */
+export const CALL_TLS = 5 as const
 /** More than the connection's limit was to be queued. */
 export const CLOSE_WRITE_OVERFLOW = -1 as const
 /** Memory that a write referred to was detached. */
@@ -99,6 +107,42 @@ export const CLOSE_PROGRAM = -3 as const
 export const CLOSE_SERVER = -4 as const
 /** No byte moved for the idle timeout, and its protocol does not handle that. */
 export const CLOSE_IDLE = -5 as const
+/** Reason: a handshake took longer than it may. */
+export const TLS_TIMEOUT = -101 as const
+/** Reason: the connection ended without close_notify. */
+export const TLS_TRUNCATED = -102 as const
+/** Reason: the connection ended during the handshake. */
+export const TLS_ABANDONED = -103 as const
+/** Reason: what came first was no TLS. */
+export const TLS_NOT_TLS = -104 as const
+/** Reason: a record or message that cannot be. */
+export const TLS_MALFORMED = -105 as const
+/** Reason: no version, cipher suite, group or signature that both have. */
+export const TLS_INCOMPATIBLE = -106 as const
+/** Reason: no application protocol that both have. */
+export const TLS_NO_ALPN = -107 as const
+/** Reason: the peer's certificate has expired. */
+export const TLS_CERT_EXPIRED = -108 as const
+/** Reason: ... is not valid yet. */
+export const TLS_CERT_NOT_YET_VALID = -109 as const
+/** Reason: ... is of nobody who is trusted. */
+export const TLS_CERT_UNTRUSTED = -110 as const
+/** Reason: ... is for another name. */
+export const TLS_CERT_NAME = -111 as const
+/** Reason: ... is revoked. */
+export const TLS_CERT_REVOKED = -112 as const
+/** Reason: ... was not given. */
+export const TLS_CERT_MISSING = -113 as const
+/** Reason: ... is wrong in another way. */
+export const TLS_CERT_INVALID = -114 as const
+/** Reason: ... has none of the pinned keys. */
+export const TLS_CERT_PIN = -115 as const
+/** Reason: there is no certificate that fits what the client asked for. */
+export const TLS_NO_CERTIFICATE = -116 as const
+/** Reason: a failure of our own. */
+export const TLS_INTERNAL = -117 as const
+/** Reason: -1000 - n: the peer's alert n (RFC 8446 section 6). */
+export const TLS_ALERT = -1000 as const
 /** Bytes of the write slab; a: offset, b: length. */
 export const COMMAND_WRITE = 1 as const
 /** Bytes of the read slab in the first word; a: offset, b: length. */
@@ -329,10 +373,28 @@ export const METRIC_DATAGRAMS_DROPPED = 35 as const
 export const METRIC_DATAGRAMS_TRUNCATED = 36 as const
 /** Time rested between two batches, so that the second is larger. */
 export const METRIC_MODERATION_NS = 37 as const
+/** TLS handshakes that were done. */
+export const METRIC_TLS_HANDSHAKES = 38 as const
+/** Of them, those that went on with an earlier session. */
+export const METRIC_TLS_RESUMED = 39 as const
+/** Handshakes that failed at a certificate of the peer. */
+export const METRIC_TLS_FAILED_CERTIFICATE = 40 as const
+/** ... by an alert of the peer. */
+export const METRIC_TLS_FAILED_ALERT = 41 as const
+/** ... at what is no TLS, or wrong. */
+export const METRIC_TLS_FAILED_PROTOCOL = 42 as const
+/** ... for want of what both have. */
+export const METRIC_TLS_FAILED_INCOMPATIBLE = 43 as const
+/** ... by taking too long. */
+export const METRIC_TLS_FAILED_TIMEOUT = 44 as const
+/** ... as the connection ended. */
+export const METRIC_TLS_FAILED_ABANDONED = 45 as const
+/** Connections that ended without close_notify. */
+export const METRIC_TLS_TRUNCATED = 46 as const
 /** The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again. */
-export const METRIC_LOOP_LAG_FIRST_BUCKET = 38 as const
+export const METRIC_LOOP_LAG_FIRST_BUCKET = 47 as const
 /** Number of metrics. */
-export const METRIC_COUNT = 58 as const
+export const METRIC_COUNT = 67 as const
 /** Buckets of the loop lag. Each goes to twice the time of the one before; the last has no end. */
 export const LOOP_LAG_BUCKETS = 20 as const
 /** Where the first bucket ends, in nanoseconds. */

@@ -28,7 +28,7 @@ export class Clients implements ConnectionOwner {
     this.id = id
     this.released = released
     const { writeHighBytes, writeLowBytes, writeMaxBytes } = this
-    const limits = { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs: 0, moderation: true }
+    const limits = { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs: 0, moderation: true, tls: 0, tlsUpgrade: false }
     loop.native.addServer(id, 0, limits)
   }
 

@@ -150,7 +150,7 @@ export class ShardLoop {
     const server = this.own((id) => new LocalServer(this, id, options))
     const { id } = server
     const { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs, moderation } = options
-    const limits = { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs, moderation }
+    const limits = { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs, moderation, tls: 0, tlsUpgrade: false }
     this.native.addServer(id, options.number, limits)
     for (const listener of options.listeners) {
       const failure = this.native.listen(id, listener)
