@@ -2,7 +2,6 @@ import type { X509Certificate } from 'node:crypto'
 import { createRequire } from 'node:module'
 import type { PeerCertificate } from 'node:tls'
 import type { NativeTlsInfo } from '../native/binding.js'
-import type { ExtraInfo } from '../workers/protocol.js'
 import type { TlsVersion } from './common-options.js'
 
 /** A cipher suite: its name at IANA, and the version of TLS it is used with. */
@@ -71,7 +70,16 @@ export class TlsSession {
 }
 
 /** What `getExtraInfo` tells of TLS. */
-const INFO = {
+export type TlsInfoName =
+  | 'sslObject'
+  | 'cipher'
+  | 'peercert'
+  | 'alpn'
+  | 'servername'
+  | 'tlsVersion'
+  | 'sessionReused'
+
+const INFO: Readonly<Record<TlsInfoName, (session: TlsSession) => unknown>> = {
   sslObject: (session) => session,
   cipher: ({ cipher }) => cipher,
   peercert: ({ peerCertificates }) => peerCertificates[0],
@@ -79,15 +87,15 @@ const INFO = {
   servername: ({ servername }) => servername,
   tlsVersion: ({ version }) => version,
   sessionReused: ({ sessionReused }) => sessionReused,
-} as const satisfies Record<string, (session: TlsSession) => unknown>
+}
 
 /** Whether `getExtraInfo` has it of TLS. */
-export function isTlsInfo(name: keyof ExtraInfo): name is keyof typeof INFO {
+export function isTlsInfo(name: string): name is TlsInfoName {
   return Object.hasOwn(INFO, name)
 }
 
 /** What it tells then; undefined or null for what is not there. */
-export function tlsInfoOf(session: TlsSession | null, name: keyof typeof INFO): unknown {
+export function tlsInfoOf(session: TlsSession | null, name: TlsInfoName): unknown {
   return session === null ? undefined : INFO[name](session)
 }
 
