@@ -1,6 +1,5 @@
 import { Buffer } from 'node:buffer'
 import { ShardloopError } from '../errors.js'
-import { COMMAND_PAUSE, COMMAND_RESUME } from '../native/abi.js'
 import { closedError } from '../workers/close-reasons.js'
 import { invalid } from '../workers/invalid.js'
 import type { Protocol } from '../workers/protocol.js'
@@ -73,13 +72,8 @@ export function startTls(
 
 /** From here on native code receives for TLS, behind what is received now. @throws ShardloopError ERR_SHARDLOOP_OPTION */
 function begin(transport: TcpTransport, { token, isServer, servername }: Terms): void {
-  const { commands, native } = transport.loop
-  // A handshake has to be read, whether or not the protocol wants more by now: see `TcpTransport.secured`.
-  if (transport.paused) commands.push(COMMAND_RESUME, transport.handle, 0, 0)
-  const why = native.startTls(transport.handle, token, isServer, servername)
-  if (why === null) return
-  if (transport.paused) commands.push(COMMAND_PAUSE, transport.handle, 0, 0)
-  throw refused('startTls', why)
+  const why = transport.loop.native.startTls(transport.handle, token, isServer, servername)
+  if (why !== null) throw refused('startTls', why)
 }
 
 function checkedCommon(
@@ -88,7 +82,8 @@ function checkedCommon(
 ): { protocol: Protocol | undefined; received: Uint8Array } {
   if (typeof options !== 'object' || options === null || Array.isArray(options))
     throw invalid('options', options, 'an object: { server } or options of a TLS client')
-  const { received = NO_BYTES, protocol = by.protocol } = options
+  const { received = NO_BYTES } = options
+  const protocol = by.protocol ?? options.protocol
   if (!(received instanceof Uint8Array)) throw invalid('received', received, 'a Uint8Array or a Buffer')
   if (by.received !== undefined && received.length > 0)
     throw invalid('received', received, 'nothing: a stream knows what it has received')

@@ -275,7 +275,7 @@ export class TcpTransport implements Transport {
   pauseReading(): void {
     if (this.paused || this.closing) return
     this.paused = true
-    if (!this.isUpgrading) this.loop.commands.push(COMMAND_PAUSE, this.handle, 0, 0)
+    this.loop.commands.push(COMMAND_PAUSE, this.handle, 0, 0)
   }
 
   resumeReading(): void {
@@ -408,7 +408,6 @@ export class TcpTransport implements Transport {
     delete rare.tls
     if (!upgrade.verifies) rare.unverified = true
     if (upgrade.protocol !== undefined) this.setProtocol(upgrade.protocol)
-    if (this.paused) this.loop.commands.push(COMMAND_PAUSE, this.handle, 0, 0)
     upgrade.resolve()
     upgrade.ended()
     nextTurn(() => {
