@@ -71,6 +71,12 @@ pub enum LoadError {
         /// What the system said.
         source: io::Error,
     },
+    /// rustls does not accept what it is told.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A certificate cannot be made.
+    #[error("certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
     /// A file cannot be written.
     #[error("{option} {}: {source}", path.display())]
     File {

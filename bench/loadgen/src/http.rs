@@ -225,12 +225,12 @@ impl Http {
     /// True when the connect has completed, false when it is still under way.
     fn establish(&mut self, number: usize) -> Result<bool, Failure> {
         let slot = &mut self.slots[number];
-        let Some(stream) = &slot.stream else { return Ok(false) };
+        let Some(stream) = &mut slot.stream else { return Ok(false) };
         let failed = |source| Failure::Connect { connection: number as u64, source };
         if let Some(error) = stream.take_error().map_err(failed)? {
             return Err(failed(error));
         }
-        slot.established = stream.is_connected().map_err(failed)?;
+        slot.established = stream.establish().map_err(failed)?;
         self.pending -= usize::from(slot.established);
         Ok(slot.established)
     }

@@ -87,7 +87,11 @@ impl HttpArguments {
         })?;
         let sources = self.sources.unwrap_or(if self.new_connection { SOURCES } else { 0 });
         Ok(HttpOptions {
-            target: Target { sources: Target::sources_possible(&url.addr, sources), addr: url.addr },
+            target: Target {
+                sources: Target::sources_possible(&url.addr, sources),
+                addr: url.addr,
+                tls: None,
+            },
             request,
             connections: self.conns,
             pipeline: self.pipeline,
