@@ -171,12 +171,6 @@ impl Churn {
         if resumes { (self.options.warmup + self.options.window) * 5 / 4 } else { Duration::ZERO }
     }
 
-    fn only_collect_sessions(&self, on: bool) {
-        if let Some(tls) = &self.options.target.tls {
-            tls.only_collect_sessions(on);
-        }
-    }
-
     fn handshakes_since(&self, earlier: Handshakes) -> Handshakes {
         self.options
             .target
@@ -190,18 +184,13 @@ impl Churn {
     }
 
     fn measure(&mut self) -> Result<(), LoadError> {
-        let collecting = self.collecting();
-        let collected_ns = collecting.as_nanos() as u64;
-        let opens_ns = (collecting + self.options.warmup).as_nanos() as u64;
-        self.only_collect_sessions(!collecting.is_zero());
+        self.collect_sessions()?;
+        let opens_ns = self.now_ns() + self.options.warmup.as_nanos() as u64;
         let mut closes_ns = u64::MAX;
         let mut opened = CpuSample::default();
-        while !self.stopped && (self.opening || self.slots.iter().any(|slot| slot.stream.is_some())) {
+        while !self.stopped && (self.opening || self.is_any_open()) {
             self.fill()?;
             let now_ns = self.now_ns();
-            if closes_ns == u64::MAX && now_ns >= collected_ns {
-                self.only_collect_sessions(false);
-            }
             if closes_ns == u64::MAX && now_ns >= opens_ns {
                 opened = CpuSample::take(self.options.server_pid)?;
                 self.handshakes = self.handshakes_since(Handshakes::default());
@@ -237,6 +226,33 @@ impl Churn {
             Some(trace) => trace.finish(),
             None => Ok(()),
         }
+    }
+
+    /// Before the warm-up, where sessions are resumed: makes full handshakes, and ends when the last of them has ended.
+    fn collect_sessions(&mut self) -> Result<(), LoadError> {
+        let Some(tls) = self.options.target.tls.clone().filter(TlsClient::resumes) else { return Ok(()) };
+        tls.only_collect_sessions(true);
+        let until_ns = self.collecting().as_nanos() as u64;
+        while !self.stopped && (self.opening || self.is_any_open()) {
+            self.fill()?;
+            let now_ns = self.now_ns();
+            self.opening = now_ns < until_ns;
+            if self.is_stuck(now_ns) {
+                self.fail_stuck();
+                self.stopped = true;
+            }
+            self.turn(Duration::from_millis(1))?;
+            self.show_progress();
+        }
+        tls.only_collect_sessions(false);
+        self.opening = true;
+        let now_ns = self.now_ns();
+        self.schedule = self.options.rate_per_sec.map(|rate| Schedule::new(rate, now_ns));
+        Ok(())
+    }
+
+    fn is_any_open(&self) -> bool {
+        self.slots.iter().any(|slot| slot.stream.is_some())
     }
 
     fn turn(&mut self, timeout: Duration) -> Result<(), LoadError> {
