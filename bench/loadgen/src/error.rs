@@ -17,7 +17,9 @@ pub enum LoadError {
         reason: String,
     },
     /// `--url` is none, or does not resolve.
-    #[error("--url {given}: {reason}; expected http://HOST[:PORT][/PATH] or unix:PATH")]
+    #[error(
+        "--url {given}: {reason}; expected http://HOST[:PORT][/PATH], the same with https:, or unix:PATH"
+    )]
     Url {
         /// What was given.
         given: String,
