@@ -30,6 +30,13 @@ test('the load is told what to do, and the server by its scheme', () => {
   assert.deepEqual(tlsLoad(rowOf('handshakes-resumed'), NOWHERE), resumed)
 })
 
+test('every bar is about peers that take part in its row, by a figure of it', () => {
+  for (const { row, peer, against, figure } of TLS.bars) {
+    const { peers, baselines, figures } = rowOf(row)
+    assert.ok(peers.includes(peer) && baselines.includes(against) && figures.includes(figure), row)
+  }
+})
+
 test('a measurement whose handshakes were of the other kind is refused', () => {
   const of = (handshakes: number, resumed: number) => ({
     tls: { version: '1.3', cipherSuite: 'TLS_AES_256_GCM_SHA384', handshakes, resumed },
