@@ -52,6 +52,18 @@ export const ERROR_CODES = {
   ERR_SHARDLOOP_LIMIT: 'configuration',
   /** The connection was aborted because its server was stopped by force, or past its drain deadline. */
   ERR_SHARDLOOP_SERVER_ABORTED: 'shardloop',
+  /** The peer's certificate was not accepted; `reason` says why, see {@link TlsError}. So for the others of TLS. */
+  ERR_SHARDLOOP_TLS_CERTIFICATE: 'peer',
+  /** The peer ended the connection by a fatal alert, which `alert` names (RFC 8446, section 6). */
+  ERR_SHARDLOOP_TLS_ALERT: 'peer',
+  /** What the peer sent is no TLS, or against its rules; or (`'internal'`) our side failed. */
+  ERR_SHARDLOOP_TLS_PROTOCOL: 'peer',
+  /** There is no version, cipher or group, application protocol or certificate that suits both sides. */
+  ERR_SHARDLOOP_TLS_INCOMPATIBLE: 'configuration',
+  /** The handshake took longer than `handshakeTimeoutMs`. */
+  ERR_SHARDLOOP_TLS_TIMEOUT: 'peer',
+  /** The connection ended without TLS's own end (close_notify): what was received may not be all; or during the handshake. */
+  ERR_SHARDLOOP_TLS_TRUNCATED: 'peer',
   /** As many tasks as may wait (`executor.maxQueue`) wait already, all threads of the executor being busy. */
   ERR_SHARDLOOP_EXECUTOR_FULL: 'configuration',
   /** The thread that ran a task ended without a result: by `process.exit`, its heap limit, or an uncaught error. */
@@ -121,15 +133,70 @@ export class LimitOverrunError extends ShardloopError {
   }
 }
 
+/** The codes of {@link TlsError}. */
+export type TlsErrorCode = Extract<ShardloopErrorCode, `ERR_SHARDLOOP_TLS_${string}`>
+
+/** What kind of failure of its code a {@link TlsError} is; null where the code says it all. */
+export type TlsErrorReason =
+  | 'expired'
+  | 'not-yet-valid'
+  | 'untrusted'
+  | 'wrong-name'
+  | 'revoked'
+  | 'missing'
+  | 'invalid'
+  | 'pin'
+  | 'not-tls'
+  | 'malformed'
+  | 'internal'
+  | 'parameters'
+  | 'alpn'
+  | 'no-certificate'
+  | 'data'
+  | 'handshake'
+
+/** What a TLS connection, or its handshake, failed with. `instanceof` holds for errors of every copy of this package. */
+export class TlsError extends ShardloopError {
+  declare readonly code: TlsErrorCode
+  /**
+   * Of ERR_SHARDLOOP_TLS_CERTIFICATE `'expired'`, `'not-yet-valid'`, `'untrusted'`, `'wrong-name'`, `'revoked'`, `'missing'`,
+   * `'invalid'`, `'pin'`; of _PROTOCOL `'not-tls'`, `'malformed'`, `'internal'`; of _INCOMPATIBLE `'parameters'`, `'alpn'`,
+   * `'no-certificate'`; of _TRUNCATED `'data'`, `'handshake'`.
+   */
+  readonly reason: TlsErrorReason | null
+  /** The alert's name in RFC 8446 and its number; null but with ERR_SHARDLOOP_TLS_ALERT. */
+  readonly alert: string | null
+  readonly alertNumber: number | null
+  /** Where the peer is, as far as it is known; a path for a Unix socket. */
+  readonly peer: TlsPeer | null
+
+  constructor(code: TlsErrorCode, message: string, details: Partial<TlsErrorDetails> = {}) {
+    super(code, message)
+    const { reason = null, alert = null, alertNumber = null, peer = null } = details
+    this.reason = reason
+    this.alert = alert
+    this.alertNumber = alertNumber
+    this.peer = peer
+  }
+}
+
+/** Where the peer of a {@link TlsError} is. */
+export type TlsPeer =
+  | { readonly address: string; readonly port: number; readonly family: 'IPv4' | 'IPv6' }
+  | string
+
+type TlsErrorDetails = Pick<TlsError, 'reason' | 'alert' | 'alertNumber' | 'peer'>
+
 const BY_CODE = [
-  [IncompleteReadError, 'ERR_SHARDLOOP_INCOMPLETE_READ'],
-  [LimitOverrunError, 'ERR_SHARDLOOP_LIMIT_OVERRUN'],
+  [IncompleteReadError, /^ERR_SHARDLOOP_INCOMPLETE_READ$/],
+  [LimitOverrunError, /^ERR_SHARDLOOP_LIMIT_OVERRUN$/],
+  [TlsError, /^ERR_SHARDLOOP_TLS_/],
 ] as const
-for (const [Class, code] of BY_CODE) {
+for (const [Class, codes] of BY_CODE) {
   Object.defineProperty(Class, Symbol.hasInstance, {
     value(this: unknown, error: unknown): boolean {
       if (this !== Class) return Function.prototype[Symbol.hasInstance].call(this, error) // a subclass
-      return error instanceof ShardloopError && error.code === code
+      return error instanceof ShardloopError && codes.test(error.code)
     },
   })
 }

@@ -6,6 +6,10 @@ export {
   ShardloopError,
   type ShardloopErrorCode,
   type SystemError,
+  TlsError,
+  type TlsErrorCode,
+  type TlsErrorReason,
+  type TlsPeer,
 } from './errors.js'
 export type { DuplexOptions, TransportDuplex } from './interop/duplex.js'
 export { type FromDuplexOptions, fromDuplex } from './interop/from-duplex.js'
@@ -14,6 +18,7 @@ export type { Connected } from './loop/connect.js'
 export type {
   AcceptedSocketOptions,
   ConnectionOptions,
+  SecureConnectionOptions,
   UnixConnectionOptions,
 } from './loop/connection-options.js'
 export type { DatagramEndpoint } from './loop/datagram-endpoint.js'
@@ -46,7 +51,7 @@ export type { Framer, FramerOptions } from './protocols/framing/framer.js'
 export { LengthPrefixedFramer, type LengthPrefixedOptions } from './protocols/framing/length-prefixed.js'
 export { LineFramer, type LineOptions } from './protocols/framing/lines.js'
 export type { Separator } from './protocols/separator-search.js'
-export type { Stream } from './protocols/stream.js'
+export type { Stream, StreamTlsOptions } from './protocols/stream.js'
 export type { StreamHandler } from './protocols/stream-protocol.js'
 export type { ReadOptions, StreamReader } from './protocols/stream-reader.js'
 export type { StreamWriter } from './protocols/stream-writer.js'
@@ -71,6 +76,8 @@ export type {
   ResetCounts,
   ServerMetrics,
   ShardMetrics,
+  TlsCounts,
+  TlsFailureCounts,
 } from './server/metrics.js'
 export type { ServerOptions } from './server/options.js'
 export type {
@@ -84,6 +91,14 @@ export type {
   ShardStall,
 } from './server/server.js'
 export type { ShardResourceLimits } from './server/worker-shard.js'
+export { createTlsClientContext, TlsClientContext, type TlsClientUse } from './tls/client-context.js'
+export type { TlsClientOptions } from './tls/client-options.js'
+export type { TlsCommonOptions, TlsVersion } from './tls/common-options.js'
+export type { TlsMaterial } from './tls/material.js'
+export { createTlsServerContext, TlsServerContext } from './tls/server-context.js'
+export type { TlsServerIdentity, TlsServerOptions } from './tls/server-options.js'
+export type { TlsCipher, TlsSession } from './tls/session.js'
+export type { StartTlsCommon, StartTlsOptions } from './tls/start-tls.js'
 export type {
   DatagramDestination,
   DatagramError,

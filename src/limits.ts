@@ -252,3 +252,48 @@ export const GATHERED_BLOCK_BYTES: number = 4 * 1024
 
 /** `maxFrameBytes` where it is not given; a longer frame throws ERR_SHARDLOOP_LIMIT_OVERRUN. */
 export const FRAME_MAX_DEFAULT_BYTES: number = 64 * 1024
+
+/** Largest certificate, key, CA bundle or list of revoked certificates. More is refused with ERR_SHARDLOOP_OPTION. */
+export const TLS_MATERIAL_MAX_BYTES: number = 64 * 1024 * 1024
+
+/** Names that `tls.sni` may have. More is refused with ERR_SHARDLOOP_OPTION. */
+export const TLS_NAMES_MAX = 65_536
+
+/** Application protocols that `tls.alpn` may have; each has 1 to 255 bytes. More is refused with ERR_SHARDLOOP_OPTION. */
+export const TLS_ALPN_MAX = 64
+
+/** Longest name of a TLS server: of a host in the DNS. Longer is refused with ERR_SHARDLOOP_OPTION. */
+export const TLS_NAME_MAX_LENGTH = 253
+
+/** Time that a TLS handshake may take; past it the connection ends with ERR_SHARDLOOP_TLS_TIMEOUT. */
+export const TLS_HANDSHAKE_TIMEOUT_DEFAULT_MS = 10_000
+
+/** TLS handshakes of a server that may be under way in each shard; past it new connections wait to be accepted. */
+export const TLS_HANDSHAKES_DEFAULT = 1_024
+
+/** Largest `tls.maxHandshakes`. More is refused with ERR_SHARDLOOP_OPTION. */
+export const TLS_HANDSHAKES_MAX = 1_048_576
+
+/** Sessions that a TLS server or client remembers; past it the oldest is forgotten, and its peer shakes hands in full. */
+export const TLS_SESSIONS_DEFAULT = 20_480
+
+/** Largest `tls.sessionCacheSize`. More is refused with ERR_SHARDLOOP_OPTION. */
+export const TLS_SESSIONS_MAX = 16_777_216
+
+/** Sessions that a TLS client remembers; past it the oldest is forgotten. */
+export const TLS_CLIENT_SESSIONS = 1_024
+
+/** Largest `tls.earlyDataBytes`. More is refused with ERR_SHARDLOOP_OPTION. */
+export const TLS_EARLY_DATA_MAX_BYTES: number = 1024 * 1024
+
+/** Time between two looks at the files of a TLS server's certificates... */
+export const TLS_RELOAD_DEFAULT_MS = 10_000
+
+/** ... at least. Less is refused with ERR_SHARDLOOP_OPTION. */
+export const TLS_RELOAD_MIN_MS = 50
+
+/** Failed handshakes of a server that one shard tells by 'tlsClientError' in each second. Those on top of that are only counted. */
+export const TLS_CLIENT_ERRORS_PER_SECOND = 16
+
+/** Public keys that a TLS client may pin. More is refused with ERR_SHARDLOOP_OPTION. */
+export const TLS_PINS_MAX = 64

@@ -39,6 +39,7 @@ options('have the documented defaults', () => {
     writeLowBytes: 16_384,
     writeMaxBytes: 67_108_864,
     idleTimeoutMs: 0,
+    tls: null,
     logger: undefined,
     logLevel: null,
     exceptionHandler: undefined,

@@ -152,6 +152,9 @@ forEachEngine('what broke once', (test, engine) => {
       writeMaxBytes: 1 << 26,
       idleTimeoutMs: 0,
       moderation: true,
+      tls: 0,
+      tlsUpgrade: false,
+      tlsClientError: () => {},
       exceptionHandler: ({ error }) => {
         throw error
       },

@@ -3,6 +3,7 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { ShardloopError } from '../errors.js'
 import { STREAM_LINGER_MS, TIME_MAX_MS } from '../limits.js'
+import type { StartTlsOptions } from '../tls/start-tls.js'
 import { checkedProtocol, isThenable, thrownError } from '../workers/callback-results.js'
 import { callExceptionHandler, exceptionContext } from '../workers/exception-handler.js'
 import { shardId } from '../workers/identity.js'
@@ -259,6 +260,12 @@ export class StreamTransport implements Transport {
       this.setIdleTimeout(0)
     }
     return stream as TransportDuplex
+  }
+
+  /** The stream is the caller's, and node:tls can secure it. */
+  startTls(_options: StartTlsOptions): Promise<void> {
+    const message = `connection ${this.id} is a stream of Node's: secure that by node:tls, before fromDuplex`
+    return Promise.reject(new ShardloopError('ERR_SHARDLOOP_STATE', message))
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -1,8 +1,10 @@
 import type { AsyncResource } from 'node:async_hooks'
 import { isIP, type Socket } from 'node:net'
 import { constants } from 'node:os'
-import { ShardloopError, type SystemError, systemError } from '../errors.js'
+import { ShardloopError, type SystemError, systemError, type TlsPeer } from '../errors.js'
 import { UNIX_RETRY_FIRST_MS, UNIX_RETRY_MAX_MS } from '../limits.js'
+import type { TlsClientTerms } from '../tls/client-context.js'
+import { HandshakeFailure } from '../tls/failures.js'
 import type { Clients } from '../workers/clients.js'
 import type { ConnectAttempt, ConnectTerms } from '../workers/outgoing.js'
 import type { Protocol, SocketAddress, Transport } from '../workers/protocol.js'
@@ -97,7 +99,9 @@ class Connecting {
       if (typeof socket === 'number') refuseTransport(socket)
       const descriptor = isOfNode ? descriptorOf(socket) : numberOf(socket)
       threadLoop().acquire(this.#held.engine)
-      const attempt = new Attempt(this, undefined, (error) => this.#end(error, null))
+      const attempt = new Attempt(this, this.#settings.tls, undefined, (error) =>
+        this.#end(named(error), null),
+      )
       this.#held.loop.outgoing.adopt(descriptor, isOfNode, attempt)
       this.#attempts.push(attempt)
       if (isOfNode) socket.destroy()
@@ -112,7 +116,7 @@ class Connecting {
     try {
       const { begin, begun } = take()
       threadLoop().acquire(this.#held.engine)
-      const attempt = new Attempt(this, undefined, (error) => this.#end(error, null), transportClass)
+      const attempt = new Attempt(this, null, undefined, (error) => this.#end(error, null), transportClass)
       begin(this.#held.loop.outgoing, attempt)
       this.#attempts.push(attempt)
       begun?.()
@@ -161,6 +165,8 @@ class Connecting {
       if (address === undefined || this.#over) return
       if (started < addresses.length) this.#next = later(startNext, attemptDelayMs)
       this.#start(address, to, undefined, (error) => {
+        // Of a server that was reached: another one of its addresses is that of the same.
+        if (error instanceof HandshakeFailure) return this.#end(named(error, address, port), null)
         errors.push(named(error, address, port))
         if (errors.length === addresses.length) this.#end(failureOf(errors), null)
         else startNext()
@@ -177,7 +183,7 @@ class Connecting {
   ): void {
     // The attempt's own hold, which its end gives back.
     threadLoop().acquire(this.#held.engine)
-    const attempt = new Attempt(this, peername, failed)
+    const attempt = new Attempt(this, this.#settings.tls, peername, failed)
     this.#attempts.push(attempt)
     this.#held.loop.outgoing.connect(address, terms, attempt)
   }
@@ -234,14 +240,16 @@ class Attempt implements ConnectAttempt {
   readonly resource: AsyncResource
   readonly factory: () => Protocol
   readonly source: string | undefined
+  readonly tls: TlsClientTerms | null
   readonly peername: SocketAddress | undefined
   readonly transportClass: typeof TcpTransport
   readonly #connecting: Connecting
   readonly #whenFailed: (error: unknown) => void
 
-  /** @param whenFailed told the system's error */
+  /** @param whenFailed told the system's error, or how the handshake failed */
   constructor(
     connecting: Connecting,
+    tls: TlsClientTerms | null,
     peername: SocketAddress | undefined,
     whenFailed: (error: unknown) => void,
     transportClass: typeof TcpTransport = TcpTransport,
@@ -249,6 +257,7 @@ class Attempt implements ConnectAttempt {
     this.resource = connecting.resource
     this.factory = connecting.factory
     this.source = connecting.source
+    this.tls = tls
     this.peername = peername
     this.transportClass = transportClass
     this.#connecting = connecting
@@ -259,7 +268,7 @@ class Attempt implements ConnectAttempt {
     this.#connecting.connected(transport)
   }
 
-  failed(error: SystemError): void {
+  failed(error: SystemError | HandshakeFailure): void {
     this.#connecting.forget(this)
     this.#whenFailed(error)
   }
@@ -297,14 +306,21 @@ function interleaved(found: Awaited<ReturnType<typeof lookUp>>): string[] {
 }
 
 function errnoOf(error: unknown): number {
-  return -((error as SystemError).errno ?? 0)
+  return -((error as Partial<SystemError>).errno ?? 0)
 }
 
-/** The system's error with where it was to go, as node:net has it. Any other error as it is. */
-function named(error: unknown, address: string, port?: number): unknown {
+/** The system's error with where it was to go, as node:net has it; so that of a handshake. Any other error as it is. */
+function named(error: unknown, address?: string, port?: number): unknown {
+  if (error instanceof HandshakeFailure) return error.asError(peerOf(address, port))
+  if (address === undefined) return error
   const { errno, syscall } = error as Partial<SystemError>
   if (errno === undefined || syscall === undefined) return error
   return systemError(-errno, syscall, address, port)
+}
+
+function peerOf(address: string | undefined, port: number | undefined): TlsPeer | null {
+  if (address === undefined) return null
+  return port === undefined ? address : { address, port, family: isIP(address) === 6 ? 'IPv6' : 'IPv4' }
 }
 
 /** The descriptor of a socket of node:net that can be given away. */

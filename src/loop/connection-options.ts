@@ -3,6 +3,7 @@ import type { TransferListItem } from 'node:worker_threads'
 import { ShardloopError } from '../errors.js'
 import { CONNECTION_ATTEMPT_DELAY_MS, TIME_MAX_MS } from '../limits.js'
 import { GivenOptions, show, wrong } from '../server/given-options.js'
+import { type TlsClientTerms, type TlsClientUse, tlsTermsOf } from '../tls/client-context.js'
 import type { EngineName } from '../workers/engine.js'
 import type { ConnectAttempt, Outgoing } from '../workers/outgoing.js'
 import type { TcpTransport } from '../workers/transport.js'
@@ -23,8 +24,18 @@ export interface CommonConnectionOptions {
   readonly signal?: AbortSignal
 }
 
+/** Options of connections with TLS. */
+export interface SecureConnectionOptions {
+  /**
+   * TLS, as a client: true, options, or a context of {@link createTlsClientContext} (which may be `{ context, servername }`). The name that
+   * the server's certificate must have is `host`, unless `servername` is given. The connection is made when the handshake is
+   * done; one that fails is a {@link TlsError}, and no other address is tried. Default false.
+   */
+  readonly tls?: TlsClientUse
+}
+
 /** Options of `createConnection`. */
-export interface ConnectionOptions extends CommonConnectionOptions {
+export interface ConnectionOptions extends CommonConnectionOptions, SecureConnectionOptions {
   /** An address, or a name, of which all addresses are tried (RFC 8305). Default `'localhost'`, as in node:net. */
   readonly host?: string
   /** 1 to 65535. */
@@ -40,7 +51,7 @@ export interface ConnectionOptions extends CommonConnectionOptions {
   /** SO_KEEPALIVE. Default false. Its times are options of the transport's socket. */
   readonly keepAlive?: boolean
   /**
-   * Milliseconds for everything, the look-up of the name included; past it the promise rejects with ETIMEDOUT. Default 0:
+   * Milliseconds for everything, the look-up of the name and the handshake of TLS included; past it the promise rejects with ETIMEDOUT. Default 0:
    * as long as the system tries.
    */
   readonly timeoutMs?: number
@@ -54,7 +65,7 @@ export interface ConnectionOptions extends CommonConnectionOptions {
 }
 
 /** Options of `createUnixConnection`. */
-export interface UnixConnectionOptions extends CommonConnectionOptions {
+export interface UnixConnectionOptions extends CommonConnectionOptions, SecureConnectionOptions {
   /** A path, or on Linux an abstract name behind a zero character. */
   readonly path?: string
   /** As in {@link ConnectionOptions}. */
@@ -86,6 +97,8 @@ export interface ConnectionSettings {
   readonly engine: EngineName | null
   readonly signal: AbortSignal | undefined
   readonly timeoutMs: number
+  /** null: none. */
+  readonly tls: TlsClientTerms | null
   readonly to:
     | { readonly kind: 'socket'; readonly socket: number | RawSocket | Socket }
     | {
@@ -139,17 +152,18 @@ export function parseConnectionOptions(options: unknown): ConnectionSettings {
     attemptDelayMs: given.integer('happyEyeballsDelayMs', 10, TIME_MAX_MS, CONNECTION_ATTEMPT_DELAY_MS),
   }
   const [engine, signal, timeoutMs] = [given.engine(), given.signal(), given.timeoutMs()]
+  const secured = given.parsed('tls', (use) => use)
   given.refuseUnknown()
   if (socket !== undefined) {
     given.refuse([...TCP_ONLY, 'timeoutMs'], 'nothing beside socket, which is connected')
-    return { engine, signal, timeoutMs, to: { kind: 'socket', socket } }
+    return { engine, signal, timeoutMs, tls: tlsTermsOf(secured, null), to: { kind: 'socket', socket } }
   }
   if (to.port === 0) throw wrong('port', undefined, 'an integer from 1 to 65535')
   if (to.localPort !== 0 && localAddress === '')
     throw wrong('localPort', to.localPort, 'a localAddress beside it')
   if (localAddress !== '' && family !== 0 && family !== to.family)
     throw wrong('localAddress', localAddress, `an address of the family that is asked for, IPv${family}`)
-  return { engine, signal, timeoutMs, to }
+  return { engine, signal, timeoutMs, tls: tlsTermsOf(secured, to.host), to }
 }
 
 /** @throws ShardloopError ERR_SHARDLOOP_OPTION */
@@ -158,13 +172,14 @@ export function parseUnixConnectionOptions(options: unknown): ConnectionSettings
   const socket = given.socket()
   const path = given.path()
   const [engine, signal, timeoutMs] = [given.engine(), given.signal(), given.timeoutMs()]
+  const secured = given.parsed('tls', (use) => use)
   given.refuseUnknown()
   if (socket !== undefined) {
     given.refuse(['path', 'timeoutMs'], 'nothing beside socket, which is connected')
-    return { engine, signal, timeoutMs, to: { kind: 'socket', socket } }
+    return { engine, signal, timeoutMs, tls: tlsTermsOf(secured, null), to: { kind: 'socket', socket } }
   }
   if (path === null) throw wrong('path', undefined, UNIX_PATH_EXPECTED)
-  return { engine, signal, timeoutMs, to: { kind: 'unix', path } }
+  return { engine, signal, timeoutMs, tls: tlsTermsOf(secured, null), to: { kind: 'unix', path } }
 }
 
 /** @throws ShardloopError ERR_SHARDLOOP_OPTION */
@@ -174,7 +189,7 @@ export function parseSocketOptions(options: unknown): ConnectionSettings {
   const engine = given.engine()
   given.refuseUnknown()
   if (socket === undefined) throw wrong('socket', undefined, SOCKET_EXPECTED)
-  return { engine, signal: undefined, timeoutMs: 0, to: { kind: 'socket', socket } }
+  return { engine, signal: undefined, timeoutMs: 0, tls: null, to: { kind: 'socket', socket } }
 }
 
 const SOCKET_EXPECTED = "a descriptor's number, a RawSocket, or a socket of node:net, that is connected"

@@ -9,6 +9,7 @@ import {
 } from '../messages/calls.js'
 import { type BroadcastOptions, broadcast, subscribe, unsubscribe } from '../messages/topics.js'
 import type { Server } from '../server/server.js'
+import { type StartTlsOptions, startTls } from '../tls/start-tls.js'
 import { monotonicTime } from '../workers/clock.js'
 import type { ExceptionContext, ExceptionHandler } from '../workers/connection-server.js'
 import type { DatagramProtocol } from '../workers/datagram-protocol.js'
@@ -29,6 +30,7 @@ import type {
 import { Scheduler } from '../workers/scheduler.js'
 import { type SendFileOptions, sendFile } from '../workers/send-file.js'
 import { SignalHandlers, type SignalName } from '../workers/signal-handlers.js'
+import { TcpTransport } from '../workers/transport.js'
 import type { Connected } from './connect.js'
 import type { AcceptedSocketOptions, ConnectionOptions, UnixConnectionOptions } from './connection-options.js'
 import type { DatagramEndpoint } from './datagram-endpoint.js'
@@ -237,6 +239,15 @@ export class EventLoop implements Loop {
   ): Promise<ConnectedSubprocess<Made>> {
     const network = this.#open('subprocessShell').#network
     return network.subprocess('subprocessShell', factory, parseShell(command, options))
+  }
+
+  async startTls(transport: Transport, protocol: Protocol, options: StartTlsOptions): Promise<Transport> {
+    this.#open('startTls')
+    if (!(transport instanceof TcpTransport))
+      throw invalid('transport', transport, 'the transport of a stream connection')
+    if (typeof protocol !== 'object' || protocol === null) throw invalid('protocol', protocol, 'an object')
+    await startTls(transport, options, { protocol })
+    return transport
   }
 
   async sendFile(

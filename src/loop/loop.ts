@@ -2,6 +2,7 @@ import type { FileHandle } from 'node:fs/promises'
 import type { CallOptions, CallTarget, ExposedFunction } from '../messages/calls.js'
 import type { BroadcastOptions } from '../messages/topics.js'
 import type { Server } from '../server/server.js'
+import type { StartTlsOptions } from '../tls/start-tls.js'
 import type { ExceptionContext, ExceptionHandler } from '../workers/connection-server.js'
 import type { DatagramProtocol } from '../workers/datagram-protocol.js'
 import type { Handle, TimerHandle } from '../workers/handles.js'
@@ -204,6 +205,11 @@ export interface Loop extends AsyncDisposable {
     command: string,
     options?: SubprocessOptions,
   ): Promise<ConnectedSubprocess<Made>>
+  /**
+   * asyncio's `start_tls`: makes a connection TLS and gives it to a protocol, see `Transport.startTls`. Resolves with the transport,
+   * which is the same. The protocol's `connectionMade` is not called.
+   */
+  startTls(transport: Transport, protocol: Protocol, options: StartTlsOptions): Promise<Transport>
   /** See {@link sendFile}. */
   sendFile(
     transport: Transport,

@@ -57,6 +57,7 @@ export async function connectPipe<Made extends Protocol, Writes extends boolean>
     engine,
     signal: undefined,
     timeoutMs: 0,
+    tls: null,
     to: {
       kind: 'pipe',
       take: () => taking(source, writes),

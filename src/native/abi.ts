@@ -53,6 +53,12 @@ export const EVENT_CONNECTED = 11 as const
 export const EVENT_CONNECT_FAILED = 12 as const
 /** A file was sent, or failed; a and b: bytes sent, low and high half, or b: the negative errno. */
 export const EVENT_FILE_SENT = 13 as const
+/** A connection that becomes TLS (startTls): nothing is received as plain text any more. */
+export const EVENT_TLS_READY = 14 as const
+/** ... and its handshake is done. */
+export const EVENT_TLS_ESTABLISHED = 15 as const
+/** A TLS handshake failed, of a connection that was not announced; a: reason, b: server. */
+export const EVENT_HANDSHAKE_FAILED = 16 as const
 /** A datagram arrived at an endpoint; a: offset of its source's address (see DATAGRAM_), which its payload follows, b: the payload's length, in the slab of the first word. */
 export const EVENT_DATAGRAM = 20 as const
 /** Datagrams of an endpoint failed; a: errno, or a DATAGRAM_ reason, b: how many; above the kind: 1 when they were sent. */
@@ -89,6 +95,8 @@ export const CALL_BIND = 2 as const
 export const CALL_OPTION = 3 as const
 /** ... or the one by which the engine watches it. */
 export const CALL_WATCH = 4 as const
+/** ... or no call: the TLS handshake failed. */
+export const CALL_TLS = 5 as const
 /** More than the connection's limit was to be queued. */
 export const CLOSE_WRITE_OVERFLOW = -1 as const
 /** Memory that a write referred to was detached. */
@@ -99,6 +107,42 @@ export const CLOSE_PROGRAM = -3 as const
 export const CLOSE_SERVER = -4 as const
 /** No byte moved for the idle timeout, and its protocol does not handle that. */
 export const CLOSE_IDLE = -5 as const
+/** The handshake took too long. */
+export const TLS_TIMEOUT = -101 as const
+/** The peer ended TCP without close_notify. */
+export const TLS_TRUNCATED = -102 as const
+/** It ended while shaking hands. */
+export const TLS_ABANDONED = -103 as const
+/** What came first is no TLS. */
+export const TLS_NOT_TLS = -104 as const
+/** What came is malformed. */
+export const TLS_MALFORMED = -105 as const
+/** No version, cipher or group in common. */
+export const TLS_INCOMPATIBLE = -106 as const
+/** No application protocol in common. */
+export const TLS_NO_ALPN = -107 as const
+/** The peer's certificate has expired. */
+export const TLS_CERT_EXPIRED = -108 as const
+/** ... is not valid yet. */
+export const TLS_CERT_NOT_YET_VALID = -109 as const
+/** ... is of nobody who is trusted. */
+export const TLS_CERT_UNTRUSTED = -110 as const
+/** ... is another name's. */
+export const TLS_CERT_NAME = -111 as const
+/** ... was revoked. */
+export const TLS_CERT_REVOKED = -112 as const
+/** ... is missing. */
+export const TLS_CERT_MISSING = -113 as const
+/** ... is invalid. */
+export const TLS_CERT_INVALID = -114 as const
+/** ... is not one of those that were pinned. */
+export const TLS_CERT_PIN = -115 as const
+/** We have no certificate for what was asked for. */
+export const TLS_NO_CERTIFICATE = -116 as const
+/** A failure of ours. */
+export const TLS_INTERNAL = -117 as const
+/** From here down: the peer's fatal alert, whose number is what is left. */
+export const TLS_ALERT = -1000 as const
 /** Bytes of the write slab; a: offset, b: length. */
 export const COMMAND_WRITE = 1 as const
 /** Bytes of the read slab in the first word; a: offset, b: length. */
@@ -331,6 +375,24 @@ export const METRIC_DATAGRAMS_TRUNCATED = 36 as const
 export const METRIC_MODERATION_NS = 37 as const
 /** The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again. */
 export const METRIC_LOOP_LAG_FIRST_BUCKET = 38 as const
+/** TLS. */
+export const METRIC_TLS_HANDSHAKES = 58 as const
+/** TLS. */
+export const METRIC_TLS_RESUMED = 59 as const
+/** TLS. */
+export const METRIC_TLS_FAILED_CERTIFICATE = 60 as const
+/** TLS. */
+export const METRIC_TLS_FAILED_ALERT = 61 as const
+/** TLS. */
+export const METRIC_TLS_FAILED_PROTOCOL = 62 as const
+/** TLS. */
+export const METRIC_TLS_FAILED_INCOMPATIBLE = 63 as const
+/** TLS. */
+export const METRIC_TLS_FAILED_TIMEOUT = 64 as const
+/** TLS. */
+export const METRIC_TLS_FAILED_ABANDONED = 65 as const
+/** TLS. */
+export const METRIC_TLS_TRUNCATED = 66 as const
 /** Number of metrics. */
 export const METRIC_COUNT = 58 as const
 /** Buckets of the loop lag. Each goes to twice the time of the one before; the last has no end. */

@@ -175,6 +175,13 @@ export declare class NativeShard {
    * time that their last bytes need.
    */
   close(graceful: boolean): void
+  secureRequest(request: number, client: number, serverName?: string | undefined | null): string | null
+  startTls(handle: number, token: number, isServer: boolean, serverName?: string | undefined | null): string | null
+  feedTls(handle: number, bytes: Uint8Array): void
+  tlsInfo(handle: number): NativeTlsInfo | null
+  tlsDetail(handle: number): string | null
+  requestDetail(request: number): string | null
+  handshakePeer(handle: number): string | null
   /** Panics in native code, as a defect would. Only tests call it: nothing that a peer or a user does may panic. */
   panic(): void
 }
@@ -408,7 +415,85 @@ export interface NativeServerLimits {
   idleTimeoutMs: number
   /** Whether the shard may rest between small batches. */
   moderation: boolean
+  /** Token of a TlsServer; 0 for none. */
+  tls: number
+  /** Whether connections begin without TLS. */
+  tlsUpgrade: boolean
 }
+
+/** What is shown to peers. */
+export interface NativeCertificate {
+  names: Array<string>
+  cert: Uint8Array
+  key: Uint8Array
+  ocsp?: Uint8Array | undefined | null
+}
+
+/** How a server does TLS. */
+export interface NativeTlsServer {
+  certificates: Array<NativeCertificate>
+  alpn: Array<string>
+  minVersion: string
+  maxVersion: string
+  ciphers?: Array<string> | undefined | null
+  groups?: Array<string> | undefined | null
+  clientCertificates: string
+  ca: Array<Uint8Array>
+  crl: Array<Uint8Array>
+  sessions: string
+  sessionCacheSize: number
+  earlyDataBytes: number
+  keyLog?: string | undefined | null
+  handshakeTimeoutMs: number
+  maxHandshakes: number
+}
+
+/** How a client does TLS. */
+export interface NativeTlsClient {
+  ca?: Array<Uint8Array> | undefined | null
+  crl: Array<Uint8Array>
+  identity?: NativeCertificate | undefined | null
+  alpn: Array<string>
+  minVersion: string
+  maxVersion: string
+  ciphers?: Array<string> | undefined | null
+  groups?: Array<string> | undefined | null
+  pins: Array<Uint8Array>
+  acceptAnyCertificate: boolean
+  acceptAnyName: boolean
+  sessionCacheSize: number
+  keyLog?: string | undefined | null
+  handshakeTimeoutMs: number
+}
+
+/** What a TLS connection agreed on. */
+export interface NativeTlsInfo {
+  version: string
+  cipher: string
+  group?: string | undefined | null
+  alpn?: string | undefined | null
+  serverName?: string | undefined | null
+  resumed: boolean
+  earlyData: boolean
+  peerCertificates: Array<Buffer>
+}
+
+export declare class TlsServer {
+  constructor(options: NativeTlsServer)
+  token(): number
+  reload(options: NativeTlsServer): void
+  close(): void
+}
+
+export declare class TlsClient {
+  constructor(options: NativeTlsClient)
+  token(): number
+  close(): void
+}
+
+export declare function tlsCipherNames(): Array<string>
+export declare function tlsGroupNames(): Array<string>
+export declare function ktlsProbe(): string | null
 
 /**
  * Makes an alarm. `control` has its words (ALARM_), by which it is set; `wake` is called when the time has come, `closed` when

@@ -159,6 +159,14 @@ export class StreamReader implements AsyncIterable<Buffer> {
     return this.ended ? { done: true, value: undefined } : undefined
   }
 
+  /** @internal Takes out all that was received. */
+  takeAll(): Buffer {
+    this.queue.unsee()
+    const all = this.queue.take(this.queue.length)
+    this.resumeIfRoom()
+    return all
+  }
+
   /** @internal Where the bytes come from. */
   attach(source: Source): void {
     this.source = source

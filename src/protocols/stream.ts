@@ -1,9 +1,17 @@
 import type { Buffer } from 'node:buffer'
+import { type StartTlsOptions, startTls } from '../tls/start-tls.js'
 import type { ExtraInfo, Transport, WriteData } from '../workers/protocol.js'
+import { TcpTransport } from '../workers/transport.js'
 import type { Separator } from './separator-search.js'
 import type { ReadOptions, StreamReader } from './stream-reader.js'
 import type { StreamWriter } from './stream-writer.js'
 import type { WaitOptions } from './waiters.js'
+
+/** Options of a stream's `startTls`: a stream knows what it has received, and stays with its connection. */
+export type StreamTlsOptions = StartTlsOptions & {
+  readonly received?: undefined
+  readonly protocol?: undefined
+}
 
 /** Who knows whether the server drains. */
 interface DrainTeller {
@@ -86,6 +94,16 @@ export class Stream implements AsyncIterable<Buffer>, AsyncDisposable {
 
   canWriteEof(): boolean {
     return this.writer.canWriteEof()
+  }
+
+  /**
+   * Makes the connection TLS; see `Transport.startTls`. What was received and not read belongs to TLS, and is given back to it. A read
+   * that waits goes on behind it.
+   */
+  async startTls(options: StreamTlsOptions): Promise<void> {
+    const { transport } = this
+    if (!(transport instanceof TcpTransport)) return transport.startTls(options)
+    return startTls(transport, options, { received: () => this.reader.takeAll() })
   }
 
   close(): void {

@@ -18,6 +18,7 @@ const STREAMS_ONLY = [
   'moderation',
   'idleTimeoutMs',
   'balance',
+  'tls',
 ] as const
 
 /**

@@ -110,6 +110,9 @@ class LocalShard implements ShardControl {
       writeMaxBytes: order.writeMaxBytes,
       idleTimeoutMs: order.idleTimeoutMs,
       moderation: order.moderation,
+      tls: order.tls,
+      tlsUpgrade: order.tlsUpgrade,
+      tlsClientError: (error) => user.tlsClientError(this.id, error),
     })
   }
 

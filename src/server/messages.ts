@@ -66,6 +66,9 @@ export interface ServeOrder {
   readonly writeMaxBytes: number
   readonly idleTimeoutMs: number
   readonly moderation: boolean
+  /** Token of the native TlsServer; 0 for none. */
+  readonly tls: number
+  readonly tlsUpgrade: boolean
   /** Whether it is a datagram server, whose listeners are its sockets. */
   readonly datagrams: boolean
   readonly stallAfterMs: number
@@ -113,6 +116,8 @@ export type ShardMessage =
   /** Something in the shard listens to a signal now; once for each, until `unsubscribe` or the thread's end. */
   | { readonly type: 'subscribe'; readonly signal: HandledSignal }
   | { readonly type: 'unsubscribe'; readonly signal: HandledSignal }
+  /** A TLS handshake failed; of many at once not each is told. */
+  | { readonly type: 'tlsClientError'; readonly key: string; readonly error: TransferredError }
   /** A control method of the shard's handle was called. */
   | { readonly type: 'control'; readonly key: string; readonly action: 'abort' }
   | {
@@ -123,4 +128,7 @@ export type ShardMessage =
     }
 
 /** What a shard asks for on its own account, rather than in answer to an order. */
-export type ShardRequest = Extract<ShardMessage, { type: 'control' | 'subscribe' | 'unsubscribe' }>
+export type ShardRequest = Extract<
+  ShardMessage,
+  { type: 'control' | 'subscribe' | 'unsubscribe' | 'tlsClientError' }
+>

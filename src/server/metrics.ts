@@ -39,6 +39,15 @@ import {
   METRIC_RESETS_SHARD_DEATH,
   METRIC_RESETS_TIMED_OUT,
   METRIC_TAKEN_OVER,
+  METRIC_TLS_FAILED_ABANDONED,
+  METRIC_TLS_FAILED_ALERT,
+  METRIC_TLS_FAILED_CERTIFICATE,
+  METRIC_TLS_FAILED_INCOMPATIBLE,
+  METRIC_TLS_FAILED_PROTOCOL,
+  METRIC_TLS_FAILED_TIMEOUT,
+  METRIC_TLS_HANDSHAKES,
+  METRIC_TLS_RESUMED,
+  METRIC_TLS_TRUNCATED,
   METRIC_WRITE_OVERFLOWS,
   METRIC_WRITES,
 } from '../native/abi.js'
@@ -118,6 +127,32 @@ export interface DatagramCounts {
   readonly truncated: number
 }
 
+/** TLS handshakes that failed, by why. */
+export interface TlsFailureCounts {
+  /** The peer's certificate was not accepted. */
+  readonly certificate: number
+  /** The peer ended it by an alert: it may have refused our certificate. */
+  readonly alert: number
+  /** What the peer sent was no TLS, or malformed. */
+  readonly protocol: number
+  /** No version, cipher, group, application protocol or certificate suited both. */
+  readonly incompatible: number
+  readonly timeout: number
+  /** The peer left meanwhile. */
+  readonly abandoned: number
+}
+
+/** TLS, of connections accepted and made. */
+export interface TlsCounts {
+  /** Handshakes that were completed. */
+  readonly handshakes: number
+  /** Those of them that resumed a session. */
+  readonly resumed: number
+  readonly failed: TlsFailureCounts
+  /** Connections whose peer ended them without TLS's own end (ERR_SHARDLOOP_TLS_TRUNCATED). */
+  readonly truncated: number
+}
+
 /** Counters of one shard since it started, or of all of them. A shard's servers share its counters. */
 export interface ShardMetrics {
   readonly connectionsOpen: number
@@ -130,6 +165,7 @@ export interface ShardMetrics {
   /** Connections that came to the queue of another shard, which was stuck, down or busier. */
   readonly connectionsTakenOver: number
   readonly datagrams: DatagramCounts
+  readonly tls: TlsCounts
   readonly bytesRead: bigint
   readonly bytesWritten: bigint
   /** Calls from the native core into JavaScript. */
@@ -288,6 +324,19 @@ function shape(counters: BigUint64Array, restarts: number): ShardMetrics {
       sent: count(METRIC_DATAGRAMS_SENT),
       dropped: count(METRIC_DATAGRAMS_DROPPED),
       truncated: count(METRIC_DATAGRAMS_TRUNCATED),
+    },
+    tls: {
+      handshakes: count(METRIC_TLS_HANDSHAKES),
+      resumed: count(METRIC_TLS_RESUMED),
+      failed: {
+        certificate: count(METRIC_TLS_FAILED_CERTIFICATE),
+        alert: count(METRIC_TLS_FAILED_ALERT),
+        protocol: count(METRIC_TLS_FAILED_PROTOCOL),
+        incompatible: count(METRIC_TLS_FAILED_INCOMPATIBLE),
+        timeout: count(METRIC_TLS_FAILED_TIMEOUT),
+        abandoned: count(METRIC_TLS_FAILED_ABANDONED),
+      },
+      truncated: count(METRIC_TLS_TRUNCATED),
     },
     bytesRead: counters[METRIC_BYTES_READ] ?? 0n,
     bytesWritten: counters[METRIC_BYTES_WRITTEN] ?? 0n,

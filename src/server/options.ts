@@ -13,6 +13,11 @@ import {
   WRITE_HIGH_DEFAULT_BYTES,
   WRITE_MAX_DEFAULT_BYTES,
 } from '../limits.js'
+import {
+  parseTlsServerOptions,
+  type TlsServerOptions,
+  type TlsServerSettings,
+} from '../tls/server-options.js'
 import type { EngineName } from '../workers/engine.js'
 import type { Logger, LogLevel } from '../workers/logger.js'
 import type { ProtocolFactory } from '../workers/protocol.js'
@@ -130,6 +135,11 @@ export interface ServerOptions {
   /** Milliseconds without a byte either way after which a connection has timed out. Default 0: never. */
   readonly idleTimeoutMs?: number
   /**
+   * TLS: certificate, key and what else {@link TlsServerOptions} has. Connections are accepted as ever and begin (`connectionMade`) when
+   * their handshake is done. Default: none.
+   */
+  readonly tls?: TlsServerOptions
+  /**
    * Where log records go, as `setLogger(logger, { level: logLevel })` on the main thread and in each shard, where it is taken
    * from the shard's own call. With a factory named by URL that module exports it instead, for the shards. It stays when the
    * server has closed. Default: what is set in the thread; at first lines on standard error.
@@ -180,6 +190,8 @@ export interface ServerSettings {
   readonly writeLowBytes: number
   readonly writeMaxBytes: number
   readonly idleTimeoutMs: number
+  /** null: none. */
+  readonly tls: TlsServerSettings | null
   readonly logger: Logger | undefined
   /** null: not given. */
   readonly logLevel: LogLevel | null
@@ -268,6 +280,7 @@ export function readOptions(
       Math.max(WRITE_MAX_DEFAULT_BYTES, writeHighBytes),
     ),
     idleTimeoutMs: given.integer('idleTimeoutMs', 0, TIME_MAX_MS, 0),
+    tls: given.parsed('tls', (tls) => (tls === undefined ? null : parseTlsServerOptions(tls, 'tls.'))),
     logger: given.logger(),
     logLevel: given.logLevel(),
     signal: given.signal(),

@@ -8,6 +8,7 @@ import type {
   ResetCounts,
   ServerMetrics,
   ShardMetrics,
+  TlsFailureCounts,
 } from './metrics.js'
 
 const MS_PER_SECOND = 1_000
@@ -53,6 +54,15 @@ const OUTCOMES: Readonly<Record<keyof DatagramCounts, string>> = {
   sent: 'sent',
   dropped: 'dropped',
   truncated: 'truncated',
+}
+
+const TLS_FAILURES: Readonly<Record<keyof TlsFailureCounts, string>> = {
+  certificate: 'certificate',
+  alert: 'alert',
+  protocol: 'protocol',
+  incompatible: 'incompatible',
+  timeout: 'timeout',
+  abandoned: 'abandoned',
 }
 
 function counter(name: string, help: string, read: (shard: ShardMetrics) => number | bigint): Family {
@@ -117,6 +127,24 @@ const FAMILIES: readonly Family[] = [
     'shardloop_datagrams_total',
     'Datagrams, by what became of them.',
     (shard) => shard.datagrams,
+  ),
+  counter(
+    'shardloop_tls_handshakes_total',
+    'TLS handshakes that were completed.',
+    ({ tls }) => tls.handshakes,
+  ),
+  counter('shardloop_tls_resumed_total', 'TLS handshakes that resumed a session.', ({ tls }) => tls.resumed),
+  countersBy(
+    'cause',
+    TLS_FAILURES,
+    'shardloop_tls_handshakes_failed_total',
+    'TLS handshakes that failed, by cause.',
+    ({ tls }) => tls.failed,
+  ),
+  counter(
+    'shardloop_tls_truncated_total',
+    'TLS connections whose peer ended them without close_notify.',
+    ({ tls }) => tls.truncated,
   ),
   counter('shardloop_received_bytes_total', 'Bytes received.', (shard) => shard.bytesRead),
   counter('shardloop_sent_bytes_total', 'Bytes handed to the kernel.', (shard) => shard.bytesWritten),

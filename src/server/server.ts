@@ -1,4 +1,6 @@
 import type { EventEmitter } from 'node:events'
+import type { TlsError } from '../errors.js'
+import type { TlsServerOptions } from '../tls/server-options.js'
 import type { EngineName } from '../workers/engine.js'
 import type { SocketAddress } from '../workers/protocol.js'
 import type { SocketOptions } from '../workers/transport-socket.js'
@@ -94,6 +96,18 @@ export interface ServerEvents {
    * shard use `onSignal`.
    */
   signal: [signal: EventSignal]
+  /** New handshakes have the certificates that were read just now, by `reloadTls` or because a file has changed. Not emitted in shards. */
+  tlsReloaded: []
+  /**
+   * A file of `tls` has changed, and what is in the files now cannot be used: the configuration of before goes on, until they change
+   * again. Logged as well. Not emitted in shards.
+   */
+  tlsReloadFailed: [failure: { readonly error: Error }]
+  /**
+   * A TLS handshake of somebody who connected failed: no protocol was made. Each shard tells 16 in a second; all are counted by
+   * `metrics()`, and logged at the level `'debug'`. Not emitted in shards.
+   */
+  tlsClientError: [failure: { readonly shardId: number; readonly error: TlsError }]
 }
 
 /**
@@ -132,6 +146,13 @@ export interface Server extends AsyncDisposable {
    * counts. The last server of the process ends the shards too.
    */
   drain(options?: { readonly deadlineMs?: number }): Promise<void>
+  /**
+   * Reads the files of `tls` again, or takes other options in their place (all of them: what is left out has its default), for the
+   * handshakes to come; connections stay. Tickets and sessions go on, unless who may connect has changed. Rejects with
+   * ERR_SHARDLOOP_OPTION when they cannot be used, and then all stays as it was; with ERR_SHARDLOOP_STATE in a shard, for a server
+   * without `tls`, and for one that is closed.
+   */
+  reloadTls(options?: TlsServerOptions): Promise<void>
   /** `drain()` with the default deadline. */
   close(): Promise<void>
   /** Aborts every connection at once, and closes; a drain under way is cut short. */

@@ -68,6 +68,8 @@ export interface ShardUser {
   shardStalled(shard: number, stalledMs: number): void
   /** It turns again. Follows every `shardStalled`, unless the shard dies. */
   shardRecovered(shard: number, stalledMs: number): void
+  /** A handshake of a connection to it failed. */
+  tlsClientError(shard: number, error: unknown): void
   drain(options?: { readonly deadlineMs?: number }): Promise<void>
   abort(): Promise<void>
 }

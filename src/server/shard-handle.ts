@@ -86,6 +86,11 @@ export class ShardHandle implements Server {
     return this.#link.over.promise
   }
 
+  async reloadTls(): Promise<void> {
+    const message = `certificates are the supervisor's: call reloadTls of server ${this.name} on the main thread (isSupervisor)`
+    throw new ShardloopError('ERR_SHARDLOOP_STATE', message)
+  }
+
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }

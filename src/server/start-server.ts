@@ -7,17 +7,21 @@ import { LocalGroup } from './local-group.js'
 import type { ServerSettings } from './options.js'
 import { assertEntryRunsAgain } from './program-entry.js'
 import type { Server } from './server.js'
+import { ServerTls } from './server-tls.js'
 import { SupervisorServer } from './supervisor-server.js'
-import { announceEnd, callBook, joinWorkerSet } from './worker-set.js'
+import { announceEnd, callBook, joinWorkerSet, type WorkerSet } from './worker-set.js'
 
 /** `shards: 0`. */
 export async function startLocal(source: ProtocolFactory | URL, settings: ServerSettings): Promise<Server> {
   // First, as it refuses another engine than runs.
   const group = new LocalGroup(source, settings)
+  let tls: ServerTls | null = null
   let listeners: Listeners
   try {
+    tls = openTls(settings)
     listeners = await openListeners(settings, 1)
   } catch (error) {
+    tls?.end()
     await group.discard()
     throw error
   }
@@ -29,6 +33,7 @@ export async function startLocal(source: ProtocolFactory | URL, settings: Server
     module: source instanceof URL ? source.href : null,
     listeners,
     group,
+    tls,
     onEnd: () => {},
   })
   await server.start()
@@ -61,7 +66,8 @@ async function prepare(
   settings: ServerSettings,
   call: OpenCall,
 ): Promise<SupervisorServer> {
-  const set = await joinWorkerSet(settings, automaticShards)
+  const tls = openTls(settings)
+  const set = await joining(settings, tls)
   try {
     const listeners = await openListeners(settings, set.plan.size)
     const server = new SupervisorServer({
@@ -70,12 +76,28 @@ async function prepare(
       module: source instanceof URL ? source.href : null,
       listeners,
       group: set,
+      tls,
       onEnd: (end) => announceEnd(callBook().end(call, end)),
     })
     set.addUser(server)
     return server
   } catch (error) {
+    tls?.end()
     await set.withdraw()
     throw error
   }
+}
+
+async function joining(settings: ServerSettings, tls: ServerTls | null): Promise<WorkerSet> {
+  try {
+    return await joinWorkerSet(settings, automaticShards)
+  } catch (error) {
+    tls?.end()
+    throw error
+  }
+}
+
+/** Reads certificates and keys. @throws ShardloopError ERR_SHARDLOOP_OPTION */
+function openTls(settings: ServerSettings): ServerTls | null {
+  return settings.tls === null ? null : new ServerTls(settings.tls)
 }

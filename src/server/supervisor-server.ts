@@ -1,7 +1,8 @@
 import { EventEmitter } from 'node:events'
 import { Deferred } from '../deferred.js'
-import { ShardloopError } from '../errors.js'
+import { ShardloopError, type TlsError } from '../errors.js'
 import { ABORT_GRACE_MS } from '../limits.js'
+import type { TlsServerOptions } from '../tls/server-options.js'
 import type { CallPlace } from '../workers/call-counter.js'
 import type { EngineName } from '../workers/engine.js'
 import type { SocketAddress } from '../workers/protocol.js'
@@ -17,6 +18,7 @@ import type { ServerMetrics } from './metrics.js'
 import { parseDeadline, type ServerSettings } from './options.js'
 import { renderPrometheus } from './prometheus.js'
 import type { EventSignal, ListenerSocket, Server, ServerEvents, ServerHealth, ShardInfo } from './server.js'
+import type { ServerTls } from './server-tls.js'
 import type { AfterDeath, ShardControl, ShardDeath, ShardGroup, ShardUser } from './shard-control.js'
 import { processSignals } from './signals.js'
 import { startFailure } from './worker-shard.js'
@@ -32,6 +34,7 @@ export interface ServerPlan {
   readonly module: string | null
   readonly listeners: Listeners
   readonly group: ShardGroup
+  readonly tls: ServerTls | null
   /** Called once when the server is over, before its shards end. */
   readonly onEnd: (end: CallEnd) => void
 }
@@ -136,6 +139,7 @@ export class SupervisorServer implements Server, ShardUser {
       })
       await Promise.race([Promise.all(listening), this.#startBroken.promise])
       this.#phase = 'listening'
+      this.#plan.tls?.watch(this.events, this.name)
       if (settings.signals) processSignals()?.register(this)
     } catch (error) {
       this.#ended = this.#giveUp(error)
@@ -158,6 +162,21 @@ export class SupervisorServer implements Server, ShardUser {
 
   abort(): Promise<void> {
     return this.#end(0)
+  }
+
+  async reloadTls(options?: TlsServerOptions): Promise<void> {
+    const { tls } = this.#plan
+    if (tls === null) throw new ShardloopError('ERR_SHARDLOOP_STATE', `server ${this.name} has no option tls`)
+    if (this.#phase === 'closed')
+      throw new ShardloopError(
+        'ERR_SHARDLOOP_STATE',
+        `server ${this.name} is closed: there is nothing to reload`,
+      )
+    tls.reload(options)
+  }
+
+  tlsClientError(shardId: number, error: unknown): void {
+    this.#emit('tlsClientError', { shardId, error: error as TlsError })
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -209,7 +228,7 @@ export class SupervisorServer implements Server, ShardUser {
   }
 
   orderFor(shard: number): ServeOrder {
-    const { server, name, module, listeners, settings } = this.#plan
+    const { server, name, module, listeners, settings, tls } = this.#plan
     return {
       server,
       key: this.key,
@@ -223,6 +242,8 @@ export class SupervisorServer implements Server, ShardUser {
       writeMaxBytes: settings.writeMaxBytes,
       idleTimeoutMs: settings.idleTimeoutMs,
       moderation: settings.moderation,
+      tls: tls?.token ?? 0,
+      tlsUpgrade: settings.tls?.upgrade ?? false,
       datagrams: settings.datagrams !== undefined,
       stallAfterMs: settings.stallAfterMs,
       logLevel: settings.logLevel,
@@ -268,6 +289,7 @@ export class SupervisorServer implements Server, ShardUser {
       this.#failure ??= new ShardloopError('ERR_SHARDLOOP_SHARD_DIED', message, { cause: death.error })
     }
     this.#phase = 'closed'
+    this.#plan.tls?.end()
     processSignals()?.unregister(this)
     if (this.#failure !== null) this.#emit('error', this.#failure)
     this.#emit('close')
@@ -324,6 +346,7 @@ export class SupervisorServer implements Server, ShardUser {
       await drained
       await group.leave(this)
     }
+    this.#plan.tls?.end()
     this.#phase = 'closed'
   }
 

@@ -4,6 +4,7 @@ import { MAX_RESTARTS_DEFAULT, RESTART_WINDOW_DEFAULT_MS } from '../limits.js'
 import { native } from '../native/index.js'
 import type { CallHistory, PastCalls } from '../workers/call-history.js'
 import { chooseEngine, type EngineName } from '../workers/engine.js'
+import { unpackError } from '../workers/error-transfer.js'
 import { threadLog } from '../workers/thread-log.js'
 import { threadSingleton } from '../workers/thread-singleton.js'
 import { CallBook } from './call-book.js'
@@ -191,7 +192,8 @@ export class WorkerSet implements ShardGroup {
     if (message.type === 'subscribe') return processSignals()?.subscribe(shard, message.signal)
     if (message.type === 'unsubscribe') return processSignals()?.unsubscribe(shard, message.signal)
     const user = [...this.#users].find(({ key }) => key === message.key)
-    if (message.action === 'abort') void user?.abort()
+    if (message.type === 'tlsClientError') user?.tlsClientError(shard.id, unpackError(message.error))
+    else if (message.action === 'abort') void user?.abort()
     else void user?.drain(message.deadlineMs === null ? {} : { deadlineMs: message.deadlineMs })
   }
 }

@@ -193,6 +193,7 @@ export class WorkerShard {
       case 'control':
       case 'subscribe':
       case 'unsubscribe':
+      case 'tlsClientError':
         return this.#observer.controlled(message)
     }
   }

@@ -10,6 +10,7 @@ export class Clients implements ConnectionOwner {
   readonly name = null
   readonly isDraining = false
   readonly idleTimeoutMs = 0
+  readonly tls = 0
   readonly writeHighBytes: number = WRITE_HIGH_DEFAULT_BYTES
   readonly writeLowBytes: number = Math.floor(WRITE_HIGH_DEFAULT_BYTES / 4)
   readonly writeMaxBytes: number = WRITE_MAX_DEFAULT_BYTES
@@ -29,7 +30,7 @@ export class Clients implements ConnectionOwner {
     this.released = released
     const { writeHighBytes, writeLowBytes, writeMaxBytes } = this
     const limits = { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs: 0, moderation: true }
-    loop.native.addServer(id, 0, limits)
+    loop.native.addServer(id, 0, { ...limits, tls: 0, tlsUpgrade: false })
   }
 
   requested(): void {

@@ -1,8 +1,9 @@
 import { ShardloopError, systemError } from '../errors.js'
 import { CLOSE_DETACHED, CLOSE_PROGRAM, CLOSE_WRITE_OVERFLOW } from '../native/abi.js'
+import { isTlsReason, tlsError } from '../tls/failures.js'
 import type { TcpTransport } from './transport.js'
 
-/** What `connectionLost` is told. @param reason as native code tells it: 0, a CLOSE_ constant, or an errno */
+/** What `connectionLost` is told. @param reason as native code tells it: 0, a CLOSE_ or TLS_ constant, or an errno */
 export function closeError(transport: TcpTransport, reason: number): Error | null {
   // What the program aborted without an error is no failure.
   if (reason === 0 || reason === CLOSE_PROGRAM) return null
@@ -13,6 +14,10 @@ export function closeError(transport: TcpTransport, reason: number): Error | nul
     )
   }
   if (reason === CLOSE_DETACHED) return detachedError(transport)
+  if (isTlsReason(reason)) {
+    const detail = transport.loop.native.tlsDetail(transport.handle)
+    return tlsError(reason, `connection ${transport.id}`, detail, transport.getExtraInfo('peername') ?? null)
+  }
   const error = systemError(reason, transport.failingCall)
   return error.code === 'EPIPE' ? systemError(reason, 'write') : error
 }

@@ -1,3 +1,4 @@
+import type { TlsError } from '../errors.js'
 import type { DatagramProtocol, DatagramTransport } from './datagram-protocol.js'
 import type { Protocol, ProtocolFactory, Transport } from './protocol.js'
 import type { TcpTransport } from './transport.js'
@@ -42,6 +43,12 @@ export interface ServeOptions extends WriteLimits {
   readonly idleTimeoutMs: number
   /** Whether the shard may rest between small batches. */
   readonly moderation: boolean
+  /** Token of the native TlsServer; 0 for none. */
+  readonly tls: number
+  /** Whether connections begin without TLS, though there is one. */
+  readonly tlsUpgrade: boolean
+  /** Told of TLS handshakes that failed, of some of them when there are many. */
+  readonly tlsClientError: (error: TlsError) => void
   /** null: the thread's own. */
   readonly exceptionHandler: ExceptionHandler | null
 }
@@ -79,4 +86,6 @@ export interface ConnectionServer extends WriteLimits {
   readonly isDraining: boolean
   /** The idle timeout that its connections begin with; 0 is none. */
   readonly idleTimeoutMs: number
+  /** Token of the native TlsServer of its connections; 0 when they have none. */
+  readonly tls: number
 }

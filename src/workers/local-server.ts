@@ -1,5 +1,7 @@
-import { ShardloopError, systemError } from '../errors.js'
+import { ShardloopError, systemError, type TlsError, type TlsPeer } from '../errors.js'
+import { TLS_CLIENT_ERRORS_PER_SECOND } from '../limits.js'
 import { CLOSE_SERVER } from '../native/abi.js'
+import { tlsError } from '../tls/failures.js'
 import type {
   ConnectionOwner,
   ExceptionContext,
@@ -10,7 +12,11 @@ import type {
 import { callExceptionHandler, exceptionContext, tell } from './exception-handler.js'
 import type { ProtocolFactory } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
+import { threadLog } from './thread-log.js'
 import type { TcpTransport } from './transport.js'
+import { peerAddress } from './transport-socket.js'
+
+const MS_PER_SECOND = 1_000
 
 /** One server's connections in this thread. */
 export class LocalServer implements ServedServer, ConnectionOwner {
@@ -20,6 +26,7 @@ export class LocalServer implements ServedServer, ConnectionOwner {
   readonly writeLowBytes: number
   readonly writeMaxBytes: number
   readonly idleTimeoutMs: number
+  readonly tls: number
   /** @internal What happens to a connection that comes out of the queue after listening has stopped. */
   stopped: ((transport: TcpTransport) => void) | undefined = undefined
   private readonly loop: ShardLoop
@@ -33,6 +40,10 @@ export class LocalServer implements ServedServer, ConnectionOwner {
   private whenEmpty: (() => void) | undefined = undefined
   private draining: Promise<void> | undefined = undefined
   private over = false
+  private readonly tlsClientError: (error: TlsError) => void
+  /** Failed handshakes that were told in the second that began then. */
+  private tlsErrorsSince = 0
+  private tlsErrorsTold = 0
 
   constructor(loop: ShardLoop, id: number, options: ServeOptions) {
     this.loop = loop
@@ -45,6 +56,8 @@ export class LocalServer implements ServedServer, ConnectionOwner {
     this.writeLowBytes = options.writeLowBytes
     this.writeMaxBytes = options.writeMaxBytes
     this.idleTimeoutMs = options.idleTimeoutMs
+    this.tls = options.tls
+    this.tlsClientError = options.tlsClientError
   }
 
   get isDraining(): boolean {
@@ -96,6 +109,36 @@ export class LocalServer implements ServedServer, ConnectionOwner {
   ended(): void {
     this.open--
     this.settle()
+  }
+
+  /** @internal A connection was accepted, and its TLS handshake failed: nobody has heard of it. */
+  handshakeFailed(handle: number, reason: number): void {
+    const { native } = this.loop
+    const log = threadLog()
+    const isTold = this.mayTellTlsError()
+    if (isTold || log.isVerbose) {
+      const peer = native.handshakePeer(handle)
+      const error = tlsError(
+        reason,
+        `a connection to ${this.name}`,
+        native.tlsDetail(handle),
+        peer === null ? null : (peerAddress(peer) as TlsPeer),
+      )
+      log.write('debug', error.message, { server: this.name, code: error.code, reason: error.reason })
+      if (isTold) this.tlsClientError(error)
+    }
+    this.announced++
+    this.settle()
+  }
+
+  /** Not every one of a flood. */
+  private mayTellTlsError(): boolean {
+    const now = performance.now()
+    if (now - this.tlsErrorsSince >= MS_PER_SECOND) {
+      this.tlsErrorsSince = now
+      this.tlsErrorsTold = 0
+    }
+    return ++this.tlsErrorsTold <= TLS_CLIENT_ERRORS_PER_SECOND
   }
 
   /** @internal */

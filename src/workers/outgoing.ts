@@ -1,8 +1,10 @@
 import type { AsyncResource } from 'node:async_hooks'
 import { constants } from 'node:os'
 import { ShardloopError, type SystemError, systemError } from '../errors.js'
-import { CALL_CONNECT } from '../native/abi.js'
+import { CALL_CONNECT, CALL_TLS } from '../native/abi.js'
 import type { NativePipe, SystemFailure } from '../native/binding.js'
+import type { TlsClientTerms } from '../tls/client-context.js'
+import { cannotSecure, HandshakeFailure } from '../tls/failures.js'
 import { Clients } from './clients.js'
 import type { ProtocolFactory, SocketAddress } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
@@ -35,10 +37,12 @@ export interface ConnectAttempt {
   cancelled: boolean
   /** The peer's address, where it is the one that was connected to in the system's own spelling. */
   readonly peername: SocketAddress | undefined
+  /** How it does TLS; null: not at all. */
+  readonly tls: TlsClientTerms | null
   /** After `connectionMade`. */
   connected(transport: TcpTransport): void
-  /** @param error the system's */
-  failed(error: SystemError): void
+  /** @param error the system's, or what the TLS handshake failed with */
+  failed(error: SystemError | HandshakeFailure): void
   /** It was connected, and then there was no protocol for it. */
   refused(error: unknown): void
 }
@@ -74,6 +78,12 @@ export class Outgoing {
     const { port, localAddress, localPort } = terms
     const switches = (terms.noDelay ? 1 : 0) | (terms.keepAlive ? 2 : 0)
     try {
+      this.secure(attempt)
+    } catch (error) {
+      attempt.refused(error)
+      return
+    }
+    try {
       this.loop.calls.connect(attempt.request, id, address, port, localAddress, localPort, switches)
     } catch {
       // An address with a zone that is no interface of this machine: nothing has begun.
@@ -84,10 +94,11 @@ export class Outgoing {
   /**
    * Begins with a socket that is connected.
    * @param duplicate whether the descriptor stays the caller's, and a duplicate is taken
-   * @throws the system's error when it is no socket that is connected; then it stays the caller's
+   * @throws the system's error when it is no socket that is connected, or ERR_SHARDLOOP_OPTION; then it stays the caller's
    */
   adopt(fd: number, duplicate: boolean, attempt: ConnectAttempt): void {
     const { id } = this.request(attempt)
+    this.secure(attempt)
     this.adopted(attempt, this.loop.native.adopt(attempt.request, id, fd, duplicate))
   }
 
@@ -101,6 +112,17 @@ export class Outgoing {
   adoptPipeEnd(pipe: NativePipe, writes: boolean, attempt: ConnectAttempt): void {
     const { id } = this.request(attempt)
     this.adopted(attempt, this.loop.native.adoptPipeEnd(attempt.request, id, pipe, writes))
+  }
+
+  /** Before it begins: its connection is to be TLS. @throws ShardloopError ERR_SHARDLOOP_OPTION, and then nothing begins */
+  private secure(attempt: ConnectAttempt): void {
+    if (attempt.tls === null) return
+    const { context, servername } = attempt.tls
+    const why = this.loop.native.secureRequest(attempt.request, context.token, servername)
+    if (why === null) return
+    this.take(attempt.request)
+    attempt.clients?.ended()
+    throw cannotSecure('a connection', why)
   }
 
   private adopted(attempt: ConnectAttempt, failure: SystemFailure | null): void {
@@ -127,11 +149,14 @@ export class Outgoing {
     return attempt
   }
 
-  /** A request has come to nothing. @param call a CALL_ constant */
+  /** A request has come to nothing. @param errno or a TLS_ reason @param call a CALL_ constant */
   failed(request: number, errno: number, call: number): void {
     const attempt = this.take(request)
     attempt.clients?.ended()
-    if (!attempt.cancelled) attempt.failed(systemError(errno, CALLS[call] ?? 'connect'))
+    if (attempt.cancelled) return
+    if (call === CALL_TLS)
+      attempt.failed(new HandshakeFailure(errno, this.loop.native.requestDetail(request)))
+    else attempt.failed(systemError(errno, CALLS[call] ?? 'connect'))
   }
 
   /**

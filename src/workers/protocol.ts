@@ -1,4 +1,8 @@
+import type { X509Certificate } from 'node:crypto'
 import type { DuplexOptions, TransportDuplex } from '../interop/duplex.js'
+import type { TlsVersion } from '../tls/common-options.js'
+import type { TlsCipher, TlsSession } from '../tls/session.js'
+import type { StartTlsOptions } from '../tls/start-tls.js'
 import type { TransportSocket } from './transport-socket.js'
 
 /** What can be written. A string is sent as UTF-8. */
@@ -85,6 +89,18 @@ export interface ExtraInfo {
   peername: SocketAddress
   /** Of a pipe: its descriptor, or -1 once it is closed. It stays the transport's. */
   pipe: number
+  /** What TLS agreed on. This and the ones below are undefined without TLS, and when the connection has ended before they were asked for. */
+  sslObject: TlsSession
+  cipher: TlsCipher
+  /** The peer's own certificate; undefined when it has shown none. */
+  peercert: X509Certificate
+  /** The application protocol that was negotiated (ALPN); undefined when none was. */
+  alpn: string
+  /** The name that the client asked for (SNI); undefined when it asked for none. */
+  servername: string
+  tlsVersion: TlsVersion
+  /** Whether an earlier session was resumed. */
+  sessionReused: boolean
 }
 
 /** One connection's sending side and switches. Lives on its shard's thread; never crosses threads. */
@@ -145,6 +161,14 @@ export interface Transport extends AsyncDisposable {
    * A transport of `fromDuplex` gives back what it was made of, without what {@link TransportDuplex} adds.
    */
   duplex(options?: DuplexOptions): TransportDuplex
+  /**
+   * Makes the connection TLS, as both sides have agreed (STARTTLS). What was written before leaves as plain text; what is written from
+   * now on is encrypted, and waits for the handshake. What comes from now on belongs to TLS, and so does what the protocol has
+   * received already behind the line by which that was agreed: it gives it back (`received`). Resolves when the handshake is done, before
+   * anything is delivered that it brings; rejects with a `TlsError`, with which the connection ends, or with what is wrong with
+   * the options or the connection's state, and then it goes on as it was.
+   */
+  startTls(options: StartTlsOptions): Promise<void>
   /** `close()`; resolves when `connectionLost` was called. For `await using`. */
   [Symbol.asyncDispose](): Promise<void>
 }

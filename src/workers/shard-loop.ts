@@ -19,12 +19,15 @@ import {
   EVENT_DATAGRAM_CLOSED,
   EVENT_EOF,
   EVENT_FILE_SENT,
+  EVENT_HANDSHAKE_FAILED,
   EVENT_IDLE,
   EVENT_OPEN,
   EVENT_OWNED_FLUSHED,
   EVENT_PAUSE_WRITING,
   EVENT_RESUME_WRITING,
   EVENT_RING_RECORDS,
+  EVENT_TLS_ESTABLISHED,
+  EVENT_TLS_READY,
   HANDLE_SLOT_MASK,
   KIND_MASK,
   RECORD_WORDS,
@@ -149,8 +152,17 @@ export class ShardLoop {
   serve(options: ServeOptions): ServedServer {
     const server = this.own((id) => new LocalServer(this, id, options))
     const { id } = server
-    const { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs, moderation } = options
-    const limits = { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs, moderation }
+    const { writeHighBytes, writeLowBytes, writeMaxBytes, idleTimeoutMs, moderation, tls, tlsUpgrade } =
+      options
+    const limits = {
+      writeHighBytes,
+      writeLowBytes,
+      writeMaxBytes,
+      idleTimeoutMs,
+      moderation,
+      tls,
+      tlsUpgrade,
+    }
     this.native.addServer(id, options.number, limits)
     for (const listener of options.listeners) {
       const failure = this.native.listen(id, listener)
@@ -373,6 +385,9 @@ export class ShardLoop {
       case EVENT_ACCEPT_ERROR:
         ;(this.servers[handle] as LocalServer | undefined)?.acceptFailed(a, b !== 0)
         return true
+      case EVENT_HANDSHAKE_FAILED:
+        ;(this.servers[b] as LocalServer).handshakeFailed(handle, a)
+        return true
       default:
         return false
     }
@@ -402,6 +417,10 @@ export class ShardLoop {
       else transport.abortFor(CLOSE_IDLE, idleError(transport))
     } else if (kind === EVENT_ANSWERED) {
       transport.answered()
+    } else if (kind === EVENT_TLS_READY) {
+      transport.feedTls()
+    } else if (kind === EVENT_TLS_ESTABLISHED) {
+      transport.secured()
     }
   }
 
@@ -440,6 +459,7 @@ export class ShardLoop {
     }
     if (attempt.source !== undefined) transport.noteSource(attempt.source)
     if (attempt.peername !== undefined) transport.notePeername(attempt.peername)
+    if (attempt.tls !== null && !attempt.tls.context.verifies) transport.noteUnverified()
     try {
       this.begin(transport, attempt.factory, named)
     } catch (error) {
@@ -508,10 +528,10 @@ export class ShardLoop {
     let from = start
     while (from < end && !transport.closing) {
       const { protocol } = transport
-      if (transport.paused || transport.receiving !== RECEIVE_BUFFERED) {
-        // Paused, or given to a protocol of another kind, in between: the rest follows as its own event.
+      if (transport.paused || transport.isUpgrading || transport.receiving !== RECEIVE_BUFFERED) {
+        // Paused, to be TLS, or given to a protocol of another kind, in between: the rest follows as its own event.
         const rest = exactCopy(memory, from, end)
-        if (transport.paused) transport.holdRest(rest)
+        if (transport.paused || transport.isUpgrading) transport.holdRest(rest)
         else this.receive(transport, rest, -1, 0, rest.length)
         return
       }

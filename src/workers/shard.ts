@@ -210,6 +210,10 @@ export class Shard {
         writeMaxBytes: order.writeMaxBytes,
         idleTimeoutMs: order.idleTimeoutMs,
         moderation: order.moderation,
+        tls: order.tls,
+        tlsUpgrade: order.tlsUpgrade,
+        tlsClientError: (error) =>
+          this.#post({ type: 'tlsClientError', key: order.key, error: packError(error) }),
       })
     } catch (error) {
       this.#refuse(link, error)

@@ -2,7 +2,7 @@ import { constants } from 'node:os'
 import { inspect } from 'node:util'
 import { ShardloopError, systemError } from '../errors.js'
 import type { NativeShard, SystemFailure } from '../native/binding.js'
-import type { SocketAddress } from './protocol.js'
+import type { IpSocketAddress, SocketAddress } from './protocol.js'
 
 /** Socket options that can be read, with the type of their value. Sizes in bytes, times in seconds. */
 export interface SocketOptions {
@@ -75,6 +75,13 @@ export function socketOption<Name extends keyof SocketOptions>(
   if (typeof value === 'object') throw systemError(value.errno, value.syscall)
   const plain = name === 'linger' ? value | 0 : value
   return (SWITCHES.has(name) ? value !== 0 : plain) as SocketOptions[Name]
+}
+
+/** @param text family, port and address of a peer, or that it is a Unix socket, as native code tells them */
+export function peerAddress(text: string): SocketAddress {
+  if (text === 'Unix') return '' as SocketAddress
+  const [family, port, address] = text.split(' ') as [IpSocketAddress['family'], string, string]
+  return { address, family, port: Number(port) }
 }
 
 /** Whether native code failed to tell an address. */

@@ -15,13 +15,18 @@ import {
   COMMAND_WRITE_LIMITS,
   DIRECT_WRITE_BYTES,
 } from '../native/abi.js'
+import { isTlsInfo, TlsSession, tlsInfoOf } from '../tls/session.js'
+import { type StartTlsOptions, startTls, type TlsUpgrade } from '../tls/start-tls.js'
 import { closedError } from './close-reasons.js'
 import type { ConnectionOwner } from './connection-server.js'
 import { invalid } from './invalid.js'
-import type { ExtraInfo, IpSocketAddress, Protocol, SocketAddress, Transport, WriteData } from './protocol.js'
+import type { ExtraInfo, Protocol, SocketAddress, Transport, WriteData } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
-import { ConnectionSocket, isFailure } from './transport-socket.js'
+import { ConnectionSocket, isFailure, peerAddress } from './transport-socket.js'
 import { type Watermarks, WRITE_DATA_EXPECTED, watermarksOf } from './writing.js'
+
+/** As it was before the program may have replaced it (a test runner's timers). */
+const nextTurn = setImmediate
 
 /** How a protocol takes bytes: `dataReceived`, `bytesReceived`, or `getBuffer` and `bufferUpdated`. */
 export type Receiving = typeof RECEIVE_CHUNKS | typeof RECEIVE_BORROWED | typeof RECEIVE_BUFFERED
@@ -75,6 +80,12 @@ interface Rare {
   sockname?: SocketAddress
   socket?: ConnectionSocket
   limits?: Watermarks
+  /** What TLS agreed on, once somebody has asked; null: there is none. */
+  tls?: TlsSession | null
+  /** Any certificate of the peer is accepted. */
+  unverified?: true
+  /** It becomes TLS: until then `held` keeps what comes. */
+  upgrade?: TlsUpgrade & { readonly ended: () => void }
 }
 
 /** A string of more characters is encoded on its own; a shorter one takes at most three times its length in the slab. */
@@ -309,7 +320,7 @@ export class TcpTransport implements Transport {
       case 'pipe':
         return this.pipe() ?? fallback
       default:
-        return fallback
+        return isTlsInfo(name) ? (tlsInfoOf(this.tls, name) ?? fallback) : fallback
     }
   }
 
@@ -334,6 +345,74 @@ export class TcpTransport implements Transport {
 
   duplex(options?: DuplexOptions): TransportDuplex {
     return duplexOf(this, options)
+  }
+
+  startTls(options: StartTlsOptions): Promise<void> {
+    return startTls(this, options)
+  }
+
+  /** @internal What TLS agreed on; null where there is none, or was not asked for by the end of the connection. */
+  get tls(): TlsSession | null {
+    if (this.rare?.tls !== undefined) return this.rare.tls
+    if (this.lost) return null
+    const info = this.loop.native.tlsInfo(this.handle)
+    const session = info === null ? null : new TlsSession(info, this.rare?.unverified !== true)
+    this.rarely().tls = session
+    return session
+  }
+
+  /** @internal Its peer's certificate, whatever it be, was accepted. */
+  noteUnverified(): void {
+    this.rarely().unverified = true
+  }
+
+  /** @internal */
+  get isUpgrading(): boolean {
+    return this.rare?.upgrade !== undefined
+  }
+
+  /** @internal Why `startTls` cannot be; null when it can. */
+  whyNotTls(): string | null {
+    if (this.isUpgrading) return 'it is about to already'
+    if (this.tls !== null) return 'it is TLS already; run TLS in TLS by node:tls, through duplex()'
+    if (this.pipe() !== undefined) return 'it is a pipe'
+    if (this.barred)
+      return this.rare?.sending === undefined ? 'its writing half is ended' : 'a file is sent (sendFile)'
+    if (this.protocol instanceof DuplexProtocol) return 'it is a stream (duplex): node:tls secures that'
+    return null
+  }
+
+  /** @internal Native code has begun: what comes is kept, and given back to it by {@link TcpTransport.feedTls}. */
+  upgrades(upgrade: TlsUpgrade): void {
+    const rare = this.rarely()
+    rare.upgrade = { ...upgrade, ended: this.promised() }
+    rare.held ??= []
+  }
+
+  /** @internal Native code receives no more plain text: what it has, and what was given back, is of TLS. */
+  feedTls(): void {
+    const { upgrade, held = [] } = this.rarely()
+    if (upgrade === undefined) return
+    // The peer's end, should it have come, native code knows.
+    const raw = [upgrade.received, ...held.filter((event) => event !== null)]
+    this.rarely().held = []
+    this.loop.native.feedTls(this.handle, raw.length === 1 ? upgrade.received : Buffer.concat(raw))
+  }
+
+  /** @internal The handshake is done. What comes now waits until who waits for that has gone on. */
+  secured(): void {
+    const rare = this.rarely()
+    const { upgrade } = rare
+    if (upgrade === undefined) return
+    delete rare.upgrade
+    delete rare.tls
+    if (!upgrade.verifies) rare.unverified = true
+    if (upgrade.protocol !== undefined) this.setProtocol(upgrade.protocol)
+    upgrade.resolve()
+    upgrade.ended()
+    nextTurn(() => {
+      if (this.holds) this.releaseLater()
+    })
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -472,6 +551,12 @@ export class TcpTransport implements Transport {
   barWriting(): () => void {
     if (this.closing) throw this.error ?? closedError(this.id)
     this.refuseWrite()
+    if (this.isUpgrading) {
+      throw new ShardloopError(
+        'ERR_SHARDLOOP_STATE',
+        `connection ${this.id} becomes TLS (startTls): wait until it is before a file is sent`,
+      )
+    }
     if (this.protocol instanceof DuplexProtocol) {
       throw new ShardloopError(
         'ERR_SHARDLOOP_STATE',
@@ -514,6 +599,7 @@ export class TcpTransport implements Transport {
     this.lost = true
     this.dropHeld()
     this.rare?.sending?.lost(error ?? closedError(this.id))
+    this.rare?.upgrade?.reject(error ?? closedError(this.id))
     // They go on behind the batch, and so behind connectionLost.
     for (const resolve of this.rare?.whenLost ?? []) resolve()
     const owned = this.rare?.owned
@@ -534,7 +620,7 @@ export class TcpTransport implements Transport {
     if (known !== undefined) return known
     const peer = this.rare?.peer ?? (this.lost ? null : this.loop.calls.peer(this.handle))
     if (peer === null) return undefined
-    const peername = peer === 'Unix' ? ('' as SocketAddress) : ipAddress(peer)
+    const peername = peerAddress(peer)
     this.rarely().peername = peername
     return peername
   }
@@ -582,7 +668,7 @@ export class TcpTransport implements Transport {
     rare.releasing = true
     process.nextTick(() => {
       rare.releasing = false
-      while (rare.held !== undefined && !this.paused && !this.closing) {
+      while (rare.held !== undefined && rare.upgrade === undefined && !this.paused && !this.closing) {
         const event = rare.held.shift()
         if (event === undefined) {
           delete rare.held
@@ -621,12 +707,6 @@ Object.defineProperty(TcpTransport, Symbol.hasInstance, {
     return typeof value === 'object' && value !== null && BRAND in value
   },
 })
-
-/** @param text family, port and address, as native code tells them */
-function ipAddress(text: string): SocketAddress {
-  const [family, port, address] = text.split(' ') as [IpSocketAddress['family'], string, string]
-  return { address, family, port: Number(port) }
-}
 
 /** An async context for a connection, which goes on from that of the caller. */
 export function connectionResource(): AsyncResource {
