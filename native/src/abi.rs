@@ -27,7 +27,7 @@ macro_rules! abi {
 
 abi! {
     /// Layout version; JavaScript refuses an addon of another.
-    ABI_VERSION = 7;
+    ABI_VERSION = 8;
 
     /// Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`.
     RECORD_WORDS = 4;
@@ -84,6 +84,12 @@ abi! {
     EVENT_CONNECT_FAILED = 12;
     /// A file was sent, or failed; a and b: bytes sent, low and high half, or b: the negative errno.
     EVENT_FILE_SENT = 13;
+    /// A connection that is to get TLS by `startTls` receives nothing as plain text any more.
+    EVENT_TLS_READY = 14;
+    /// ... and has shaken hands.
+    EVENT_TLS_ESTABLISHED = 15;
+    /// The handshake of a connection that was accepted and never announced failed; a: errno or a TLS_ reason, b: server.
+    EVENT_HANDSHAKE_FAILED = 16;
 
     /// A datagram arrived at an endpoint; a: offset of its source's address (see DATAGRAM_), which its payload follows, b: the
     /// payload's length, in the slab of the first word.
@@ -126,6 +132,8 @@ abi! {
     CALL_OPTION = 3;
     /// ... or the one by which the engine watches it.
     CALL_WATCH = 4;
+    /// ... or TLS's handshake; then it says a TLS_ reason or, above 0, errno.
+    CALL_TLS = 5;
 
     /// More than the connection's limit was to be queued.
     CLOSE_WRITE_OVERFLOW = -1;
@@ -137,6 +145,43 @@ abi! {
     CLOSE_SERVER = -4;
     /// No byte moved for the idle timeout, and its protocol does not handle that.
     CLOSE_IDLE = -5;
+
+    /// Reason: a handshake took longer than it may.
+    TLS_TIMEOUT = -101;
+    /// Reason: the connection ended without close_notify.
+    TLS_TRUNCATED = -102;
+    /// Reason: the connection ended during the handshake.
+    TLS_ABANDONED = -103;
+    /// Reason: what came first was no TLS.
+    TLS_NOT_TLS = -104;
+    /// Reason: a record or message that cannot be.
+    TLS_MALFORMED = -105;
+    /// Reason: no version, cipher suite, group or signature that both have.
+    TLS_INCOMPATIBLE = -106;
+    /// Reason: no application protocol that both have.
+    TLS_NO_ALPN = -107;
+    /// Reason: the peer's certificate has expired.
+    TLS_CERT_EXPIRED = -108;
+    /// Reason: ... is not valid yet.
+    TLS_CERT_NOT_YET_VALID = -109;
+    /// Reason: ... is of nobody who is trusted.
+    TLS_CERT_UNTRUSTED = -110;
+    /// Reason: ... is for another name.
+    TLS_CERT_NAME = -111;
+    /// Reason: ... is revoked.
+    TLS_CERT_REVOKED = -112;
+    /// Reason: ... was not given.
+    TLS_CERT_MISSING = -113;
+    /// Reason: ... is wrong in another way.
+    TLS_CERT_INVALID = -114;
+    /// Reason: ... has none of the pinned keys.
+    TLS_CERT_PIN = -115;
+    /// Reason: there is no certificate that fits what the client asked for.
+    TLS_NO_CERTIFICATE = -116;
+    /// Reason: a failure of our own.
+    TLS_INTERNAL = -117;
+    /// Reason: -1000 - n: the peer's alert n (RFC 8446 section 6).
+    TLS_ALERT = -1000;
 
     /// Bytes of the write slab; a: offset, b: length.
     COMMAND_WRITE = 1;
@@ -381,8 +426,26 @@ abi! {
     METRIC_DATAGRAMS_TRUNCATED = 36;
     /// Time rested between two batches, so that the second is larger.
     METRIC_MODERATION_NS = 37;
+    /// TLS handshakes that were done.
+    METRIC_TLS_HANDSHAKES = 38;
+    /// Of them, those that went on with an earlier session.
+    METRIC_TLS_RESUMED = 39;
+    /// Handshakes that failed at a certificate of the peer.
+    METRIC_TLS_FAILED_CERTIFICATE = 40;
+    /// ... by an alert of the peer.
+    METRIC_TLS_FAILED_ALERT = 41;
+    /// ... at what is no TLS, or wrong.
+    METRIC_TLS_FAILED_PROTOCOL = 42;
+    /// ... for want of what both have.
+    METRIC_TLS_FAILED_INCOMPATIBLE = 43;
+    /// ... by taking too long.
+    METRIC_TLS_FAILED_TIMEOUT = 44;
+    /// ... as the connection ended.
+    METRIC_TLS_FAILED_ABANDONED = 45;
+    /// Connections that ended without close_notify.
+    METRIC_TLS_TRUNCATED = 46;
     /// The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again.
-    METRIC_LOOP_LAG_FIRST_BUCKET = 38;
+    METRIC_LOOP_LAG_FIRST_BUCKET = 47;
     /// Number of metrics.
     METRIC_COUNT = METRIC_LOOP_LAG_FIRST_BUCKET + LOOP_LAG_BUCKETS;
 
@@ -426,7 +489,7 @@ mod tests {
     fn event_kinds_commands_and_metrics_are_distinct_within_their_family() {
         for family in [
             "EVENT_", "COMMAND_", "CLOSE_", "CALL_", "CONTROL_", "ALARM_", "PLACE_", "PAYLOAD_", "WATCH_",
-            "METRIC_",
+            "METRIC_", "TLS_",
         ] {
             let mut values: Vec<i64> = ALL
                 .iter()

@@ -5,6 +5,7 @@ use crate::abi::{HANDLE_GENERATION_SHIFT, HANDLE_SLOT_MASK};
 use crate::limits::CONNECTIONS_MAX;
 use crate::net::addresses::Peer;
 use crate::timer::Tick;
+use crate::tls::session::Session;
 use crate::write_queue::WriteQueue;
 
 /// Slot (20 bits) and generation (12 bits) of a connection. A command travels at most one batch, and a slot is freed
@@ -95,6 +96,16 @@ flags! {
     READ_PIPE = 21;
     /// A pipe that is only written; its peer is the reader.
     WRITE_PIPE = 22;
+    /// TLS's handshake is not done.
+    HANDSHAKING = 25;
+    /// To get TLS, as soon as JavaScript has given back what it received of it.
+    UPGRADING = 26;
+    /// JavaScript is to be told that nothing is received as plain text any more.
+    TELL_TLS_READY = 27;
+    /// JavaScript is to be told that the handshake is done.
+    TELL_TLS_ESTABLISHED = 28;
+    /// Its handshake failed, and nobody was told of it before.
+    HANDSHAKE_FAILED = 29;
 }
 
 impl Flags {
@@ -136,8 +147,10 @@ pub struct Connection<K> {
     pub server: u16,
     /// errno or CLOSE_ reason to be told.
     pub reason: i32,
-    /// What the kernel did not take yet.
+    /// What the kernel did not take yet; with TLS, what was not encrypted yet.
     pub queue: Option<Box<WriteQueue>>,
+    /// Its TLS, if it has one.
+    pub tls: Option<Box<Session>>,
     /// Owned writes flushed and not yet told.
     pub owned_flushed: u32,
     /// Bytes of the last read, a guess at the next.
@@ -169,8 +182,22 @@ impl<K> Connection<K> {
     }
 
     /// Bytes queued.
+    #[inline]
     pub fn queued(&self) -> usize {
-        self.queue.as_ref().map_or(0, |queue| queue.len())
+        let records = self.tls.as_ref().map_or(0, |session| session.outgoing().len());
+        self.queue.as_ref().map_or(0, |queue| queue.len()) + records
+    }
+
+    /// Whether something waits to be sent.
+    #[inline]
+    pub fn waits_to_send(&self) -> bool {
+        self.queue.is_some() || self.tls.as_ref().is_some_and(|session| !session.outgoing().is_empty())
+    }
+
+    /// Whether there is something to read, as far as is known.
+    #[inline]
+    pub fn has_input(&self) -> bool {
+        self.flags.has(Flags::READABLE) || self.tls.as_ref().is_some_and(|session| session.has_input())
     }
 }
 
@@ -283,6 +310,7 @@ mod tests {
             server: 0,
             reason: 0,
             queue: None,
+            tls: None,
             owned_flushed: 0,
             read_hint: 0,
             chain_first: NO_RECORD,

@@ -365,7 +365,7 @@ impl State {
             match stream::accept(listener.as_fd()) {
                 Ok((fd, peer)) => {
                     *connections += 1;
-                    let delivery = Delivery::Connection(Unserved { server, fd, peer });
+                    let delivery = Delivery::Connection(Unserved { server, fd, peer, tls: None });
                     if let Err(Delivery::Connection(connection)) = link.inbox.push(delivery) {
                         self.unserved.push_back(connection); // another shard filled it just now
                     }

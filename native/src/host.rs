@@ -24,6 +24,7 @@ use crate::moderation::{Moderation, Sign};
 use crate::nested::{Drained, Environment, Nested};
 use crate::ring::{Attached, Region, SharedMemory};
 use crate::slice::{self, ServingSlice};
+use crate::tls::session::Session;
 use crate::turn::{self, EndOfTurn};
 use crate::uv;
 use crate::write_queue::{FileRange, Pin, PinnedMemory};
@@ -204,6 +205,20 @@ impl Host {
             self.submit();
             if let Some(engine) = self.engine.borrow_mut().as_mut() {
                 engine.send_file(Instant::now(), handle, file, &*self.javascript);
+            }
+        });
+        self.settle();
+    }
+
+    /// Flushes, then gives a connection TLS.
+    pub fn start_tls(&self, handle: Handle, session: Box<Session>) {
+        if self.closing.get() {
+            return;
+        }
+        self.guarded(|| {
+            self.submit();
+            if let Some(engine) = self.engine.borrow_mut().as_mut() {
+                engine.start_tls(handle, session, &*self.javascript);
             }
         });
         self.settle();

@@ -4,6 +4,7 @@
 use crate::limits::INBOX_MAX;
 use crate::net::addresses::Peer;
 use crate::net::listen::Listener;
+use crate::tls::session::Session;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -14,10 +15,12 @@ use std::sync::{Arc, OnceLock};
 pub struct Unserved<F = OwnedFd> {
     /// The server that it came to, by its number in the process.
     pub server: u32,
-    /// Non-blocking; nothing was read from it or written to it.
+    /// Non-blocking; nothing was read from it or written to it, but by its TLS.
     pub fd: F,
     /// The other end.
     pub peer: Peer,
+    /// Its TLS, if that has begun: then it was read from and written to.
+    pub tls: Option<Box<Session>>,
 }
 
 /// One item.
@@ -133,7 +136,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (fd, peer) = stream::accept(listener.as_fd()).unwrap();
-        Delivery::Connection(Unserved { server, fd, peer })
+        Delivery::Connection(Unserved { server, fd, peer, tls: None })
     }
 
     fn listener() -> Arc<Listener> {

@@ -2,7 +2,7 @@
 //!
 //! Layers, each knowing only those below it:
 //! `bind` (all that knows napi) → `host` (batches; `nested` and `uv` nest it in libuv) → `engine` (commands in, events out)
-//! → `shard` (connections: what all engines share) → `net`, `write_queue`, `timer`, `metrics`,
+//! → `shard` (connections: what all engines share) → `net`, `tls`, `write_queue`, `timer`, `metrics`,
 //! `busy_poll`, `moderation` (and `back_off`, how both give up), `malloc`, `slice`, `limits`. Beside the shard, `alarm` wakes a thread's JavaScript at a given time,
 //! and `mail` when another thread has something to say (`mailbox`, `stack`; `turn`: what is done before it looks for more).
 //! Any of them may write to the log (`log`), whose records JavaScript fetches by `bind`.
@@ -39,6 +39,7 @@ pub mod stack;
 pub mod sync;
 pub mod system;
 pub mod timer;
+pub mod tls;
 pub mod topics;
 pub mod turn;
 pub mod uv;

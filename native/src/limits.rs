@@ -108,6 +108,23 @@ pub const SEND_FILE_BYTES_PER_TURN: usize = 1024 * 1024;
 pub const WRITEV_PIECES: usize = 64;
 /// Small queued pieces are joined up to this size.
 pub const WRITE_JOIN_BYTES: usize = 64 * 1024;
+/// Bytes that are received by one call for a connection with TLS, into memory that its shard's connections share.
+pub const TLS_RECEIVE_BYTES: usize = 64 * 1024;
+/// Bytes that such a connection may have kept of a message in part: rustls takes messages of a handshake of up to 64 KiB, in
+/// records. Past it the connection ends.
+pub const TLS_INCOMING_MAX_BYTES: usize = 96 * 1024;
+/// Bytes of plaintext that are encrypted before they are sent: so much of a connection waits as TLS's records at most.
+pub const TLS_ENCRYPT_BYTES: usize = 64 * 1024;
+/// Records that wait to be sent, above which a connection is not read from: a peer may ask for answers of TLS itself.
+pub const TLS_OUTGOING_HIGH_BYTES: usize = 128 * 1024;
+/// Plaintext of a small record: with it a record fits into one packet of most paths, and is decrypted when that has come.
+pub const TLS_RECORD_SMALL_BYTES: usize = 1_369;
+/// Bytes that go in small records: at a connection's beginning, and when it has sent nothing for TLS_QUIET_MS.
+pub const TLS_RECORDS_SMALL_BYTES: usize = 16 * 1024;
+/// See there.
+pub const TLS_QUIET_MS: u64 = 1_000;
+/// Small writes are gathered into records up to this size.
+pub const TLS_GATHER_BYTES: usize = 16 * 1024;
 /// How long a closed connection with bytes still on their way waits for the peer's end before its descriptor
 /// closes (a close with unread input would reset it and destroy them).
 pub const LINGER_MS: u64 = 2_000;

@@ -115,7 +115,7 @@ pub fn relieve<K: Into<OwnedFd> + From<OwnedFd>>(
     peer: Peer,
 ) -> Result<(), (K, u64)> {
     let Some(link) = link else { return Err((socket, RELIEF_LOOK_MAX)) };
-    let relieved = link.relieve(Unserved { server, fd: socket.into(), peer });
+    let relieved = link.relieve(Unserved { server, fd: socket.into(), peer, tls: None });
     relieved.map_err(|(Unserved { fd, .. }, ask_again_in)| (fd.into(), ask_again_in))
 }
 
@@ -143,7 +143,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (fd, peer) = stream::accept(listener.as_fd()).unwrap();
-        Unserved { server: SERVER, fd, peer }
+        Unserved { server: SERVER, fd, peer, tls: None }
     }
 
     #[test]

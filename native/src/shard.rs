@@ -14,10 +14,12 @@ mod handover;
 mod idle;
 mod piping;
 mod reading;
+mod securing;
 mod telling;
 mod writing;
 
 pub use datagrams::EndpointLimits;
+pub use securing::ServerSecurity;
 
 use crate::abi;
 use crate::connection::{Connection, ConnectionTable, Flags, Handle, NO_RECORD};
@@ -37,7 +39,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Most signals (events without bytes) that one connection has to deliver at once.
-pub const SIGNALS_MAX: usize = 6;
+pub const SIGNALS_MAX: usize = 8;
 
 /// One record for JavaScript; see `abi` for its fields.
 #[derive(Debug, Clone, Copy)]
@@ -131,6 +133,10 @@ struct Server {
     limits: ServerLimits,
     /// Connections announced or to be announced.
     accepted: u64,
+    /// How they get TLS.
+    security: Option<ServerSecurity>,
+    /// Connections that shake hands.
+    handshakes: usize,
 }
 
 impl Server {
@@ -196,6 +202,7 @@ pub struct Shard<S: System> {
     lingering_next: u32,
     /// Those with input left to discard, which the kernel will not announce again.
     lingering_ready: Vec<u32>,
+    securing: securing::Securing,
     topics: Topics,
     broadcasts: broadcasting::Broadcasts,
     datagrams: Datagrams,
@@ -242,6 +249,7 @@ impl<S: System> Shard<S> {
             lingering_until: VecDeque::new(),
             lingering_next: 0,
             lingering_ready: Vec::new(),
+            securing: securing::Securing::default(),
             topics: Topics::default(),
             broadcasts: broadcasting::Broadcasts::default(),
             datagrams: Datagrams::default(),
@@ -269,7 +277,11 @@ impl<S: System> Shard<S> {
             || self.is_broadcasting()
             || self.datagrams.has_backlog()
             || (self.descriptor_freed && self.accept_retry_at.is_some())
-            || (!self.accepting_rests && self.listeners.iter().flatten().any(|l| l.readable && !l.paused))
+            || (!self.accepting_rests && self.listeners.iter().flatten().any(|l| self.may_accept(l)))
+    }
+
+    fn may_accept(&self, listening: &Listening<S::Listener>) -> bool {
+        listening.readable && !listening.paused && !self.shakes_enough(listening.server)
     }
 
     /// Whether the last turn only served what was left of an earlier poll.
@@ -484,7 +496,7 @@ impl<S: System> Shard<S> {
                 }
                 if connection.flags.has(Flags::CONNECTING) {
                     self.on_connecting(handle, readiness); // nothing is queued for one of these
-                } else if readiness.writable && connection.queue.is_some() {
+                } else if readiness.writable && connection.waits_to_send() {
                     self.send_queue(handle, memory);
                 }
                 if !readiness.readable {

@@ -57,7 +57,7 @@ fn unserved(server: u32) -> (Unserved, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (fd, peer) = stream::accept(listener.as_fd()).unwrap();
-    (Unserved { server, fd, peer }, client)
+    (Unserved { server, fd, peer, tls: None }, client)
 }
 
 /// The next delivery, which the guardian's thread may still be about to make.

@@ -1,6 +1,6 @@
 // Generated from native/src/abi.rs by `npm run build`. Do not edit: a test fails when it drifts.
 /** Layout version; JavaScript refuses an addon of another. */
-export const ABI_VERSION = 7 as const
+export const ABI_VERSION = 8 as const
 /** Words (int32) of a record in either ring: `[kind or operation, connection handle, a, b]`. */
 export const RECORD_WORDS = 4 as const
 /** Records of the events ring. */
@@ -53,11 +53,11 @@ export const EVENT_CONNECTED = 11 as const
 export const EVENT_CONNECT_FAILED = 12 as const
 /** A file was sent, or failed; a and b: bytes sent, low and high half, or b: the negative errno. */
 export const EVENT_FILE_SENT = 13 as const
-/** A connection that becomes TLS (startTls): nothing is received as plain text any more. */
+/** A connection that is to get TLS by `startTls` receives nothing as plain text any more. */
 export const EVENT_TLS_READY = 14 as const
-/** ... and its handshake is done. */
+/** ... and has shaken hands. */
 export const EVENT_TLS_ESTABLISHED = 15 as const
-/** A TLS handshake failed, of a connection that was not announced; a: reason, b: server. */
+/** The handshake of a connection that was accepted and never announced failed; a: errno or a TLS_ reason, b: server. */
 export const EVENT_HANDSHAKE_FAILED = 16 as const
 /** A datagram arrived at an endpoint; a: offset of its source's address (see DATAGRAM_), which its payload follows, b: the payload's length, in the slab of the first word. */
 export const EVENT_DATAGRAM = 20 as const
@@ -95,7 +95,7 @@ export const CALL_BIND = 2 as const
 export const CALL_OPTION = 3 as const
 /** ... or the one by which the engine watches it. */
 export const CALL_WATCH = 4 as const
-/** ... or no call: the TLS handshake failed. */
+/** ... or TLS's handshake; then it says a TLS_ reason or, above 0, errno. */
 export const CALL_TLS = 5 as const
 /** More than the connection's limit was to be queued. */
 export const CLOSE_WRITE_OVERFLOW = -1 as const
@@ -107,41 +107,41 @@ export const CLOSE_PROGRAM = -3 as const
 export const CLOSE_SERVER = -4 as const
 /** No byte moved for the idle timeout, and its protocol does not handle that. */
 export const CLOSE_IDLE = -5 as const
-/** The handshake took too long. */
+/** Reason: a handshake took longer than it may. */
 export const TLS_TIMEOUT = -101 as const
-/** The peer ended TCP without close_notify. */
+/** Reason: the connection ended without close_notify. */
 export const TLS_TRUNCATED = -102 as const
-/** It ended while shaking hands. */
+/** Reason: the connection ended during the handshake. */
 export const TLS_ABANDONED = -103 as const
-/** What came first is no TLS. */
+/** Reason: what came first was no TLS. */
 export const TLS_NOT_TLS = -104 as const
-/** What came is malformed. */
+/** Reason: a record or message that cannot be. */
 export const TLS_MALFORMED = -105 as const
-/** No version, cipher or group in common. */
+/** Reason: no version, cipher suite, group or signature that both have. */
 export const TLS_INCOMPATIBLE = -106 as const
-/** No application protocol in common. */
+/** Reason: no application protocol that both have. */
 export const TLS_NO_ALPN = -107 as const
-/** The peer's certificate has expired. */
+/** Reason: the peer's certificate has expired. */
 export const TLS_CERT_EXPIRED = -108 as const
-/** ... is not valid yet. */
+/** Reason: ... is not valid yet. */
 export const TLS_CERT_NOT_YET_VALID = -109 as const
-/** ... is of nobody who is trusted. */
+/** Reason: ... is of nobody who is trusted. */
 export const TLS_CERT_UNTRUSTED = -110 as const
-/** ... is another name's. */
+/** Reason: ... is for another name. */
 export const TLS_CERT_NAME = -111 as const
-/** ... was revoked. */
+/** Reason: ... is revoked. */
 export const TLS_CERT_REVOKED = -112 as const
-/** ... is missing. */
+/** Reason: ... was not given. */
 export const TLS_CERT_MISSING = -113 as const
-/** ... is invalid. */
+/** Reason: ... is wrong in another way. */
 export const TLS_CERT_INVALID = -114 as const
-/** ... is not one of those that were pinned. */
+/** Reason: ... has none of the pinned keys. */
 export const TLS_CERT_PIN = -115 as const
-/** We have no certificate for what was asked for. */
+/** Reason: there is no certificate that fits what the client asked for. */
 export const TLS_NO_CERTIFICATE = -116 as const
-/** A failure of ours. */
+/** Reason: a failure of our own. */
 export const TLS_INTERNAL = -117 as const
-/** From here down: the peer's fatal alert, whose number is what is left. */
+/** Reason: -1000 - n: the peer's alert n (RFC 8446 section 6). */
 export const TLS_ALERT = -1000 as const
 /** Bytes of the write slab; a: offset, b: length. */
 export const COMMAND_WRITE = 1 as const
@@ -373,28 +373,28 @@ export const METRIC_DATAGRAMS_DROPPED = 35 as const
 export const METRIC_DATAGRAMS_TRUNCATED = 36 as const
 /** Time rested between two batches, so that the second is larger. */
 export const METRIC_MODERATION_NS = 37 as const
+/** TLS handshakes that were done. */
+export const METRIC_TLS_HANDSHAKES = 38 as const
+/** Of them, those that went on with an earlier session. */
+export const METRIC_TLS_RESUMED = 39 as const
+/** Handshakes that failed at a certificate of the peer. */
+export const METRIC_TLS_FAILED_CERTIFICATE = 40 as const
+/** ... by an alert of the peer. */
+export const METRIC_TLS_FAILED_ALERT = 41 as const
+/** ... at what is no TLS, or wrong. */
+export const METRIC_TLS_FAILED_PROTOCOL = 42 as const
+/** ... for want of what both have. */
+export const METRIC_TLS_FAILED_INCOMPATIBLE = 43 as const
+/** ... by taking too long. */
+export const METRIC_TLS_FAILED_TIMEOUT = 44 as const
+/** ... as the connection ended. */
+export const METRIC_TLS_FAILED_ABANDONED = 45 as const
+/** Connections that ended without close_notify. */
+export const METRIC_TLS_TRUNCATED = 46 as const
 /** The first of LOOP_LAG_BUCKETS counters of turns, by their time between leaving the poll and entering it again. */
-export const METRIC_LOOP_LAG_FIRST_BUCKET = 38 as const
-/** TLS. */
-export const METRIC_TLS_HANDSHAKES = 58 as const
-/** TLS. */
-export const METRIC_TLS_RESUMED = 59 as const
-/** TLS. */
-export const METRIC_TLS_FAILED_CERTIFICATE = 60 as const
-/** TLS. */
-export const METRIC_TLS_FAILED_ALERT = 61 as const
-/** TLS. */
-export const METRIC_TLS_FAILED_PROTOCOL = 62 as const
-/** TLS. */
-export const METRIC_TLS_FAILED_INCOMPATIBLE = 63 as const
-/** TLS. */
-export const METRIC_TLS_FAILED_TIMEOUT = 64 as const
-/** TLS. */
-export const METRIC_TLS_FAILED_ABANDONED = 65 as const
-/** TLS. */
-export const METRIC_TLS_TRUNCATED = 66 as const
+export const METRIC_LOOP_LAG_FIRST_BUCKET = 47 as const
 /** Number of metrics. */
-export const METRIC_COUNT = 58 as const
+export const METRIC_COUNT = 67 as const
 /** Buckets of the loop lag. Each goes to twice the time of the one before; the last has no end. */
 export const LOOP_LAG_BUCKETS = 20 as const
 /** Where the first bucket ends, in nanoseconds. */

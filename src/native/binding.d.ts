@@ -175,15 +175,25 @@ export declare class NativeShard {
    * time that their last bytes need.
    */
   close(graceful: boolean): void
-  secureRequest(request: number, client: number, serverName?: string | undefined | null): string | null
-  startTls(handle: number, token: number, isServer: boolean, serverName?: string | undefined | null): string | null
-  feedTls(handle: number, bytes: Uint8Array): void
-  tlsInfo(handle: number): NativeTlsInfo | null
-  tlsDetail(handle: number): string | null
-  requestDetail(request: number): string | null
-  handshakePeer(handle: number): string | null
   /** Panics in native code, as a defect would. Only tests call it: nothing that a peer or a user does may panic. */
   panic(): void
+  /** The connection of this request, which is to begin next, gets TLS. Null, or why it cannot. */
+  secureRequest(request: number, client: number, serverName?: string | undefined | null): string | null
+  /**
+   * A connection gets TLS. What was written before goes out as it is; EVENT_TLS_READY says that nothing more is received as plain
+   * text, and then `feedTls` begins the handshake. Null, or why it cannot.
+   */
+  startTls(handle: number, token: number, isServer: boolean, serverName?: string | undefined | null): string | null
+  /** What was received of a connection's TLS before EVENT_TLS_READY: its handshake begins with that. */
+  feedTls(handle: number, bytes: Uint8Array): void
+  /** What a connection's session is; null without one. */
+  tlsInfo(handle: number): NativeTlsInfo | null
+  /** Why a connection's session failed, in words, until the end of the connection was handled. */
+  tlsDetail(handle: number): string | null
+  /** Why that of a request failed; asked once. */
+  requestDetail(request: number): string | null
+  /** The peer of a connection of EVENT_HANDSHAKE_FAILED, as `peer` of the hot calls tells it, until that was handled. */
+  handshakePeer(handle: number): string | null
 }
 
 /** A socket that JavaScript owns. Its descriptor closes with `close`, when it is collected, or with its thread. */
@@ -232,6 +242,28 @@ export declare class NativeWatcher {
 export declare class StartLock {
   /** Lets the next process bind. Idempotent. */
   release(): void
+}
+
+/** A client's TLS. */
+export declare class TlsClient {
+  /** Throws what is wrong with the options. */
+  constructor(options: NativeTlsClient)
+  /** Names it in every thread. */
+  token(): number
+  /** No thread finds it any more; connections that have it keep it. */
+  close(): void
+}
+
+/** A server's TLS, for all threads of the process. */
+export declare class TlsServer {
+  /** Throws what is wrong with the options. */
+  constructor(options: NativeTlsServer)
+  /** Names it in every thread. */
+  token(): number
+  /** Replaces what new handshakes see, on all shards at once. Throws what is wrong; then the old goes on. */
+  reload(options: NativeTlsServer): void
+  /** No thread finds it any more; servers that have it keep it. */
+  close(): void
 }
 
 /** Layout version of the rings; see `abi.rs`. */
@@ -345,6 +377,9 @@ export declare function guardServer(server: number, listeners: Array<number>): v
 /** Whether calls on a descriptor return at once: 1 or 0, or the negative errno. */
 export declare function isNonblocking(fd: number): number
 
+/** Null when the kernel would encrypt what is sent (kTLS); else why not. */
+export declare function ktlsProbe(): string | null
+
 /** How many child processes there may be. Only tests call it. Returns what it was. */
 export declare function limitChildren(limit: number): number
 
@@ -365,6 +400,18 @@ export interface NativeAddress {
   family: 'IPv4' | 'IPv6'
   /** The port. */
   port: number
+}
+
+/** A certificate with its key. */
+export interface NativeCertificate {
+  /** The names it is for, `*.` in front of one for all in that domain; none: for all others. */
+  names: Array<string>
+  /** A chain in PEM, or one certificate in DER. */
+  cert: Uint8Array
+  /** In PEM or DER: PKCS#8, PKCS#1 or SEC1. */
+  key: Uint8Array
+  /** An OCSP response in DER, to be stapled. */
+  ocsp?: Uint8Array
 }
 
 /** How an endpoint starts. */
@@ -415,85 +462,97 @@ export interface NativeServerLimits {
   idleTimeoutMs: number
   /** Whether the shard may rest between small batches. */
   moderation: boolean
-  /** Token of a TlsServer; 0 for none. */
+  /** Token of its TLS; 0 for none. */
   tls: number
-  /** Whether connections begin without TLS. */
+  /** Connections begin without TLS, and get it by `startTls`. */
   tlsUpgrade: boolean
 }
 
-/** What is shown to peers. */
-export interface NativeCertificate {
-  names: Array<string>
-  cert: Uint8Array
-  key: Uint8Array
-  ocsp?: Uint8Array | undefined | null
-}
-
-/** How a server does TLS. */
-export interface NativeTlsServer {
-  certificates: Array<NativeCertificate>
-  alpn: Array<string>
-  minVersion: string
-  maxVersion: string
-  ciphers?: Array<string> | undefined | null
-  groups?: Array<string> | undefined | null
-  clientCertificates: string
-  ca: Array<Uint8Array>
-  crl: Array<Uint8Array>
-  sessions: string
-  sessionCacheSize: number
-  earlyDataBytes: number
-  keyLog?: string | undefined | null
-  handshakeTimeoutMs: number
-  maxHandshakes: number
-}
-
-/** How a client does TLS. */
+/** What a client's TLS is made of; see `tls::client`. */
 export interface NativeTlsClient {
-  ca?: Array<Uint8Array> | undefined | null
+  /** Bundles of authorities; null: the platform's. */
+  ca?: Array<Uint8Array>
+  /** Lists of revoked certificates. */
   crl: Array<Uint8Array>
-  identity?: NativeCertificate | undefined | null
+  /** Our certificate. */
+  identity?: NativeCertificate
+  /** Protocols by ALPN, in the order of preference. */
   alpn: Array<string>
+  /** `TLSv1.2` or `TLSv1.3`. */
   minVersion: string
+  /** Likewise. */
   maxVersion: string
-  ciphers?: Array<string> | undefined | null
-  groups?: Array<string> | undefined | null
+  /** Cipher suites in the order of preference; null: all. */
+  ciphers?: Array<string>
+  /** Groups in the order of preference; null: all. */
+  groups?: Array<string>
+  /** SHA-256 of keys of which the server's must be one; empty: any. */
   pins: Array<Uint8Array>
+  /** Takes whatever certificate comes. */
   acceptAnyCertificate: boolean
+  /** Takes a good certificate that is for another name. */
   acceptAnyName: boolean
+  /** Servers whose sessions are kept; 0: none. */
   sessionCacheSize: number
-  keyLog?: string | undefined | null
+  /** A file that secrets are written to. */
+  keyLog?: string
+  /** Milliseconds. */
   handshakeTimeoutMs: number
 }
 
-/** What a TLS connection agreed on. */
+/** What a connection's session is. */
 export interface NativeTlsInfo {
+  /** `TLSv1.2` or `TLSv1.3`. */
   version: string
+  /** The cipher suite's IANA name. */
   cipher: string
-  group?: string | undefined | null
-  alpn?: string | undefined | null
-  serverName?: string | undefined | null
+  /** The group in which keys were exchanged. */
+  group?: string
+  /** By ALPN. */
+  alpn?: string
+  /** The name that the client asked for. */
+  serverName?: string
+  /** It went on from an earlier session. */
   resumed: boolean
+  /** Bytes were taken before the client had proved that it is there. */
   earlyData: boolean
+  /** The peer's certificates in DER, its own first. */
   peerCertificates: Array<Buffer>
 }
 
-export declare class TlsServer {
-  constructor(options: NativeTlsServer)
-  token(): number
-  reload(options: NativeTlsServer): void
-  close(): void
+/** What a server's TLS is made of; see `tls::server`. */
+export interface NativeTlsServer {
+  /** Certificates with their keys. */
+  certificates: Array<NativeCertificate>
+  /** Protocols by ALPN, in the order of preference. */
+  alpn: Array<string>
+  /** `TLSv1.2` or `TLSv1.3`. */
+  minVersion: string
+  /** Likewise. */
+  maxVersion: string
+  /** Cipher suites in the order of preference; null: all. */
+  ciphers?: Array<string>
+  /** Groups in the order of preference; null: all. */
+  groups?: Array<string>
+  /** `none`, `optional` or `required`. */
+  clientCertificates: string
+  /** Bundles of authorities. */
+  ca: Array<Uint8Array>
+  /** Lists of revoked certificates. */
+  crl: Array<Uint8Array>
+  /** `tickets`, `stateful` or `none`. */
+  sessions: string
+  /** Stored sessions. */
+  sessionCacheSize: number
+  /** Bytes that a client that resumes may send ahead. */
+  earlyDataBytes: number
+  /** A file that secrets are written to. */
+  keyLog?: string
+  /** Milliseconds. */
+  handshakeTimeoutMs: number
+  /** Of one shard at a time. */
+  maxHandshakes: number
 }
-
-export declare class TlsClient {
-  constructor(options: NativeTlsClient)
-  token(): number
-  close(): void
-}
-
-export declare function tlsCipherNames(): Array<string>
-export declare function tlsGroupNames(): Array<string>
-export declare function ktlsProbe(): string | null
 
 /**
  * Makes an alarm. `control` has its words (ALARM_), by which it is set; `wake` is called when the time has come, `closed` when
@@ -598,6 +657,12 @@ export interface SystemFailure {
   /** The call. */
   syscall: string
 }
+
+/** The cipher suites of this build, in the order of preference. */
+export declare function tlsCipherNames(): Array<string>
+
+/** The groups of this build, in the order of preference. */
+export declare function tlsGroupNames(): Array<string>
 
 /** Takes the lock of a port; null while another process holds it. */
 export declare function tryStartLock(port: number): StartLock | SystemFailure | null

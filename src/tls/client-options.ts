@@ -80,27 +80,25 @@ export function readTlsClient(settings: TlsClientSettings): NativeTlsClient {
   const { identity, alpn, minVersion, maxVersion, ciphers, groups, ca, crl, pins } = settings
   const { acceptAnyCertificate, acceptAnyName, sessions, keyLog, handshakeTimeoutMs } = settings
   return {
-    ca: ca.length === 0 ? null : ca.map((source) => readSource(source, files)),
+    ...(ca.length > 0 && { ca: ca.map((source) => readSource(source, files)) }),
     crl: crl.map((source) => readSource(source, files)),
-    identity:
-      identity === null
-        ? null
-        : {
-            names: [],
-            cert: readChain(identity.cert, files),
-            key: readKey(identity.key, identity.passphrase, files),
-            ocsp: null,
-          },
+    ...(identity !== null && {
+      identity: {
+        names: [],
+        cert: readChain(identity.cert, files),
+        key: readKey(identity.key, identity.passphrase, files),
+      },
+    }),
     alpn: [...alpn],
     minVersion,
     maxVersion,
-    ciphers: ciphers === null ? null : [...ciphers],
-    groups: groups === null ? null : [...groups],
+    ...(ciphers !== null && { ciphers: [...ciphers] }),
+    ...(groups !== null && { groups: [...groups] }),
     pins: [...pins],
     acceptAnyCertificate,
     acceptAnyName,
     sessionCacheSize: sessions ? TLS_CLIENT_SESSIONS : 0,
-    keyLog,
+    ...(keyLog !== null && { keyLog }),
     handshakeTimeoutMs,
   }
 }

@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod pipes;
 pub mod raw_socket;
 pub mod shard;
+pub mod tls;
 pub mod topics;
 pub mod watcher;
 

@@ -40,6 +40,10 @@ pub struct NativeServerLimits {
     pub idle_timeout_ms: u32,
     /// Whether the shard may rest between small batches.
     pub moderation: bool,
+    /// Token of its TLS; 0 for none.
+    pub tls: u32,
+    /// Connections begin without TLS, and get it by `startTls`.
+    pub tls_upgrade: bool,
 }
 
 /// One engine, nested in this thread's libuv loop.
@@ -126,13 +130,19 @@ impl NativeShard {
     #[napi(catch_unwind)]
     pub fn add_server(&self, server: u16, number: u32, limits: NativeServerLimits) {
         self.host.allow_moderation(server, limits.moderation);
+        let security = super::tls::security(limits.tls, limits.tls_upgrade);
         let limits = ServerLimits {
             write_high_bytes: limits.write_high_bytes,
             write_low_bytes: limits.write_low_bytes,
             write_max_bytes: limits.write_max_bytes as usize,
             idle_timeout_ms: limits.idle_timeout_ms,
         };
-        self.host.with_engine(|engine| engine.add_server(server, number, limits));
+        self.host.with_engine(|engine| {
+            engine.add_server(server, number, limits);
+            if let Some(security) = security {
+                engine.secure_server(server, security);
+            }
+        });
     }
 
     /// Accepts from a listener; null when it does.

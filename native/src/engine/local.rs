@@ -2,12 +2,13 @@
 //! them.
 #![forbid(unsafe_code)]
 
-use super::Engine;
+use super::{Engine, TlsAnswer, TlsQuestion};
 use crate::connection::Handle;
 use crate::metrics::Metrics;
 use crate::net::addresses::Peer;
-use crate::shard::{Commands, ServerLimits, Shard, Sink};
+use crate::shard::{Commands, ServerLimits, ServerSecurity, Shard, Sink};
 use crate::system::{Left, System};
+use crate::tls::session::Session;
 use crate::write_queue::{Pin, PinnedMemory};
 use std::io;
 use std::sync::Arc;
@@ -98,6 +99,26 @@ impl<S: System> Engine for Local<S> {
 
     fn unsubscribe(&mut self, handle: Handle, topic: Box<str>) {
         self.shard.unsubscribe(handle, &topic);
+    }
+
+    fn secure_server(&mut self, server: u16, security: ServerSecurity) {
+        self.shard.secure_server(server, security);
+    }
+
+    fn secure_request(&mut self, request: u32, session: Box<Session>) {
+        self.shard.secure_request(request, session);
+    }
+
+    fn start_tls(&mut self, handle: Handle, session: Box<Session>, memory: &dyn PinnedMemory) {
+        self.shard.start_tls(handle, session, memory);
+    }
+
+    fn feed_tls(&mut self, now: Instant, handle: Handle, bytes: Vec<u8>) {
+        self.shard.feed_tls(now, handle, &bytes);
+    }
+
+    fn inspect_tls(&mut self, what: TlsQuestion) -> TlsAnswer {
+        what.ask(&mut self.shard)
     }
 
     fn take_released_pins(&mut self, released: &mut Vec<Pin>) {

@@ -36,8 +36,9 @@ use crate::net::addresses::Peer;
 use crate::net::connect::{self, Connecting, Target};
 use crate::net::listen::Listener;
 use crate::net::udp::DatagramSocket;
-use crate::shard::{Commands, EndpointLimits, ServerLimits, Shard, Sink};
+use crate::shard::{Commands, EndpointLimits, ServerLimits, ServerSecurity, Shard, Sink};
 use crate::system::System;
+use crate::tls::session::{Facts, Session};
 use crate::write_queue::{FileRange, Pin, PinnedMemory};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -89,6 +90,16 @@ pub trait Engine {
     fn subscribe(&mut self, handle: Handle, topic: Box<str>) -> io::Result<()>;
     /// It does not any more.
     fn unsubscribe(&mut self, handle: Handle, topic: Box<str>);
+    /// The server's connections get TLS from now on.
+    fn secure_server(&mut self, server: u16, security: ServerSecurity);
+    /// The connection that is asked for next under this number gets TLS.
+    fn secure_request(&mut self, request: u32, session: Box<Session>);
+    /// As [`Shard::start_tls`].
+    fn start_tls(&mut self, handle: Handle, session: Box<Session>, memory: &dyn PinnedMemory);
+    /// As [`Shard::feed_tls`].
+    fn feed_tls(&mut self, now: Instant, handle: Handle, bytes: Vec<u8>);
+    /// Looks at a connection's TLS. Rare: it may wait for another thread.
+    fn inspect_tls(&mut self, what: TlsQuestion) -> TlsAnswer;
     /// Pins that are not referred to any more.
     fn take_released_pins(&mut self, released: &mut Vec<Pin>);
     /// Whether events wait that no readiness of [`SocketEngine::pollable`] will announce. After a "no" the next event
@@ -112,6 +123,49 @@ pub trait Engine {
     fn queued_bytes(&mut self, handle: Handle) -> usize;
     /// A connection's peer, also after it is lost, until its slot is freed.
     fn peer(&self, handle: Handle) -> Option<Peer>;
+}
+
+/// What can be asked of TLS.
+#[derive(Debug, Clone, Copy)]
+pub enum TlsQuestion {
+    /// What a connection's session is.
+    Facts(Handle),
+    /// Why it failed.
+    Detail(Handle),
+    /// Why that of a request failed; asked once.
+    RequestDetail(u32),
+    /// Whose a connection was that nobody was told of.
+    Peer(Handle),
+}
+
+/// The answer.
+#[derive(Debug)]
+pub enum TlsAnswer {
+    /// What a session is.
+    Facts(Box<Facts>),
+    /// Words.
+    Text(String),
+    /// An end of a connection.
+    Peer(Peer),
+    /// There is none (any more).
+    None,
+}
+
+impl TlsQuestion {
+    /// On the thread that does the I/O.
+    fn ask<S: System>(self, shard: &mut Shard<S>) -> TlsAnswer {
+        let text = match self {
+            Self::Facts(handle) => {
+                return shard
+                    .tls_facts(handle)
+                    .map_or(TlsAnswer::None, |facts| TlsAnswer::Facts(facts.into()));
+            }
+            Self::Detail(handle) => shard.tls_detail(handle),
+            Self::RequestDetail(request) => shard.request_detail(request),
+            Self::Peer(handle) => return shard.peer(handle).map_or(TlsAnswer::None, TlsAnswer::Peer),
+        };
+        text.map_or(TlsAnswer::None, TlsAnswer::Text)
+    }
 }
 
 /// What is to be done with a connection's socket.

@@ -9,6 +9,7 @@ use crate::error::errno;
 use crate::limits::{ACCEPT_RETRY_MS, ACCEPTS_AT_STOP, ACCEPTS_PER_BATCH};
 use crate::net::addresses::Peer;
 use crate::net::stream::{self, AcceptFailure};
+use crate::tls::session::Session;
 use std::io;
 use std::mem;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 impl<S: System> Shard<S> {
     /// Makes a server known; `number` is its number in the process, 0 for one that is this thread's own affair.
     pub fn add_server(&mut self, server: u16, number: u32, limits: ServerLimits) {
-        self.servers.insert(server, Server { number, limits, accepted: 0 });
+        self.servers.insert(server, Server { number, limits, accepted: 0, security: None, handshakes: 0 });
     }
 
     /// Forgets a server that has neither listeners nor connections (any more), so that its number may be used again.
@@ -83,8 +84,13 @@ impl<S: System> Shard<S> {
 
     fn accept(&mut self, index: usize, limit: usize) {
         for _ in 0..limit {
+            let Some(server) = self.listeners[index].as_ref().map(|listening| listening.server) else {
+                return;
+            };
+            if limit != ACCEPTS_AT_STOP && self.shakes_enough(server) {
+                return; // they wait in the queue until others are done
+            }
             let Some(listening) = &mut self.listeners[index] else { return };
-            let server = listening.server;
             let error = match self.system.accept(&listening.listener) {
                 Ok((socket, peer)) => {
                     listening.paused = false;
@@ -92,7 +98,7 @@ impl<S: System> Shard<S> {
                     let kept =
                         if self.relief_in == 0 { self.relieve(socket, peer, server) } else { Some(socket) };
                     if let Some(socket) = kept {
-                        self.open(socket, peer, server);
+                        self.open(socket, peer, server, None);
                     }
                     continue;
                 }
@@ -131,12 +137,25 @@ impl<S: System> Shard<S> {
         self.metrics.add(accept_error_metric(errno), 1);
     }
 
-    pub(super) fn open(&mut self, socket: S::Socket, peer: Peer, server: u16) {
+    /// Takes a connection, with its TLS if that has begun elsewhere.
+    pub(super) fn open(&mut self, socket: S::Socket, peer: Peer, server: u16, tls: Option<Box<Session>>) {
         let Some(limits) = self.servers.get(&server).map(|server| server.limits) else {
             debug_assert!(false, "a listener's server is not known");
             return;
         };
         self.metrics.add(abi::METRIC_CONNECTIONS_ACCEPTED, 1);
+        let session = match tls {
+            Some(session) => Some(session),
+            None => match self.server_session(server) {
+                Some(Ok(session)) => Some(session),
+                Some(Err(failure)) => {
+                    log::error!(peer:% = peer; "a new connection is closed, as it cannot have TLS: {failure}");
+                    self.refused(server, libc::EPROTO);
+                    return;
+                }
+                None => None,
+            },
+        };
         let inserted = self.enter(Flags::UNANNOUNCED, server, limits, 0, peer);
         let Some(handle) = inserted else {
             log::warn!(peer:% = peer; "a new connection is closed: the shard has as many as it can have");
@@ -147,6 +166,7 @@ impl<S: System> Shard<S> {
             Ok(socket) => {
                 if let Some(connection) = self.connections.get_mut(handle) {
                     connection.socket = Some(socket);
+                    connection.tls = session;
                 }
             }
             Err(error) => {
@@ -159,6 +179,12 @@ impl<S: System> Shard<S> {
         }
         if let Some(server) = self.servers.get_mut(&server) {
             server.accepted += 1;
+        }
+        let shakes = |connection: &Connection<S::Socket>| {
+            connection.tls.as_ref().is_some_and(|session| !session.is_established())
+        };
+        if self.connections.get(handle).is_some_and(shakes) {
+            return self.begin_handshake(handle);
         }
         self.signal(handle);
         self.set_idle_timeout(handle, limits.idle_timeout_ms);
@@ -180,6 +206,7 @@ impl<S: System> Shard<S> {
             server,
             reason: 0,
             queue: None,
+            tls: None,
             owned_flushed: 0,
             read_hint: 0,
             chain_first: NO_RECORD,

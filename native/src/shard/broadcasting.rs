@@ -124,6 +124,13 @@ impl<S: System> Shard<S> {
         let Some(socket) = connection.socket.as_ref().filter(|_| !connection.flags.has(BARRED)) else {
             return;
         };
+        if connection.tls.is_some() {
+            let mut pieces: ArrayVec<IoSlice<'_>, WRITEV_PIECES> =
+                messages.iter().map(|message| IoSlice::new(&message.bytes)).collect();
+            self.send_secured(handle, &mut pieces);
+            self.update_watermarks(handle);
+            return;
+        }
         let mut sent = 0;
         if connection.queue.is_none() {
             let pieces: ArrayVec<IoSlice<'_>, WRITEV_PIECES> =

@@ -35,6 +35,10 @@ impl<S: System> Shard<S> {
             return;
         };
         self.requests.insert(request, handle);
+        let session = self.session_of_request(request);
+        if let Some(connection) = self.connections.get_mut(handle) {
+            connection.tls = session;
+        }
         let socket = self.system.adopt(socket);
         match self.system.watch(socket, Source::Connection(handle)) {
             Ok(socket) => {
@@ -56,15 +60,20 @@ impl<S: System> Shard<S> {
     /// An attempt did not come as far as a socket that connects.
     pub fn connect_failed(&mut self, request: u32, errno: i32, call: i32) {
         self.metrics.add(abi::METRIC_CONNECTS_FAILED, 1);
+        _ = self.session_of_request(request);
         self.connect_failures.push_back((request, errno, call));
     }
 
     /// Calls a request off: it ends with ECANCELED, unless it has ended already.
     pub fn cancel_connect(&mut self, request: u32) {
         if let Some(&handle) = self.requests.get(&request)
-            && self.connections.get(handle).is_some_and(|found| found.flags.has(Flags::CONNECTING))
+            && let Some(connection) = self.connections.get(handle)
         {
-            self.give_up(handle, libc::ECANCELED, abi::CALL_CONNECT);
+            if connection.flags.has(Flags::CONNECTING) {
+                self.give_up(handle, libc::ECANCELED, abi::CALL_CONNECT);
+            } else if connection.flags.has(Flags::HANDSHAKING) {
+                self.reset(handle, libc::ECANCELED);
+            }
         }
     }
 
@@ -91,6 +100,9 @@ impl<S: System> Shard<S> {
         connection.flags.clear(Flags::CONNECTING);
         self.metrics.add(abi::METRIC_CONNECTIONS_CONNECTED, 1);
         let server = connection.server;
+        if connection.tls.is_some() {
+            return self.begin_handshake(handle);
+        }
         self.signal(handle);
         if let Some(limits) = self.servers.get(&server).map(|server| server.limits) {
             self.set_idle_timeout(handle, limits.idle_timeout_ms);

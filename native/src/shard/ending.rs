@@ -4,6 +4,7 @@
 use super::{Flags, Handle, Shard, Socket, Source, System};
 use crate::abi;
 use crate::limits::{LINGER_MS, LINGERING_MAX, READS_PER_BATCH};
+use crate::tls::failure::is_of_tls;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
@@ -33,12 +34,19 @@ impl<S: System> Shard<S> {
 
     /// Ends a connection after its queue is empty, without destroying what the peer has not received yet.
     pub(super) fn close(&mut self, handle: Handle) {
+        self.close_for(handle, 0);
+    }
+
+    /// Likewise, for a reason.
+    pub(super) fn close_for(&mut self, handle: Handle, reason: i32) {
         let Some(connection) = self.connections.get(handle) else { return };
         // Who closes a pipe that is only read wants no more, and sends nothing. One that is written is with the kernel, and may be
         // shared with others (standard output): it is not shut down.
-        let heard_end = connection.flags.has(Flags::EOF.and(Flags::READ_PIPE).and(Flags::WRITE_PIPE));
+        // With TLS the end that was heard is TLS's, and more may come behind it.
+        let heard_end = connection.tls.is_none()
+            && connection.flags.has(Flags::EOF.and(Flags::READ_PIPE).and(Flags::WRITE_PIPE));
         let is_unix = connection.peer.is_unix();
-        let Some(socket) = self.take_socket(handle, 0) else { return };
+        let Some(socket) = self.take_socket(handle, reason) else { return };
         // What is sent over a Unix socket is with the peer; unread input makes its end a reset all the same.
         let may_lose = || if is_unix { socket.has_unread() } else { socket.close_may_lose_bytes() };
         if heard_end || self.lingering.len() >= LINGERING_MAX || !may_lose() {
@@ -67,6 +75,12 @@ impl<S: System> Shard<S> {
     pub(super) fn without_socket(&mut self, handle: Handle, reason: i32) {
         let Some(connection) = self.connections.get_mut(handle) else { return };
         connection.flags.set(Flags::LOST);
+        let reason = if connection.flags.has(Flags::HANDSHAKING) {
+            self.handshake_is_over(handle, reason)
+        } else {
+            reason
+        };
+        let Some(connection) = self.connections.get_mut(handle) else { return };
         connection.reason = reason;
         if let Some(mut queue) = connection.queue.take() {
             queue.clear(&mut self.released_pins);
@@ -120,6 +134,7 @@ impl fmt::Display for Reason {
             abi::CLOSE_PROGRAM => formatter.write_str("the program aborted it"),
             abi::CLOSE_SERVER => formatter.write_str("its server is stopped by force"),
             abi::CLOSE_IDLE => formatter.write_str("it was idle"),
+            reason if is_of_tls(reason) => write!(formatter, "TLS failed ({reason})"),
             errno => io::Error::from_raw_os_error(errno).fmt(formatter),
         }
     }
@@ -129,6 +144,8 @@ impl fmt::Display for Reason {
 fn reset_metric(reason: i32) -> Option<i32> {
     match reason {
         0 => None,
+        // It has counters of its own.
+        reason if is_of_tls(reason) => None,
         abi::CLOSE_WRITE_OVERFLOW => Some(abi::METRIC_WRITE_OVERFLOWS),
         abi::CLOSE_DETACHED => Some(abi::METRIC_RESETS_DETACHED),
         abi::CLOSE_PROGRAM => Some(abi::METRIC_RESETS_PROGRAM),

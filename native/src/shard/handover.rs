@@ -16,12 +16,12 @@ impl<S: System> Shard<S> {
     pub(super) fn take_deliveries(&mut self) {
         while let Some(delivery) = self.system.delivery() {
             match delivery {
-                Delivery::Connection(Unserved { server, fd, peer }) => {
+                Delivery::Connection(Unserved { server, fd, peer, tls }) => {
                     if let Some(server) = self.local_number(server) {
                         self.metrics.add(abi::METRIC_TAKEN_OVER, 1);
                         log::debug!(peer:% = peer; "the shard takes a connection over");
                         let socket = self.system.adopt(fd);
-                        self.open(socket, peer, server);
+                        self.open(socket, peer, server, tls);
                     } else {
                         debug_assert!(false, "a connection was handed over for a server that is not served");
                     }
@@ -123,13 +123,15 @@ impl<S: System> Shard<S> {
         }
         let mut unserved = Vec::with_capacity(taken.len());
         for handle in taken {
-            let Some(Connection { socket: Some(socket), peer, server, .. }) = self.connections.remove(handle)
+            let Some(Connection { socket: Some(socket), peer, server, tls, flags, .. }) =
+                self.connections.remove(handle)
             else {
                 continue;
             };
             let Some(server) = self.servers.get_mut(&server) else { continue };
+            server.handshakes -= usize::from(flags.has(Flags::HANDSHAKING));
             server.accepted -= 1; // neither announced nor to be announced any more
-            unserved.push(Unserved { server: server.number, fd: self.system.release(socket), peer });
+            unserved.push(Unserved { server: server.number, fd: self.system.release(socket), peer, tls });
         }
         self.metrics.add(abi::METRIC_CONNECTIONS_HANDED_OVER, unserved.len() as u64);
         if !unserved.is_empty() {

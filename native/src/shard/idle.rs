@@ -8,6 +8,17 @@ use crate::timer::Tick;
 impl<S: System> Shard<S> {
     pub(super) fn set_idle_timeout(&mut self, handle: Handle, milliseconds: u32) {
         let Some(connection) = self.connections.get_mut(handle) else { return };
+        if connection.flags.has(Flags::HANDSHAKING)
+            && let Some(session) = &mut connection.tls
+        {
+            session.idle_timeout_ms = Some(milliseconds); // the handshake has a timeout of its own
+            return;
+        }
+        self.start_idle_timer(handle, milliseconds);
+    }
+
+    pub(super) fn start_idle_timer(&mut self, handle: Handle, milliseconds: u32) {
+        let Some(connection) = self.connections.get_mut(handle) else { return };
         connection.idle_ticks = u64::from(milliseconds).div_ceil(TIMER_TICK_MS) as Tick;
         connection.active_at = self.tick;
         // An entry that falls due earlier serves: it is put in again then. So a timeout that is set with every message
@@ -30,6 +41,9 @@ impl<S: System> Shard<S> {
             return;
         }
         let is_idle = connection.idle_at() <= self.tick;
+        if is_idle && connection.flags.has(Flags::HANDSHAKING) {
+            return self.handshake_timed_out(handle);
+        }
         if is_idle {
             connection.active_at = self.tick;
             connection.flags.set(Flags::IDLE);

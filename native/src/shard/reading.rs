@@ -20,6 +20,9 @@ impl<S: System> Shard<S> {
     /// Reads from a connection, as far as it may and the sink can take it. False when the sink is full.
     pub(super) fn read(&mut self, handle: Handle, sink: &mut dyn Sink) -> bool {
         let Some(connection) = self.connections.get_mut(handle) else { return true };
+        if connection.tls.is_some() {
+            return self.read_secured(handle, sink);
+        }
         const BARRED: Flags = Flags::PAUSED.and(Flags::CLOSING).and(Flags::LOST).and(Flags::EOF);
         let flags = connection.flags;
         if !flags.has(Flags::READABLE) || !flags.has(Flags::STARTED) || flags.has(BARRED) {

@@ -14,11 +14,7 @@ impl<S: System> Shard<S> {
                 Event { kind: abi::EVENT_ACCEPT_ERROR, handle: server.into(), a: errno, b: pauses.into() };
             sink.event(event);
         }
-        while sink.room() > SIGNALS_MAX {
-            let Some((request, errno, call)) = self.connect_failures.pop_front() else { break };
-            let event = Event { kind: abi::EVENT_CONNECT_FAILED, handle: request as i32, a: errno, b: call };
-            sink.event(event);
-        }
+        self.tell_failed_connects(sink);
         while sink.room() > SIGNALS_MAX {
             let Some((handle, outcome)) = self.files_sent.pop_front() else { break };
             let (a, b) = match outcome {
@@ -32,6 +28,21 @@ impl<S: System> Shard<S> {
             let Some(connection) = self.connections.get_mut(handle) else { continue };
             let flags = &mut connection.flags;
             flags.clear(Flags::LISTED_SIGNAL);
+            if flags.has(Flags::HANDSHAKE_FAILED) {
+                let (reason, request) = (connection.reason, connection.request);
+                if request == 0 {
+                    let kind = abi::EVENT_HANDSHAKE_FAILED;
+                    let server = connection.server.into();
+                    sink.event(Event { kind, handle: handle.word(), a: reason, b: server });
+                    self.ended.push(handle);
+                } else {
+                    self.requests.remove(&request);
+                    self.connections.remove(handle);
+                    self.connect_failed(request, reason, abi::CALL_TLS);
+                    self.tell_failed_connects(sink);
+                }
+                continue;
+            }
             if flags.has(Flags::UNANNOUNCED) {
                 flags.clear(Flags::UNANNOUNCED);
                 match connection.request {
@@ -51,6 +62,14 @@ impl<S: System> Shard<S> {
                 self.ended.push(handle);
                 continue;
             }
+            if flags.has(Flags::TELL_TLS_READY) {
+                flags.clear(Flags::TELL_TLS_READY);
+                event(abi::EVENT_TLS_READY, 0);
+            }
+            if flags.has(Flags::TELL_TLS_ESTABLISHED) {
+                flags.clear(Flags::TELL_TLS_ESTABLISHED);
+                event(abi::EVENT_TLS_ESTABLISHED, 0);
+            }
             match (flags.has(Flags::WRITE_PAUSED), flags.has(Flags::TOLD_PAUSED)) {
                 (true, false) => {
                     flags.set(Flags::TOLD_PAUSED);
@@ -69,11 +88,21 @@ impl<S: System> Shard<S> {
             if flags.has(Flags::ANSWERED) {
                 flags.clear(Flags::ANSWERED);
                 // What came in the meantime is read first (once reading is not paused), and answered.
-                let unread = connection.socket.as_ref().is_some_and(Socket::has_unread);
+                let undelivered =
+                    connection.tls.as_ref().is_some_and(|session| !session.pending().is_empty());
+                let unread = undelivered || connection.socket.as_ref().is_some_and(Socket::has_unread);
                 if !flags.has(Flags::UNANSWERED) && !unread {
                     event(abi::EVENT_ANSWERED, 0);
                 }
             }
+        }
+    }
+
+    fn tell_failed_connects(&mut self, sink: &mut dyn Sink) {
+        while sink.room() > SIGNALS_MAX {
+            let Some((request, errno, call)) = self.connect_failures.pop_front() else { break };
+            let event = Event { kind: abi::EVENT_CONNECT_FAILED, handle: request as i32, a: errno, b: call };
+            sink.event(event);
         }
     }
 

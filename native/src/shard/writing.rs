@@ -123,7 +123,7 @@ impl<S: System> Shard<S> {
     }
 
     pub(super) fn resume(&mut self, handle: Handle) {
-        if self.connections.get(handle).is_some_and(|c| c.flags.has(Flags::READABLE)) {
+        if self.connections.get(handle).is_some_and(|c| c.has_input()) {
             self.list_ready(handle);
         }
     }
@@ -216,6 +216,9 @@ impl<S: System> Shard<S> {
         if connection.flags.has(Flags::LOST) {
             return;
         }
+        if connection.tls.is_some() {
+            return self.send_secured(handle, pieces);
+        }
         let Some(socket) = connection.socket.as_ref() else { return };
         let mut rest = pieces;
         if connection.queue.is_none() {
@@ -233,10 +236,16 @@ impl<S: System> Shard<S> {
                 }
             }
         }
+        self.queue_copy(handle, rest);
+    }
+
+    /// Queues a copy of what is left of pieces.
+    pub(super) fn queue_copy(&mut self, handle: Handle, rest: &[IoSlice<'_>]) {
         let length: usize = rest.iter().map(|piece| piece.len()).sum();
         if length == 0 {
             return;
         }
+        let Some(connection) = self.connections.get_mut(handle) else { return };
         if connection.queued() + length > self.write_max(handle) {
             self.reset(handle, abi::CLOSE_WRITE_OVERFLOW);
             return;
@@ -253,6 +262,9 @@ impl<S: System> Shard<S> {
 
     /// Sends what is queued until the kernel takes no more.
     pub(super) fn send_queue(&mut self, handle: Handle, memory: &dyn PinnedMemory) {
+        if self.connections.get(handle).is_some_and(|connection| connection.tls.is_some()) {
+            return self.send_queue_secured(handle, memory);
+        }
         let mut of_files = 0;
         loop {
             let Some(connection) = self.connections.get_mut(handle) else { return };
@@ -328,11 +340,7 @@ impl<S: System> Shard<S> {
             connection.active_at = self.tick;
             self.metrics.add(abi::METRIC_BYTES_WRITTEN, sent as u64);
             queue.advance(sent, &mut self.flushed_pins);
-            if !self.flushed_pins.is_empty() {
-                connection.owned_flushed += self.flushed_pins.len() as u32;
-                self.released_pins.append(&mut self.flushed_pins);
-                self.signal(handle);
-            }
+            self.tell_flushed_pins(handle);
             let Some(connection) = self.connections.get_mut(handle) else { return };
             if connection.queue.as_ref().is_none_or(|queue| queue.is_empty()) {
                 connection.queue = None; // an idle connection holds no buffer
@@ -343,6 +351,19 @@ impl<S: System> Shard<S> {
             }
         }
         self.after_write(handle);
+    }
+
+    /// Owned writes were flushed: their memory is let go, and JavaScript told.
+    #[inline]
+    pub(super) fn tell_flushed_pins(&mut self, handle: Handle) {
+        if self.flushed_pins.is_empty() {
+            return;
+        }
+        if let Some(connection) = self.connections.get_mut(handle) {
+            connection.owned_flushed += self.flushed_pins.len() as u32;
+        }
+        self.released_pins.append(&mut self.flushed_pins);
+        self.signal(handle);
     }
 
     pub(super) fn after_write(&mut self, handle: Handle) {
@@ -356,9 +377,16 @@ impl<S: System> Shard<S> {
             self.told_when_answered(handle);
         }
         let Some(connection) = self.connections.get_mut(handle) else { return };
-        if connection.queue.is_some() {
+        if connection.waits_to_send() {
             return;
         }
+        if connection.tls.is_some()
+            && connection.flags.has(Flags::CLOSING.and(Flags::WRITE_EOF))
+            && !self.said_close(handle)
+        {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(handle) else { return };
         if connection.flags.has(Flags::CLOSING) {
             self.close(handle);
         } else if connection.flags.has(Flags::WRITE_EOF) && !connection.flags.has(Flags::WRITE_CLOSED) {

@@ -302,7 +302,7 @@ impl System for SimSystem {
         }
         net.accepted -= 1; // it never was this shard's
         tally::count("relieved", 0);
-        elsewhere.left.push(Unserved { server, fd: socket, peer });
+        elsewhere.left.push(Unserved { server, fd: socket, peer, tls: None });
         Ok(())
     }
 

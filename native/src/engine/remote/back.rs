@@ -9,6 +9,7 @@ use crate::net::addresses::Peer;
 use crate::pipe::{Reader, Words, Writer, write_copy};
 use crate::shard::{Commands, Event, SIGNALS_MAX, Shard, Sink};
 use crate::system::{Left, System};
+use crate::tls::session::Session;
 use crate::write_queue::{FileRange, Pin, PinnedMemory};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -94,6 +95,11 @@ impl<S: System> Back<S> {
     /// As [`Shard::send_file`]. Nothing that is queued here is pinned.
     pub(super) fn send_file(&mut self, now: Instant, handle: Handle, file: FileRange) {
         self.shard.send_file(now, handle, file, &NothingPinned);
+    }
+
+    /// As [`Shard::start_tls`]. Nothing that is queued here is pinned.
+    pub(super) fn start_tls(&mut self, handle: Handle, session: Box<Session>) {
+        self.shard.start_tls(handle, session, &NothingPinned);
     }
 
     /// As [`Shard::retire`]. What was offered is told to nobody any more.

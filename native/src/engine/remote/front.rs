@@ -4,13 +4,14 @@
 use super::{Back, COMMAND_CALL, COMMAND_FREE, COMMAND_OWNED, Driver, Shared};
 use crate::abi;
 use crate::connection::Handle;
-use crate::engine::Engine;
+use crate::engine::{Engine, TlsAnswer, TlsQuestion};
 use crate::limits::{BATCH_EVENTS_MIN, BATCH_US, PIPE_PIECE_BYTES, PIPE_RECORDS};
 use crate::net::addresses::Peer;
 use crate::net::datagram_address;
 use crate::pipe::{Reader, Words, Writer, write_copy};
-use crate::shard::{Commands, Event, ServerLimits, Sink};
+use crate::shard::{Commands, Event, ServerLimits, ServerSecurity, Sink};
 use crate::system::{Left, System};
+use crate::tls::session::Session;
 use crate::write_queue::{FileRange, Pin, PinnedMemory};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -319,6 +320,10 @@ impl<S: System, D: Driver> Front<S, D> {
             }
             // What was received behind the last answer is answered first; that is looked at again with the answer.
             abi::EVENT_ANSWERED if self.known(handle).is_some_and(|known| known.unanswered) => {}
+            abi::EVENT_HANDSHAKE_FAILED => {
+                self.ended.push(handle);
+                sink.event(Event { kind: word, handle, a, b });
+            }
             // The handle of this one is a server. Any other may be of a connection that was taken back since: its timeout
             // passed while it was offered.
             kind if kind != abi::EVENT_ACCEPT_ERROR && self.known(handle).is_none() => {}
@@ -458,6 +463,26 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
 
     fn unsubscribe(&mut self, handle: Handle, topic: Box<str>) {
         self.post(move |back| back.shard_mut().unsubscribe(handle, &topic));
+    }
+
+    fn secure_server(&mut self, server: u16, security: ServerSecurity) {
+        self.call(move |back| back.shard_mut().secure_server(server, security));
+    }
+
+    fn secure_request(&mut self, request: u32, session: Box<Session>) {
+        self.post(move |back| back.shard_mut().secure_request(request, session));
+    }
+
+    fn start_tls(&mut self, handle: Handle, session: Box<Session>, _memory: &dyn PinnedMemory) {
+        self.post(move |back| back.start_tls(handle, session));
+    }
+
+    fn feed_tls(&mut self, now: Instant, handle: Handle, bytes: Vec<u8>) {
+        self.post(move |back| back.shard_mut().feed_tls(now, handle, &bytes));
+    }
+
+    fn inspect_tls(&mut self, what: TlsQuestion) -> TlsAnswer {
+        self.call(move |back| what.ask(back.shard_mut()))
     }
 
     fn take_released_pins(&mut self, released: &mut Vec<Pin>) {

@@ -1,0 +1,540 @@
+//! One connection's TLS: bytes and plaintext in, plaintext and bytes out. No socket, no clock.
+//!
+//! What is received is decrypted where it lies, in memory that all connections of a shard share; what is sent is encrypted
+//! into such memory. A session itself keeps what cannot be finished: of a record in part its bytes ([`Session::lend`],
+//! [`Session::keep`]), plaintext that nobody could take ([`Session::pending`]), bytes that were not sent ([`Session::outgoing`]).
+//! So an idle one has no buffers.
+#![forbid(unsafe_code)]
+
+use super::client::ClientTls;
+use super::failure::{Failure, is_about_the_header, looks_like_tls};
+use super::identity;
+use super::server::ServerTls;
+use crate::limits::{TLS_INCOMING_MAX_BYTES, TLS_RECORD_SMALL_BYTES, TLS_RECORDS_SMALL_BYTES};
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::ServerName;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, ReadEarlyData, UnbufferedStatus};
+use rustls::{CommonState, HandshakeKind, ProtocolVersion};
+use std::mem;
+use std::ops::Deref;
+use std::time::Duration;
+
+/// Who takes plaintext.
+pub trait Plaintext {
+    /// One record's. False when it cannot be taken now: then the session keeps it.
+    fn take(&mut self, bytes: &[u8]) -> bool;
+}
+
+/// What a session is, once and for all.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite's IANA name.
+    pub cipher: String,
+    /// The group in which keys were exchanged; none when a session of TLS 1.2 was resumed.
+    pub group: Option<String>,
+    /// By ALPN.
+    pub alpn: Option<Vec<u8>>,
+    /// The name that the client asked for.
+    pub server_name: Option<String>,
+    /// It went on from an earlier session.
+    pub resumed: bool,
+    /// Bytes were taken before the client had proved that it is there (RFC 8446 section 8): they may be a repetition.
+    pub early_data: bool,
+    /// The peer's certificates in DER, its own first.
+    pub peer_certificates: Vec<Vec<u8>>,
+}
+
+/// Bytes to be sent, in memory that is used again and again.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    used: usize,
+}
+
+impl Outbox {
+    /// What is in it.
+    pub fn filled(&self) -> &[u8] {
+        &self.bytes[..self.used]
+    }
+
+    /// It is with the kernel, or kept elsewhere.
+    pub fn clear(&mut self) {
+        self.used = 0;
+    }
+
+    /// At least so many bytes behind what is in it.
+    fn room(&mut self, least: usize) -> &mut [u8] {
+        if self.bytes.len() < self.used + least {
+            self.bytes.resize(self.used + least, 0);
+        }
+        &mut self.bytes[self.used..]
+    }
+}
+
+/// See the module.
+pub struct Session {
+    side: Side,
+    incoming: Vec<u8>,
+    outgoing: Vec<u8>,
+    /// Bytes of `outgoing` that are sent.
+    sent: usize,
+    pending: Vec<u8>,
+    server_name: Option<Box<str>>,
+    failure: Option<Box<Failure>>,
+    /// How long the handshake may take.
+    timeout: Duration,
+    /// The idle timeout that counts when it is done, where JavaScript has set one meanwhile.
+    pub idle_timeout_ms: Option<u32>,
+    /// Bytes that are still to go in small records.
+    small_bytes: usize,
+    began: bool,
+    established: bool,
+    peer_closed: bool,
+    close_sent: bool,
+    early_data: bool,
+}
+
+enum Side {
+    Server(Box<UnbufferedServerConnection>),
+    Client(Box<UnbufferedClientConnection>),
+}
+
+impl Session {
+    /// A server's, which begins with what the client sends.
+    pub fn server(tls: &ServerTls) -> Result<Self, Failure> {
+        let connection = UnbufferedServerConnection::new(tls.config())?;
+        Ok(Self::new(Side::Server(Box::new(connection)), None, tls.handshake_timeout))
+    }
+
+    /// A client's, for a server of that name.
+    pub fn client(tls: &ClientTls, server: ServerName<'static>) -> Result<Self, Failure> {
+        let name = match &server {
+            ServerName::DnsName(name) => Some(name.as_ref().into()),
+            _ => None,
+        };
+        let connection = UnbufferedClientConnection::new(tls.config(), server)?;
+        Ok(Self::new(Side::Client(Box::new(connection)), name, tls.handshake_timeout))
+    }
+
+    fn new(side: Side, server_name: Option<Box<str>>, timeout: Duration) -> Self {
+        Self {
+            side,
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            sent: 0,
+            pending: Vec::new(),
+            server_name,
+            failure: None,
+            timeout,
+            idle_timeout_ms: None,
+            small_bytes: TLS_RECORDS_SMALL_BYTES,
+            began: false,
+            established: false,
+            peer_closed: false,
+            close_sent: false,
+            early_data: false,
+        }
+    }
+
+    /// Whether the handshake is done, so that plaintext may come and go.
+    pub fn is_established(&self) -> bool {
+        self.established
+    }
+
+    /// How long the handshake may take.
+    pub fn handshake_timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Whether the client's side is ours.
+    pub fn is_client(&self) -> bool {
+        matches!(self.side, Side::Client(_))
+    }
+
+    /// Whether the peer has said that it sends no more.
+    pub fn is_peer_closed(&self) -> bool {
+        self.peer_closed
+    }
+
+    /// Why it ended, if it failed.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_deref()
+    }
+
+    /// It has failed: by what it is told.
+    pub fn fail(&mut self, failure: Failure) {
+        self.failure.get_or_insert_with(|| Box::new(failure));
+    }
+
+    /// Bytes that were received earlier go to the front of `memory`, for the rest of their record to be received behind them: how
+    /// many.
+    pub fn lend(&mut self, memory: &mut [u8]) -> usize {
+        let length = self.incoming.len();
+        memory[..length].copy_from_slice(&self.incoming);
+        if length > 0 {
+            self.incoming = Vec::new();
+        }
+        length
+    }
+
+    /// Takes bytes that were not consumed, for [`Session::lend`] to give back.
+    pub fn keep(&mut self, bytes: &[u8]) {
+        debug_assert!(self.incoming.is_empty(), "bytes that were kept have not been lent");
+        debug_assert!(bytes.len() <= TLS_INCOMING_MAX_BYTES, "rustls asks for more than a message may have");
+        if !bytes.is_empty() {
+            self.incoming = bytes.to_vec();
+        }
+    }
+
+    /// Works through bytes that were received, in place, those of [`Session::lend`] at their front: how many are done with. Those
+    /// behind them are to be kept. What comes to be sent is in [`Session::outgoing`] then, an alert for a failure included.
+    pub fn receive(&mut self, bytes: &mut [u8], to: &mut dyn Plaintext) -> Result<usize, Failure> {
+        let first = !mem::replace(&mut self.began, true) && matches!(self.side, Side::Server(_));
+        if first && !looks_like_tls(bytes) {
+            return Err(Failure::NotTls);
+        }
+        let mut seen = Seen { outgoing: &mut self.outgoing, pending: &mut self.pending, to, early: false };
+        let result = match &mut self.side {
+            Side::Server(half) => {
+                identity::ASKED_NAME.set(None);
+                let result = work(half.as_mut(), bytes, &mut seen);
+                if let Some(name) = identity::ASKED_NAME.take() {
+                    self.server_name = Some(name);
+                }
+                result
+            }
+            Side::Client(half) => work(half.as_mut(), bytes, &mut seen),
+        };
+        self.early_data |= seen.early;
+        let Progress { consumed, peer_closed } = result.map_err(|error| {
+            if first && is_about_the_header(&error) { Failure::NotTls } else { error.into() }
+        })?;
+        self.peer_closed |= peer_closed;
+        self.established = self.established || seen.early || !self.common().is_handshaking();
+        Ok(consumed)
+    }
+
+    /// A client's first words.
+    pub fn begin(&mut self) -> Result<(), Failure> {
+        self.receive(&mut [], &mut Nobody).map(|_| ())
+    }
+
+    /// Encrypts as much of `plaintext` as goes into one turn, behind what is in `outbox`: how many bytes of it.
+    pub fn encrypt(&mut self, plaintext: &[u8], outbox: &mut Outbox) -> Result<usize, Failure> {
+        let length = if self.small_bytes > 0 {
+            plaintext.len().min(TLS_RECORD_SMALL_BYTES)
+        } else {
+            plaintext.len().min(crate::limits::TLS_ENCRYPT_BYTES)
+        };
+        self.small_bytes = self.small_bytes.saturating_sub(length);
+        self.write(outbox, |writer, into| writer.app_data(&plaintext[..length], into))?;
+        Ok(length)
+    }
+
+    /// What follows goes in small records first again: it was quiet for a while, and the path's window may be small.
+    pub fn begin_burst(&mut self) {
+        self.small_bytes = TLS_RECORDS_SMALL_BYTES;
+    }
+
+    /// Says to the peer that nothing more is sent, once. False when it was said.
+    pub fn close(&mut self, outbox: &mut Outbox) -> Result<bool, Failure> {
+        if mem::replace(&mut self.close_sent, true) {
+            return Ok(false);
+        }
+        self.write(outbox, |writer, into| writer.close_notify(into))?;
+        Ok(true)
+    }
+
+    /// Whether [`Session::close`] has been called.
+    pub fn is_close_sent(&self) -> bool {
+        self.close_sent
+    }
+
+    fn write(
+        &mut self,
+        outbox: &mut Outbox,
+        what: impl FnMut(&mut dyn Writes, &mut [u8]) -> Result<usize, EncryptError>,
+    ) -> Result<(), Failure> {
+        match &mut self.side {
+            Side::Server(half) => write(half.as_mut(), &mut self.incoming, &mut self.pending, outbox, what),
+            Side::Client(half) => write(half.as_mut(), &mut self.incoming, &mut self.pending, outbox, what),
+        }
+    }
+
+    /// Bytes that are to be sent before anything else is.
+    pub fn outgoing(&self) -> &[u8] {
+        &self.outgoing[self.sent..]
+    }
+
+    /// Bytes of them were sent.
+    pub fn sent(&mut self, count: usize) {
+        self.sent += count;
+        debug_assert!(self.sent <= self.outgoing.len(), "more was sent than there is");
+        if self.sent == self.outgoing.len() {
+            self.outgoing = Vec::new(); // an idle session holds no buffer
+            self.sent = 0;
+        }
+    }
+
+    /// Takes what could not be sent at once.
+    pub fn keep_outgoing(&mut self, bytes: &[u8]) {
+        self.outgoing.extend_from_slice(bytes);
+    }
+
+    /// Whether there is something to be told that no socket announces: plaintext, or the peer's end.
+    pub fn has_input(&self) -> bool {
+        !self.pending.is_empty() || self.peer_closed
+    }
+
+    /// Plaintext that nobody could take yet; see [`Session::take_pending`].
+    pub fn pending(&self) -> &[u8] {
+        &self.pending
+    }
+
+    /// So much of it was taken.
+    pub fn take_pending(&mut self, count: usize) {
+        if count == self.pending.len() {
+            self.pending = Vec::new();
+        } else {
+            self.pending.drain(..count);
+        }
+    }
+
+    /// What it is; of an established one.
+    pub fn facts(&self) -> Facts {
+        let common = self.common();
+        let text = |value: &dyn std::fmt::Debug| super::choices::iana_name(&format!("{value:?}"));
+        Facts {
+            version: match common.protocol_version() {
+                Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+                _ => "TLSv1.3",
+            },
+            cipher: common.negotiated_cipher_suite().map(|suite| text(&suite.suite())).unwrap_or_default(),
+            group: common.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name())),
+            alpn: common.alpn_protocol().map(<[u8]>::to_vec),
+            server_name: self.server_name.as_deref().map(str::to_owned),
+            resumed: self.is_resumed(),
+            early_data: self.early_data,
+            peer_certificates: common
+                .peer_certificates()
+                .map(|chain| chain.iter().map(|certificate| certificate.to_vec()).collect())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Whether it went on from an earlier session.
+    pub fn is_resumed(&self) -> bool {
+        self.common().handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    fn common(&self) -> &CommonState {
+        match &self.side {
+            Side::Server(half) => half,
+            Side::Client(half) => half,
+        }
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Session").field("established", &self.established).finish_non_exhaustive()
+    }
+}
+
+/// Takes none.
+struct Nobody;
+
+impl Plaintext for Nobody {
+    fn take(&mut self, _bytes: &[u8]) -> bool {
+        false
+    }
+}
+
+/// Either side of rustls.
+trait Half: Deref<Target: Deref<Target = CommonState>> {
+    type Data;
+    fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+    /// What was sent ahead: bytes to discard beyond those that are told already.
+    fn early(data: ReadEarlyData<'_, '_, Self::Data>, seen: &mut Seen<'_>) -> Result<usize, rustls::Error>;
+}
+
+impl Half for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+    fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(bytes)
+    }
+    fn early(
+        mut data: ReadEarlyData<'_, '_, Self::Data>,
+        seen: &mut Seen<'_>,
+    ) -> Result<usize, rustls::Error> {
+        seen.early = true;
+        let mut discard = 0;
+        while let Some(record) = data.next_record() {
+            let record = record?;
+            discard += record.discard;
+            seen.plaintext(record.payload);
+        }
+        Ok(discard)
+    }
+}
+
+impl Half for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+    fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(bytes)
+    }
+    /// Only servers are sent something ahead.
+    fn early(_data: ReadEarlyData<'_, '_, Self::Data>, _seen: &mut Seen<'_>) -> Result<usize, rustls::Error> {
+        Ok(0)
+    }
+}
+
+/// Where what is received goes.
+struct Seen<'a> {
+    outgoing: &'a mut Vec<u8>,
+    pending: &'a mut Vec<u8>,
+    to: &'a mut dyn Plaintext,
+    early: bool,
+}
+
+impl Seen<'_> {
+    fn plaintext(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() && (!self.pending.is_empty() || !self.to.take(bytes)) {
+            self.pending.extend_from_slice(bytes);
+        }
+    }
+}
+
+struct Progress {
+    consumed: usize,
+    peer_closed: bool,
+}
+
+fn work<H: Half>(half: &mut H, bytes: &mut [u8], seen: &mut Seen<'_>) -> Result<Progress, rustls::Error> {
+    let mut progress = Progress { consumed: 0, peer_closed: false };
+    loop {
+        let UnbufferedStatus { mut discard, state } = half.process(&mut bytes[progress.consumed..]);
+        let mut waits = false;
+        match state {
+            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                while let Some(record) = traffic.next_record() {
+                    let record = record?;
+                    discard += record.discard;
+                    seen.plaintext(record.payload);
+                }
+            }
+            Ok(ConnectionState::ReadEarlyData(data)) => discard += H::early(data, seen)?,
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                encode(|into| data.encode(into), seen.outgoing);
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => data.done(), // it is sent before anything else is
+            Ok(ConnectionState::PeerClosed) => progress.peer_closed = true,
+            Ok(
+                ConnectionState::BlockedHandshake
+                | ConnectionState::WriteTraffic(_)
+                | ConnectionState::Closed,
+            ) => {
+                waits = true;
+            }
+            Ok(_) => waits = true,
+            Err(error) => {
+                // What it has to say of that, and what was to be said before, is to be had still.
+                while let Ok(ConnectionState::EncodeTlsData(mut data)) =
+                    half.process(&mut bytes[progress.consumed..]).state
+                {
+                    encode(|into| data.encode(into), seen.outgoing);
+                }
+                return Err(error);
+            }
+        }
+        progress.consumed += discard;
+        if waits {
+            return Ok(progress);
+        }
+    }
+}
+
+/// Appends a message to what is to be sent.
+fn encode(mut message: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, outgoing: &mut Vec<u8>) {
+    let start = outgoing.len();
+    let needed = match message(&mut []) {
+        Err(EncodeError::InsufficientSize(error)) => error.required_size,
+        _ => return, // an empty one
+    };
+    outgoing.resize(start + needed, 0);
+    let written = message(&mut outgoing[start..]);
+    debug_assert!(written.is_ok_and(|length| length == needed), "rustls asked for another size");
+}
+
+/// What can be written by a session that may send.
+trait Writes {
+    fn app_data(&mut self, plaintext: &[u8], into: &mut [u8]) -> Result<usize, EncryptError>;
+    fn close_notify(&mut self, into: &mut [u8]) -> Result<usize, EncryptError>;
+}
+
+impl<Data> Writes for rustls::unbuffered::WriteTraffic<'_, Data> {
+    fn app_data(&mut self, plaintext: &[u8], into: &mut [u8]) -> Result<usize, EncryptError> {
+        self.encrypt(plaintext, into)
+    }
+    fn close_notify(&mut self, into: &mut [u8]) -> Result<usize, EncryptError> {
+        self.queue_close_notify(into)
+    }
+}
+
+/// More than the header, nonce, type and tag of one record have together.
+const RECORD_OVERHEAD_BYTES: usize = 64;
+
+/// `incoming` is less than a message, as [`Session::receive`] leaves it; rustls wants to see it each time.
+fn write<H: Half>(
+    half: &mut H,
+    incoming: &mut Vec<u8>,
+    pending: &mut Vec<u8>,
+    outbox: &mut Outbox,
+    mut what: impl FnMut(&mut dyn Writes, &mut [u8]) -> Result<usize, EncryptError>,
+) -> Result<(), Failure> {
+    loop {
+        let UnbufferedStatus { discard, state } = half.process(incoming);
+        let mut done = false;
+        match state? {
+            ConnectionState::WriteTraffic(mut traffic) => {
+                let mut room = RECORD_OVERHEAD_BYTES;
+                loop {
+                    match what(&mut traffic, outbox.room(room)) {
+                        Ok(written) => {
+                            outbox.used += written;
+                            break;
+                        }
+                        Err(EncryptError::InsufficientSize(error)) => room = error.required_size,
+                        Err(EncryptError::EncryptExhausted) => {
+                            return Err(Failure::Internal("the session's keys are used up"));
+                        }
+                    }
+                }
+                done = true;
+            }
+            ConnectionState::EncodeTlsData(mut data) => {
+                let mut message = Vec::new();
+                encode(|into| data.encode(into), &mut message);
+                outbox.room(message.len())[..message.len()].copy_from_slice(&message);
+                outbox.used += message.len();
+            }
+            ConnectionState::TransmitTlsData(data) => data.done(),
+            ConnectionState::ReadTraffic(mut traffic) => {
+                while let Some(record) = traffic.next_record() {
+                    pending.extend_from_slice(record?.payload);
+                }
+            }
+            ConnectionState::PeerClosed => {}
+            _ => return Err(Failure::Internal("the session cannot send (any more)")),
+        }
+        if discard > 0 {
+            incoming.drain(..discard);
+        }
+        if done {
+            return Ok(());
+        }
+    }
+}
