@@ -24,7 +24,7 @@ const SIDE_BY_SIDE = [path('dist', 'test', 'conformance'), path('dist', 'test', 
 const SIDE_BY_SIDE_FILES =
   /^(?:bench-\w+|call-history|crashes|create-server|datagram-addresses|datagram-server|draining|duplex-libraries|examples|executor|executor-shards|lifecycle|logging|message-bounds|message-payloads|messages|options|program-entry|program-replacement|raw-socket|replacement|restart-policy|signals|stalled|teardown|test-runners|timer-heap|topics)\.test\.js$/
 /** What runs once for each engine is made of these. */
-const BY_ENGINE = /\bforEach(?:Engine|Transport)\(|harness\/engines\.js/
+const BY_ENGINE = /\bfor(?:Each(?:Engine|Transport)|EveryTransport)\(|harness\/engines\.js/
 const LANES = 2
 /** Files whose times the summary tells. */
 const SLOWEST = 12

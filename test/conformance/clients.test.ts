@@ -12,12 +12,12 @@ import {
   assertCode,
   assertRejects,
   forEachEngine,
-  forEachTransport,
+  forEveryTransport,
   type TestContext,
   whereIs,
 } from '../harness/suite.js'
 
-forEachTransport('clients', (test) => {
+forEveryTransport('clients', (test) => {
   // CPython: test_events.EventLoopTestsMixin.test_create_connection, test_create_unix_connection
   test('a connection has a transport and the protocol that its factory made, after connectionMade', async (t) => {
     const accepting = await t.serveEach(() => new Recorder())

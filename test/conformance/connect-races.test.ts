@@ -11,12 +11,12 @@ import {
   assertCode,
   assertRejects,
   forEachEngine,
-  forEachTransport,
+  forEveryTransport,
   type TestContext,
   whereIs,
 } from '../harness/suite.js'
 
-forEachTransport('connects that are called off', (test) => {
+forEveryTransport('connects that are called off', (test) => {
   for (const moment of ['the factory', 'connectionMade'] as const) {
     test(`by ${moment}: the promise rejects, and the connection is aborted`, async (t) => {
       const accepting = await t.serveEach(() => new Recorder())
@@ -88,7 +88,7 @@ forEachTransport('connects that are called off', (test) => {
   })
 })
 
-forEachTransport('a loop that is closed', (test) => {
+forEveryTransport('a loop that is closed', (test) => {
   test('calls off what is connecting, at every step', async (t) => {
     const server = await t.serve(() => new Recorder())
     for (let ticks = 0; ticks < 12; ticks += 1) {

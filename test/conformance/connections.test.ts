@@ -13,7 +13,7 @@ import {
   assertReset,
   assertThrows,
   type ExceptionContext,
-  forEachTransport,
+  forEveryTransport,
   settle,
   type TestContext,
 } from '../harness/suite.js'
@@ -21,7 +21,7 @@ import {
 /** What the kernel does not take for a peer that does not read. */
 const MORE_THAN_BUFFERED = 16 * MiB
 
-forEachTransport('receiving and sending', (test) => {
+forEveryTransport('receiving and sending', (test) => {
   // RLoop, TokioLoop: tests/test_sockets.py test_socket_accept_recv
   test('an accepted connection receives 1 MiB', async (t) => {
     const { client, protocol } = await t.pair(() => new Recorder())
@@ -96,7 +96,7 @@ forEachTransport('receiving and sending', (test) => {
   })
 })
 
-forEachTransport('callbacks', (test) => {
+forEveryTransport('callbacks', (test) => {
   // asyncio: Protocols, "Connection Callbacks" and "Streaming Protocols": state machine
   test('connectionMade, dataReceived, eofReceived, connectionLost: in this order, at both ends', async (t) => {
     const { transport, protocol, other } = await bothEnds(t, () => new Ordered())
@@ -221,7 +221,7 @@ forEachTransport('callbacks', (test) => {
   })
 })
 
-forEachTransport('flow control of writing', (test) => {
+forEveryTransport('flow control of writing', (test) => {
   // asyncio: WriteTransport.set_write_buffer_limits; uvloop: test_tcp test_flowcontrol_mixin_set_write_limits
   test('watermarks: the defaults, high alone, low alone, both', async (t) => {
     const { transport } = await bothEnds(t)
@@ -304,7 +304,7 @@ forEachTransport('flow control of writing', (test) => {
   })
 })
 
-forEachTransport('flow control of reading', (test) => {
+forEveryTransport('flow control of reading', (test) => {
   // CPython: test_selector_events test_pause_resume_reading; uvloop: test_tcp test_transport_get_extra_info
   test('pauseReading and resumeReading may be called again (since Python 3.7), and isReading tells', async (t) => {
     const { transport, other } = await bothEnds(t)
@@ -353,7 +353,7 @@ forEachTransport('flow control of reading', (test) => {
   })
 })
 
-forEachTransport('close and abort of a transport', (test) => {
+forEveryTransport('close and abort of a transport', (test) => {
   // asyncio: BaseTransport.close; CPython: test_selector_events test_close_write_buffer, test_write_ready_closing
   test('close sends what waits, and connectionLost gets null at both ends', async (t) => {
     const { transport, protocol, other } = await bothEnds(t)
@@ -494,7 +494,7 @@ forEachTransport('close and abort of a transport', (test) => {
   })
 })
 
-forEachTransport('writing', (test) => {
+forEveryTransport('writing', (test) => {
   // CPython: test_selector_events test_write, test_write_bytearray, test_write_memoryview; a string is for us UTF-8
   test('write takes a Buffer, a Uint8Array and a string', async (t) => {
     const { transport, other } = await bothEnds(t)
@@ -592,7 +592,7 @@ forEachTransport('writing', (test) => {
   })
 })
 
-forEachTransport('half close of a transport', (test) => {
+forEveryTransport('half close of a transport', (test) => {
   // CPython: test_selector_events test_write_eof
   test('writeEof: the peer reads the end, what it sends still arrives, and again it does nothing', async (t) => {
     const { transport, protocol, other } = await bothEnds(t, keepingOpen)
@@ -703,7 +703,7 @@ forEachTransport('half close of a transport', (test) => {
   })
 })
 
-forEachTransport('buffered protocols', (test) => {
+forEveryTransport('buffered protocols', (test) => {
   // CPython: test_buffered_proto test_buffered_proto_create_connection
   test('a client receives into memory of its own, which is smaller than the data', async (t) => {
     const noise = Buffer.from('12345678+'.repeat(1024))
@@ -794,7 +794,7 @@ forEachTransport('buffered protocols', (test) => {
   }
 })
 
-forEachTransport('another protocol', (test) => {
+forEveryTransport('another protocol', (test) => {
   // asyncio: BaseTransport.set_protocol, get_protocol; uvloop: test_tcp test_transport_get_extra_info
   test('transport.protocol is what receives, and setProtocol gives it to another without connectionMade', async (t) => {
     const { transport, protocol, other } = await bothEnds(t)

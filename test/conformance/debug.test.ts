@@ -5,7 +5,7 @@ import { getLogger, getLoop, setLogger } from '../../src/index.js'
 import { Deferred } from '../harness/deferred.js'
 import { Recorder } from '../harness/recorder.js'
 import { RecordingLogger } from '../harness/recording-logger.js'
-import { assertRejects, forEachTransport, type TestContext, whereIs } from '../harness/suite.js'
+import { assertRejects, forEveryTransport, type TestContext, whereIs } from '../harness/suite.js'
 
 /** Debug mode for the length of a test. */
 function debugging(t: TestContext, slowCallbackDuration = 0.02): RecordingLogger {
@@ -27,7 +27,7 @@ function busy(ms: number): void {
   for (const end = performance.now() + ms; performance.now() < end; );
 }
 
-forEachTransport('debug mode', (test) => {
+forEveryTransport('debug mode', (test) => {
   // CPython: test_base_events.test_slow_callback... ("Executing %s took %.3f seconds")
   test('a slow callback is told with its duration and where it was scheduled', async (t) => {
     const records = debugging(t)
@@ -149,7 +149,7 @@ forEachTransport('debug mode', (test) => {
   })
 })
 
-forEachTransport("a server's signal", (test) => {
+forEveryTransport("a server's signal", (test) => {
   const listen = (t: TestContext, signal: AbortSignal, factory: () => Protocol = () => new Recorder()) =>
     t.serve(factory, { signal })
 

@@ -16,7 +16,7 @@ import {
   assertRejects,
   assertReset,
   assertThrows,
-  forEachTransport,
+  forEveryTransport,
   type TestContext,
 } from '../harness/suite.js'
 
@@ -26,7 +26,7 @@ const MiB = 1024 * KiB
 /** The type is one of net.Socket's. */
 const asSocket = (duplex: TransportDuplex): Socket => duplex
 
-forEachTransport('streams of connections', (test) => {
+forEveryTransport('streams of connections', (test) => {
   test('the same stream each time, and wrong options are refused by name', async (t) => {
     const { duplex } = await streamed(t)
     const { transport } = duplex

@@ -5,12 +5,12 @@ import { assertBytes, type Client } from '../harness/client.js'
 import { Deferred } from '../harness/deferred.js'
 import type { Random } from '../harness/random.js'
 import { streamed } from '../harness/streamed.js'
-import { type ExceptionContext, forEachTransport } from '../harness/suite.js'
+import { type ExceptionContext, forEveryTransport } from '../harness/suite.js'
 
 const KiB = 1024
 const MiB = 1024 * KiB
 
-forEachTransport('what listeners of streams throw', (test) => {
+forEveryTransport('what listeners of streams throw', (test) => {
   const oops = new Error('oops')
   const throwing: [name: string, prepare: (duplex: TransportDuplex, client: Client) => unknown][] = [
     ['data', (duplex) => duplex.on('data', fail)],
@@ -61,7 +61,7 @@ forEachTransport('what listeners of streams throw', (test) => {
   }
 })
 
-forEachTransport('streams of a server that drains', (test) => {
+forEveryTransport('streams of a server that drains', (test) => {
   test('who listens to draining ends by itself', async (t) => {
     const { duplex, client, server } = await streamed(t)
     duplex.once('draining', () => duplex.end('bye'))
@@ -115,7 +115,7 @@ forEachTransport('streams of a server that drains', (test) => {
   })
 })
 
-forEachTransport('streams that end at any moment', (test) => {
+forEveryTransport('streams that end at any moment', (test) => {
   // A connection that closes is not read any more, so neither may close before it has sent.
   test('both ends have much to send, and end soon', async (t) => {
     const accepted = new Deferred<TransportDuplex>()

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { PLAYS } from '../harness/stream-plays.js'
 import { duplexScene, netScene, type Scene } from '../harness/stream-scenes.js'
-import { forEachTransport } from '../harness/suite.js'
+import { forEveryTransport } from '../harness/suite.js'
 
-forEachTransport('a connection as a stream tells what net.Socket does', (test) => {
+forEveryTransport('a connection as a stream tells what net.Socket does', (test) => {
   for (const play of PLAYS) {
     const define = play.overTcp === true ? test.overTcp : test
     define(play.name, async (t) => {

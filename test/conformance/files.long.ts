@@ -4,14 +4,14 @@ import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs'
 import { Observable } from '../harness/deferred.js'
 import { MiB } from '../harness/memory.js'
 import { Recorder } from '../harness/recorder.js'
-import { forEachTransport } from '../harness/suite.js'
+import { forEveryTransport } from '../harness/suite.js'
 
 const SIZE_BYTES = 3 * 1024 * MiB + 7
 /** More than the kernel holds of a connection may be in this process's memory only by mistake. */
 const GROWTH_MAX_BYTES = 128 * MiB
 const TIMEOUT_MS = 240_000
 
-forEachTransport('sendFile of 3 GiB', (test) => {
+forEveryTransport('sendFile of 3 GiB', (test) => {
   test(
     'is sent and counted to the last byte, in flat memory',
     async (t) => {

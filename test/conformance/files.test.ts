@@ -7,14 +7,14 @@ import { assertBytes } from '../harness/client.js'
 import { openDescriptors } from '../harness/leaks.js'
 import { MiB } from '../harness/memory.js'
 import { Recorder } from '../harness/recorder.js'
-import { assertRejects, assertThrows, forEachTransport, type TestContext } from '../harness/suite.js'
+import { assertRejects, assertThrows, forEveryTransport, type TestContext } from '../harness/suite.js'
 
 /** Far more than the kernel's buffers on both sides take. */
 const LARGE_BYTES = 24 * MiB
 /** The kernel sends no such file by itself (EINVAL), and it has content. */
 const UNSENDABLE = '/proc/self/environ'
 
-forEachTransport('sendFile', (test) => {
+forEveryTransport('sendFile', (test) => {
   // CPython: test_sendfile_success
   test('sends a whole file, and says how much that was', async (t) => {
     const { client, protocol } = await t.pair(() => new Recorder())
@@ -372,7 +372,7 @@ forEachTransport('sendFile', (test) => {
 
 if (process.platform === 'linux') {
   // CPython: test_sendfile_fallback..., test_sendfile_no_fallback...
-  forEachTransport('sendFile of what the kernel does not send by itself', (test) => {
+  forEveryTransport('sendFile of what the kernel does not send by itself', (test) => {
     test('reads and writes it', async (t) => {
       const { client, protocol } = await t.pair(() => new Recorder())
       const content = readFileSync(UNSENDABLE)

@@ -29,7 +29,7 @@ import {
   assertThrows,
   type ExceptionContext,
   forEachEngine,
-  forEachTransport,
+  forEveryTransport,
   portOf,
   type TestContext,
   whereIs,
@@ -40,7 +40,7 @@ const HAS_IPV6 = Object.values(networkInterfaces()).some((addresses) =>
   addresses?.some(({ address }) => address === '::1'),
 )
 
-forEachTransport('servers', (test, _engine, transport) => {
+forEveryTransport('servers', (test, _engine, transport) => {
   // asyncio: Server.sockets; uvloop: test_tcp test_create_server_1, test_unix test_create_unix_server_1
   test('addresses and sockets tell where it listens, and a closed socket says that it is', async (t) => {
     const server = await t.serve(() => new Recorder())

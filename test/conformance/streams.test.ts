@@ -24,7 +24,7 @@ import {
   assertCode,
   assertRejects,
   type ExceptionContext,
-  forEachTransport,
+  forEveryTransport,
   settle,
 } from '../harness/suite.js'
 
@@ -40,7 +40,7 @@ const READS: Record<string, (stream: Stream, options?: WaitOptions) => Promise<u
   readUntil: (stream, options) => stream.readUntil('--', options),
 }
 
-forEachTransport('streams', (test) => {
+forEveryTransport('streams', (test) => {
   // CPython: test_streams.StreamTests.test_open_connection, test_open_unix_connection
   test('openConnection: a stream to a server, which answers by lines', async (t) => {
     const server = await serveStreams(t, async (stream) => {

@@ -1,4 +1,5 @@
 import { connect, type Socket } from 'node:net'
+import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'node:tls'
 import { Deferred, Observable } from './deferred.js'
 
 export interface ClientOptions {
@@ -7,11 +8,16 @@ export interface ClientOptions {
   readonly paused?: boolean
   /** The server may break the connection before this end knows that it stands; that resolves `open` too. */
   readonly mayBreak?: boolean
+  /** Over TLS, by node:tls. `open` resolves after the handshake. */
+  readonly tls?: ConnectionOptions
 }
 
 /** A peer on node:net: real sockets, with promises. Never ends its writing half by itself. */
 export class Client extends Observable {
+  /** What is read from and written to; over TLS a TLSSocket. */
   readonly socket: Socket
+  /** What the kernel has: `socket` itself but over TLS. */
+  readonly raw: Socket
   /** Unix sockets know no reset: a connection that is broken off ends, and only unread input makes it an error. */
   readonly isUnix: boolean
   /** Bytes read from the socket so far. */
@@ -24,9 +30,10 @@ export class Client extends Observable {
   #chunks: Buffer[] = []
   #buffered = 0
 
-  private constructor(socket: Socket, isUnix: boolean) {
+  private constructor(socket: Socket, raw: Socket, isUnix: boolean) {
     super()
     this.socket = socket
+    this.raw = raw
     this.isUnix = isUnix
     socket.on('data', (chunk) => {
       this.#chunks.push(chunk)
@@ -51,11 +58,14 @@ export class Client extends Observable {
   /** Resolves when the connection stands. @param to a port, or the path of a Unix socket */
   static open(to: number | string, options: ClientOptions = {}): Promise<Client> {
     const where = typeof to === 'string' ? { path: to } : { port: to, host: options.host ?? '127.0.0.1' }
-    const socket = connect({ ...where, allowHalfOpen: true, noDelay: true })
-    const client = new Client(socket, typeof to === 'string')
-    if (options.paused === true) socket.pause()
+    const raw = connect({ ...where, allowHalfOpen: true, noDelay: true })
+    const socket = options.tls === undefined ? raw : tlsConnect({ ...options.tls, socket: raw })
+    const client = new Client(socket, raw, typeof to === 'string')
     const opened = new Deferred<Client>()
-    socket.once('connect', () => opened.resolve(client))
+    socket.once(socket === raw ? 'connect' : 'secureConnect', () => {
+      if (options.paused === true) socket.pause()
+      opened.resolve(client)
+    })
     if (options.mayBreak === true) socket.once('close', () => opened.resolve(client))
     else socket.once('error', (error) => opened.reject(error))
     return opened.promise
@@ -77,7 +87,12 @@ export class Client extends Observable {
   /** Breaks the connection: over TCP the server sees ECONNRESET. */
   reset(): void {
     if (this.isUnix) this.socket.destroy()
-    else this.socket.resetAndDestroy()
+    else this.raw.resetAndDestroy()
+  }
+
+  /** The TLS side of a connection that was opened with `tls`. */
+  get secure(): TLSSocket {
+    return this.socket as TLSSocket
   }
 
   pause(): void {

@@ -23,6 +23,7 @@ import { expectEnd, takeStock } from './leaks.js'
 import { Random } from './random.js'
 import type { Recorder } from './recorder.js'
 import { skipIn } from './skip.js'
+import { clientContext, nodeOptions, serverOptions, type TlsVariant } from './tls.js'
 import { armWatchdog } from './watchdog.js'
 
 /** What the exception handler is given. */
@@ -35,12 +36,14 @@ const WATCHDOG_GRACE_MS = 10_000
 export interface TestOptions {
   /** 20 s by default. */
   readonly timeoutMs?: number
+  /** Why it makes no sense over TLS. */
+  readonly notOverTls?: string
 }
 
 export interface SuiteTests {
   /** Defines a test. */
   (name: string, body: (t: TestContext) => Promise<void> | void, options?: TestOptions): void
-  /** Defines a test of what only TCP has: resets, ports. */
+  /** Defines a test of what only TCP has, with or without TLS over it: resets, ports. */
   overTcp(name: string, body: (t: TestContext) => Promise<void> | void, options?: TestOptions): void
   /** A test that cannot run here; its name and the reason are printed. */
   skip(name: string, reason: string): void
@@ -48,26 +51,42 @@ export interface SuiteTests {
 
 let suitesToRun = 0
 
-/** What connections go over. */
-export type TransportName = 'tcp' | 'unix'
+/** What connections go over; those of TLS go over TCP. */
+export type TransportName = 'tcp' | 'unix' | TlsVariant
+
+/** Without TLS. */
+export const PLAIN_TRANSPORTS: readonly TransportName[] = ['tcp', 'unix']
+/** And with TLS as it is without options about it. */
+const TRANSPORTS: readonly TransportName[] = [...PLAIN_TRANSPORTS, 'tls']
+/** And each version of it alone. */
+const EVERY_TRANSPORT: readonly TransportName[] = [...TRANSPORTS, 'tls1.2', 'tls1.3']
 
 /** Runs the same tests once for each engine, over TCP. */
 export function forEachEngine(name: string, define: (test: SuiteTests, engine: EngineName) => void): void {
   for (const engine of engines) defineSuite(`${name} (${engine})`, engine, 'tcp', define)
 }
 
-/** Runs the same tests once for each engine, over TCP and over Unix sockets: what {@link TestContext.serve} listens on. */
+/** Runs the same tests once for each engine and for each transport: what {@link TestContext.serve} listens on. */
 export function forEachTransport(
   name: string,
   define: (test: SuiteTests, engine: EngineName, transport: TransportName) => void,
+  transports: readonly TransportName[] = TRANSPORTS,
 ): void {
   for (const engine of engines) {
-    for (const transport of ['tcp', 'unix'] as const) {
+    for (const transport of transports) {
       defineSuite(`${name} (${engine}, ${transport})`, engine, transport, (test) =>
         define(test, engine, transport),
       )
     }
   }
+}
+
+/** The same with each version of TLS alone, too. */
+export function forEveryTransport(
+  name: string,
+  define: (test: SuiteTests, engine: EngineName, transport: TransportName) => void,
+): void {
+  forEachTransport(name, define, EVERY_TRANSPORT)
 }
 
 function defineSuite(
@@ -79,23 +98,29 @@ function defineSuite(
   const tests = suite(title)
   suitesToRun++
   tests.before(takeStock)
+  const skip = skipIn(title, tests)
   const test = (
     testName: string,
     body: (t: TestContext) => Promise<void> | void,
     options: TestOptions = {},
   ): void => {
+    if (isTls(transport) && options.notOverTls !== undefined) return skip(testName, options.notOverTls)
     tests(testName, () =>
       runTest(`${title}: ${testName}`, { engine, transport }, body, options.timeoutMs ?? TEST_TIMEOUT_MS),
     )
   }
   const overTcp: SuiteTests['overTcp'] = (...given) => {
-    if (transport === 'tcp') test(...given)
+    if (transport !== 'unix') test(...given)
   }
-  define(Object.assign(test, { overTcp, skip: skipIn(title, tests) }), engine)
+  define(Object.assign(test, { overTcp, skip }), engine)
   tests.after(() => {
     if (--suitesToRun === 0) expectEnd()
   })
   tests.run()
+}
+
+function isTls(transport: TransportName): transport is TlsVariant {
+  return transport !== 'tcp' && transport !== 'unix'
 }
 
 async function runTest(
@@ -134,7 +159,10 @@ async function within<Value>(timeoutMs: number, promise: Promise<Value>): Promis
 /** What one test uses; everything that it opened is closed after it. */
 export class TestContext {
   readonly engine: EngineName
-  readonly transport: TransportName
+  /** What the sockets are. */
+  readonly transport: 'tcp' | 'unix'
+  /** What is over them, if anything. */
+  readonly tls: TlsVariant | null
   readonly random: Random
   #directory: string | undefined
   #loop: Loop | undefined
@@ -144,7 +172,8 @@ export class TestContext {
 
   constructor(engine: EngineName, random: Random, transport: TransportName = 'tcp') {
     this.engine = engine
-    this.transport = transport
+    this.transport = transport === 'unix' ? 'unix' : 'tcp'
+    this.tls = isTls(transport) ? transport : null
     this.random = random
   }
 
@@ -167,7 +196,28 @@ export class TestContext {
     const where = whereIs(server)
     if (typeof where === 'string')
       return loop.createUnixConnection(factory, { engine, path: where, ...options })
-    return loop.createConnection(factory, { engine, host: '127.0.0.1', port: where, ...options })
+    return loop.createConnection(factory, {
+      engine,
+      host: '127.0.0.1',
+      port: where,
+      ...this.clientTls(),
+      ...options,
+    })
+  }
+
+  /** What makes a server of ours one of this test's transport; nothing without TLS. */
+  serverTls(): Pick<ServerOptions, 'tls'> {
+    return this.tls === null ? {} : { tls: serverOptions(this.tls) }
+  }
+
+  /** The same for a client of ours. */
+  clientTls(): Pick<ConnectionOptions, 'tls'> {
+    return this.tls === null ? {} : { tls: clientContext(this.tls) }
+  }
+
+  /** The same for one of Node's. */
+  nodeTls(): Pick<ClientOptions, 'tls'> {
+    return this.tls === null ? {} : { tls: nodeOptions(this.tls) }
   }
 
   /** A path for a file or a Unix socket, in a directory that is removed after the test. */
@@ -198,6 +248,7 @@ export class TestContext {
       shards: 0,
       signals: false,
       engine: this.engine,
+      ...this.serverTls(),
       // A module that is named by URL brings its own.
       ...(typeof factory === 'function' && { exceptionHandler }),
       ...options,
@@ -218,7 +269,8 @@ export class TestContext {
 
   /** Opens a connection to `server`, to a port or to a Unix socket. */
   async connect(server: Server | number | string, options: ClientOptions = {}): Promise<Client> {
-    const client = await Client.open(typeof server === 'object' ? whereIs(server) : server, options)
+    const where = typeof server === 'object' ? whereIs(server) : server
+    const client = await Client.open(where, { ...this.nodeTls(), ...options })
     this.defer(() => client.destroy())
     return client
   }
