@@ -13,7 +13,6 @@ import type {
 import { callExceptionHandler, exceptionContext, tell } from './exception-handler.js'
 import type { ProtocolFactory } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
-import { threadLog } from './thread-log.js'
 import type { TcpTransport } from './transport.js'
 import { peerAddress } from './transport-socket.js'
 
@@ -116,21 +115,17 @@ export class LocalServer implements ServedServer, ConnectionOwner {
 
   /** @internal A connection was accepted, and ended before its TLS handshake was done: nobody has heard of it. */
   handshakeFailed(handle: number, reason: number): void {
-    if (isHandshakeFailure(reason)) this.tellFailure(handle, reason)
+    // Native code logs each.
+    if (isHandshakeFailure(reason) && this.mayTellTlsError()) this.tellFailure(handle, reason)
     this.announced++
     this.settle()
   }
 
   private tellFailure(handle: number, reason: number): void {
-    const log = threadLog()
-    const isTold = this.mayTellTlsError()
-    if (!isTold && !log.isVerbose) return
     const { native } = this.loop
     const peer = native.handshakePeer(handle)
     const where = peer === null ? null : (peerAddress(peer) as TlsPeer)
-    const error = tlsError(reason, `a connection to ${this.name}`, native.tlsDetail(handle), where)
-    log.write('debug', error.message, { server: this.name, code: error.code, reason: error.reason })
-    if (isTold) this.tlsClientError(error)
+    this.tlsClientError(tlsError(reason, `a connection to ${this.name}`, native.tlsDetail(handle), where))
   }
 
   /** Not every one of a flood. */
