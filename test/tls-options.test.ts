@@ -106,7 +106,7 @@ const WRONG: readonly [options: unknown, message: RegExp][] = [
   [{ cert, key, sni: { 'a.test': {} } }, /^option tls\.sni\['a\.test'\]\.cert: expected a certificate/],
   [
     { cert, key, sni: { 'a.test': { cert, key, alpn: ['x'] } } },
-    /^unknown option 'tls\.sni\['a\.test'\]\.alpn'/,
+    /^unknown option "tls\.sni\['a\.test'\]\.alpn";/,
   ],
   [{ sni: { 'a.test': { cert, key } }, ocsp: der }, /^option tls\.ocsp: expected nothing without cert/],
   [{ cert, key, servername: 'a.test' }, /^unknown option 'tls\.servername'; known are .*tls\.cert, /],
@@ -117,9 +117,7 @@ plainSuite('options of a TLS server', (test) => {
     const shown = message.source.slice(1, 70)
     test(`are refused by name: ${shown}`, () => {
       assertThrows(() => parseTlsServerOptions(options, 'tls.'), 'ERR_SHARDLOOP_OPTION')
-      assert.throws(() => parseTlsServerOptions(options, 'tls.'), {
-        message: new RegExp(message.source.replace(/^\^unknown option '(.*?)';/, '^unknown option .*;'), 's'),
-      })
+      assert.throws(() => parseTlsServerOptions(options, 'tls.'), { message })
     })
   }
 
