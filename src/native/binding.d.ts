@@ -411,7 +411,7 @@ export interface NativeCertificate {
   /** In PEM or DER: PKCS#8, PKCS#1 or SEC1. */
   key: Uint8Array
   /** An OCSP response in DER, to be stapled. */
-  ocsp?: Uint8Array
+  ocsp: Uint8Array | null
 }
 
 /** How an endpoint starts. */
@@ -471,11 +471,11 @@ export interface NativeServerLimits {
 /** What a client's TLS is made of; see `tls::client`. */
 export interface NativeTlsClient {
   /** Bundles of authorities; null: the platform's. */
-  ca?: Array<Uint8Array>
+  ca: Array<Uint8Array> | null
   /** Lists of revoked certificates. */
   crl: Array<Uint8Array>
   /** Our certificate. */
-  identity?: NativeCertificate
+  identity: NativeCertificate | null
   /** Protocols by ALPN, in the order of preference. */
   alpn: Array<string>
   /** `TLSv1.2` or `TLSv1.3`. */
@@ -483,9 +483,9 @@ export interface NativeTlsClient {
   /** Likewise. */
   maxVersion: string
   /** Cipher suites in the order of preference; null: all. */
-  ciphers?: Array<string>
+  ciphers: Array<string> | null
   /** Groups in the order of preference; null: all. */
-  groups?: Array<string>
+  groups: Array<string> | null
   /** SHA-256 of keys of which the server's must be one; empty: any. */
   pins: Array<Uint8Array>
   /** Takes whatever certificate comes. */
@@ -495,7 +495,7 @@ export interface NativeTlsClient {
   /** Servers whose sessions are kept; 0: none. */
   sessionCacheSize: number
   /** A file that secrets are written to. */
-  keyLog?: string
+  keyLog: string | null
   /** Milliseconds. */
   handshakeTimeoutMs: number
 }
@@ -507,11 +507,11 @@ export interface NativeTlsInfo {
   /** The cipher suite's IANA name. */
   cipher: string
   /** The group in which keys were exchanged. */
-  group?: string
+  group: string | null
   /** By ALPN. */
-  alpn?: string
+  alpn: string | null
   /** The name that the client asked for. */
-  serverName?: string
+  serverName: string | null
   /** It went on from an earlier session. */
   resumed: boolean
   /** Bytes were taken before the client had proved that it is there. */
@@ -531,9 +531,9 @@ export interface NativeTlsServer {
   /** Likewise. */
   maxVersion: string
   /** Cipher suites in the order of preference; null: all. */
-  ciphers?: Array<string>
+  ciphers: Array<string> | null
   /** Groups in the order of preference; null: all. */
-  groups?: Array<string>
+  groups: Array<string> | null
   /** `none`, `optional` or `required`. */
   clientCertificates: string
   /** Bundles of authorities. */
@@ -547,7 +547,7 @@ export interface NativeTlsServer {
   /** Bytes that a client that resumes may send ahead. */
   earlyDataBytes: number
   /** A file that secrets are written to. */
-  keyLog?: string
+  keyLog: string | null
   /** Milliseconds. */
   handshakeTimeoutMs: number
   /** Of one shard at a time. */

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// A certificate with its key.
-#[napi(object)]
+#[napi(object, use_nullable = true)]
 pub struct NativeCertificate {
     /// The names it is for, `*.` in front of one for all in that domain; none: for all others.
     pub names: Vec<String>,
@@ -30,7 +30,7 @@ pub struct NativeCertificate {
 }
 
 /// What a server's TLS is made of; see `tls::server`.
-#[napi(object)]
+#[napi(object, use_nullable = true)]
 pub struct NativeTlsServer {
     /// Certificates with their keys.
     pub certificates: Vec<NativeCertificate>,
@@ -65,7 +65,7 @@ pub struct NativeTlsServer {
 }
 
 /// What a client's TLS is made of; see `tls::client`.
-#[napi(object)]
+#[napi(object, use_nullable = true)]
 pub struct NativeTlsClient {
     /// Bundles of authorities; null: the platform's.
     pub ca: Option<Vec<Uint8Array>>,
@@ -231,7 +231,7 @@ impl Drop for TlsClient {
 }
 
 /// What a connection's session is.
-#[napi(object)]
+#[napi(object, use_nullable = true)]
 pub struct NativeTlsInfo {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: String,

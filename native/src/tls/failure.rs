@@ -98,7 +98,8 @@ fn certificate(error: &CertificateError) -> i32 {
             abi::TLS_CERT_NOT_YET_VALID
         }
         CertificateError::Revoked => abi::TLS_CERT_REVOKED,
-        CertificateError::UnknownIssuer => abi::TLS_CERT_UNTRUSTED,
+        // An authority may have the name of one that is trusted, and another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => abi::TLS_CERT_UNTRUSTED,
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             abi::TLS_CERT_NAME
         }

@@ -441,11 +441,18 @@ fn work<H: Half>(half: &mut H, bytes: &mut [u8], seen: &mut Seen<'_>) -> Result<
             }
             Ok(_) => waits = true,
             Err(error) => {
-                // What it has to say of that, and what was to be said before, is to be had still.
-                while let Ok(ConnectionState::EncodeTlsData(mut data)) =
-                    half.process(&mut bytes[progress.consumed..]).state
-                {
-                    encode(|into| data.encode(into), seen.outgoing);
+                // What it has to say of that, and what was to be said before, is to be had still. It is not shown the bytes again,
+                // and asked no more than that: it would panic.
+                while half.wants_write() {
+                    match half.process(&mut []).state {
+                        Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                            encode(|into| data.encode(into), seen.outgoing);
+                        }
+                        Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                            while traffic.next_record().is_some() {}
+                        }
+                        _ => break,
+                    }
                 }
                 return Err(error);
             }
