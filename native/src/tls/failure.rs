@@ -99,7 +99,11 @@ fn certificate(error: &CertificateError) -> i32 {
         }
         CertificateError::Revoked => abi::TLS_CERT_REVOKED,
         // An authority may have the name of one that is trusted, and another key.
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => abi::TLS_CERT_UNTRUSTED,
+        CertificateError::UnknownIssuer
+        | CertificateError::BadSignature
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            abi::TLS_CERT_UNTRUSTED
+        }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             abi::TLS_CERT_NAME
         }
