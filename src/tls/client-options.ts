@@ -80,25 +80,27 @@ export function readTlsClient(settings: TlsClientSettings): NativeTlsClient {
   const { identity, alpn, minVersion, maxVersion, ciphers, groups, ca, crl, pins } = settings
   const { acceptAnyCertificate, acceptAnyName, sessions, keyLog, handshakeTimeoutMs } = settings
   return {
-    ...(ca.length > 0 && { ca: ca.map((source) => readSource(source, files)) }),
+    ca: ca.length === 0 ? null : ca.map((source) => readSource(source, files)),
     crl: crl.map((source) => readSource(source, files)),
-    ...(identity !== null && {
-      identity: {
-        names: [],
-        cert: readChain(identity.cert, files),
-        key: readKey(identity.key, identity.passphrase, files),
-      },
-    }),
+    identity:
+      identity === null
+        ? null
+        : {
+            names: [],
+            cert: readChain(identity.cert, files),
+            key: readKey(identity.key, identity.passphrase, files),
+            ocsp: null,
+          },
     alpn: [...alpn],
     minVersion,
     maxVersion,
-    ...(ciphers !== null && { ciphers: [...ciphers] }),
-    ...(groups !== null && { groups: [...groups] }),
+    ciphers: ciphers === null ? null : [...ciphers],
+    groups: groups === null ? null : [...groups],
     pins: [...pins],
     acceptAnyCertificate,
     acceptAnyName,
     sessionCacheSize: sessions ? TLS_CLIENT_SESSIONS : 0,
-    ...(keyLog !== null && { keyLog }),
+    keyLog,
     handshakeTimeoutMs,
   }
 }

@@ -136,15 +136,15 @@ export function readTlsServer(settings: TlsServerSettings, files: FileStamps): N
     alpn: [...alpn],
     minVersion,
     maxVersion,
-    ...(ciphers !== null && { ciphers: [...ciphers] }),
-    ...(groups !== null && { groups: [...groups] }),
+    ciphers: ciphers === null ? null : [...ciphers],
+    groups: groups === null ? null : [...groups],
     clientCertificates,
     ca: settings.ca.map((source) => readSource(source, files)),
     crl: settings.crl.map((source) => readSource(source, files)),
     sessions,
     sessionCacheSize,
     earlyDataBytes,
-    ...(keyLog !== null && { keyLog }),
+    keyLog,
     handshakeTimeoutMs,
     maxHandshakes,
   }
@@ -158,7 +158,7 @@ function readCertificate(
     names: name === null ? [] : [name],
     cert: readChain(cert, files),
     key: readKey(key, passphrase, files),
-    ...(ocsp !== null && { ocsp: readSource(ocsp, files) }),
+    ocsp: ocsp === null ? null : readSource(ocsp, files),
   }
 }
 
