@@ -1,4 +1,5 @@
 // Sends back what it receives. Run: npm run -s example -- echo --port 7000, then: nc 127.0.0.1 7000
+// With TLS: npm run -s example -- echo --tls-cert cert.pem --tls-key key.pem, then: openssl s_client -connect 127.0.0.1:7000
 // On a Unix socket: npm run -s example -- echo --path /tmp/echo.sock, then: nc -U /tmp/echo.sock
 import { parseArgs } from 'node:util'
 import {
@@ -8,10 +9,9 @@ import {
   type Protocol,
   type ProtocolFactory,
   type ServerOptions,
-  type SocketAddress,
   type Transport,
 } from 'shardloop'
-import { engine, failure, number } from './lib/program.js'
+import { engine, failure, number, type ServerFlags, tlsFlags, urlOf } from './lib/program.js'
 
 class Echo implements Protocol {
   protected transport!: Transport
@@ -55,16 +55,11 @@ async function main(): Promise<void> {
   const server = await createServer(MODES[mode] as ProtocolFactory, options)
   if (!isSupervisor) return
   const [address] = server.addresses
-  console.log(`listening on ${urlOf(address)} (shards ${server.shards.length}, engine ${server.engine})`)
+  const where = typeof address === 'string' ? `unix:${address}` : urlOf(server, options, 'tcp')
+  console.log(`listening on ${where} (shards ${server.shards.length}, engine ${server.engine})`)
 }
 
-function urlOf(address: SocketAddress | undefined): string {
-  if (typeof address === 'string') return `unix:${address}`
-  const host = address?.family === 'IPv6' ? `[${address.address}]` : address?.address
-  return `tcp://${host}:${address?.port}`
-}
-
-function readArguments(): ServerOptions & { mode: string } {
+function readArguments(): Omit<ServerOptions, 'tls'> & Pick<ServerFlags, 'tls'> & { mode: string } {
   const { values } = parseArgs({
     options: {
       host: { type: 'string', default: '127.0.0.1' },
@@ -74,6 +69,8 @@ function readArguments(): ServerOptions & { mode: string } {
       engine: { type: 'string', default: 'auto' },
       mode: { type: 'string', default: 'chunk' },
       'no-moderation': { type: 'boolean', default: false },
+      'tls-cert': { type: 'string' },
+      'tls-key': { type: 'string' },
     },
   })
   if (!Object.hasOwn(MODES, values.mode)) {
@@ -84,5 +81,6 @@ function readArguments(): ServerOptions & { mode: string } {
   const { host, mode, path, port, shards } = values
   const where = path === undefined ? { host, port: number(port) } : { path }
   const moderation = !values['no-moderation']
-  return { ...where, mode, shards: number(shards), engine: engine(values.engine), moderation }
+  const tls = tlsFlags(values['tls-cert'], values['tls-key'])
+  return { ...where, ...tls, mode, shards: number(shards), engine: engine(values.engine), moderation }
 }

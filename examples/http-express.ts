@@ -16,9 +16,11 @@ app.post('/sum', (request, response) => {
   response.json({ sum: numbers.reduce((sum, number) => sum + Number(number), 0) })
 })
 
+const options = serverFlags(8080)
+
 async function main(): Promise<void> {
-  const server = await createServer(nodeHttp(app), serverFlags(8080))
-  if (isSupervisor) console.log(`Express on ${listening(server)}`)
+  const server = await createServer(nodeHttp(app), options)
+  if (isSupervisor) console.log(`Express on ${listening(server, options)}`)
 }
 
 main().catch(failure('http-express'))

@@ -24,10 +24,12 @@ app.get<{ Params: { name: string }; Querystring: { times: number } }>(
   }),
 )
 
+const options = serverFlags(8080)
+
 async function main(): Promise<void> {
   await app.ready() // in place of app.listen()
-  const server = await createServer(nodeHttp(http), serverFlags(8080))
-  if (isSupervisor) console.log(`Fastify on ${listening(server)}`)
+  const server = await createServer(nodeHttp(http), options)
+  if (isSupervisor) console.log(`Fastify on ${listening(server, options)}`)
 }
 
 main().catch(failure('http-fastify'))

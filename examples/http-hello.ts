@@ -9,9 +9,11 @@ function hello(request: IncomingMessage, response: ServerResponse): void {
   response.end(`hello from shard ${shardId} to ${request.method} ${request.url}\n`)
 }
 
+const options = serverFlags(8080)
+
 async function main(): Promise<void> {
-  const server = await createServer(nodeHttp(hello), serverFlags(8080))
-  if (isSupervisor) console.log(`hello on ${listening(server)}`)
+  const server = await createServer(nodeHttp(hello), options)
+  if (isSupervisor) console.log(`hello on ${listening(server, options)}`)
 }
 
 main().catch(failure('http-hello'))

@@ -66,7 +66,7 @@ function answer(response: ServerResponse, status: number, text: string): void {
 
 async function main(): Promise<void> {
   const server = await createServer(nodeHttp(serve), options)
-  if (isSupervisor) console.log(`uploads to ${directory} on ${listening(server)}`)
+  if (isSupervisor) console.log(`uploads to ${directory} on ${listening(server, options)}`)
 }
 
 main().catch(failure('http-upload'))

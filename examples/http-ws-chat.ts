@@ -19,7 +19,7 @@ const PAGE = `<!doctype html>
 <ul id="said"></ul>
 <script>
   const [where, form, text, said] = ['where', 'form', 'text', 'said'].map((id) => document.getElementById(id))
-  const socket = new WebSocket('ws://' + location.host + '/chat')
+  const socket = new WebSocket(location.origin.replace('http', 'ws') + '/chat')
   socket.onclose = () => { where.textContent = 'disconnected' }
   socket.onmessage = ({ data }) => {
     const { shard, line } = JSON.parse(data)
@@ -56,9 +56,11 @@ loop.expose('say', (line: string) => {
   }
 })
 
+const options = serverFlags(8080)
+
 async function main(): Promise<void> {
-  const server = await createServer(nodeHttp(http), serverFlags(8080))
-  if (isSupervisor) console.log(`chat on ${listening(server)}`)
+  const server = await createServer(nodeHttp(http), options)
+  if (isSupervisor) console.log(`chat on ${listening(server, options)}`)
 }
 
 main().catch(failure('http-ws-chat'))

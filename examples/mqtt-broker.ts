@@ -30,13 +30,15 @@ loop.expose('published', ({ from, ...message }: Published) => {
   if (from !== broker.id) broker.publish({ cmd: 'publish', dup: false, ...message }, () => {})
 })
 
+const options = serverFlags(1883)
+
 async function main(): Promise<void> {
   if (!isSupervisor) await broker.listen()
   const server = await createServer(
     () => ({ connectionMade: (transport: Transport) => void broker.handle(transport.duplex()) }),
-    serverFlags(1883),
+    options,
   )
-  if (isSupervisor) console.log(`MQTT on ${listening(server, 'mqtt')}`)
+  if (isSupervisor) console.log(`MQTT on ${listening(server, options, 'mqtt')}`)
 }
 
 main().catch(failure('mqtt-broker'))

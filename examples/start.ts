@@ -30,7 +30,8 @@ async function main(): Promise<void> {
   const { 'http-port': httpPort, ...options } = serverFlags(7000, { 'http-port': '8080' })
   const echo = await createServer(() => new Echo(), { ...options, name: 'echo' })
   const http = await createServer(nodeHttp(hello), { ...options, name: 'http', port: number(httpPort) })
-  if (isSupervisor) console.log(`echo on ${urlOf(echo, 'tcp')}, hello on ${listening(http)}`)
+  if (isSupervisor)
+    console.log(`echo on ${urlOf(echo, options, 'tcp')}, hello on ${listening(http, options)}`)
 }
 
 main().catch((error) => {

@@ -92,6 +92,7 @@ options('are frozen, and are what was given', () => {
     signal: undefined,
     socketMode: null,
     executor: null,
+    tls: null,
   })
   assert.ok(Object.isFrozen(settings))
   assert.ok(Object.isFrozen(settings.hosts))

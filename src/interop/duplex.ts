@@ -1,4 +1,6 @@
+import type { X509Certificate } from 'node:crypto'
 import { Duplex } from 'node:stream'
+import type { PeerCertificate } from 'node:tls'
 import { ShardloopError } from '../errors.js'
 import { DUPLEX_HIGH_WATER_MAX_BYTES, TIME_MAX_MS } from '../limits.js'
 import { invalid } from '../workers/invalid.js'
@@ -240,6 +242,51 @@ export class TransportDuplex extends Duplex {
   /** @internal */
   get autoSelectFamilyAttemptedAddresses(): string[] {
     return []
+  }
+
+  /** Whether it is TLS: true, or undefined as in net.Socket. This and those below are tls.TLSSocket's. */
+  get encrypted(): true | undefined {
+    return this.transport.tls === null ? undefined : true
+  }
+
+  /** Whether the peer has shown a certificate that was verified. Undefined without TLS, as is what follows. */
+  get authorized(): boolean | undefined {
+    return this.transport.tls?.authorized
+  }
+
+  /** The application protocol that was negotiated, or false. */
+  get alpnProtocol(): string | false | undefined {
+    const { tls } = this.transport
+    return tls === null ? undefined : (tls.alpn ?? false)
+  }
+
+  /** The name that the client asked for, or false. */
+  get servername(): string | false | undefined {
+    const { tls } = this.transport
+    return tls === null ? undefined : (tls.servername ?? false)
+  }
+
+  /** The peer's certificate; an empty object when it has shown none. @param detailed with those behind it as `issuerCertificate` */
+  getPeerCertificate(detailed = false): PeerCertificate | Record<string, never> | undefined {
+    return this.transport.tls?.legacyCertificate(detailed)
+  }
+
+  getPeerX509Certificate(): X509Certificate | undefined {
+    return this.transport.tls?.peerCertificates[0]
+  }
+
+  /** `'TLSv1.2'` or `'TLSv1.3'`. */
+  getProtocol(): string | undefined {
+    return this.transport.tls?.version
+  }
+
+  getCipher(): { name: string; standardName: string; version: string } | undefined {
+    const cipher = this.transport.tls?.cipher
+    return cipher && { ...cipher, standardName: cipher.name }
+  }
+
+  isSessionReused(): boolean | undefined {
+    return this.transport.tls?.sessionReused
   }
 
   /** @internal net.Socket's, which libraries call to tell of activity: native code sees it. */

@@ -180,5 +180,5 @@ export const SERVER_NAME_EXPECTED = 'the name of the host, or its address, as it
 
 /** What native code says against options, as our error. */
 export function refusedByNative(name: string, error: unknown): Error {
-  return refused(name, error instanceof Error ? error.message : show(error), error)
+  return refused(name, error instanceof Error ? error.message : show(error))
 }

@@ -1,4 +1,11 @@
-import { ShardloopError, TlsError, type TlsErrorCode, type TlsErrorReason, type TlsPeer } from '../errors.js'
+import {
+  ShardloopError,
+  systemError,
+  TlsError,
+  type TlsErrorCode,
+  type TlsErrorReason,
+  type TlsPeer,
+} from '../errors.js'
 import {
   TLS_ABANDONED,
   TLS_ALERT,
@@ -112,8 +119,13 @@ export function isTlsReason(reason: number): boolean {
   return reason <= TLS_TIMEOUT
 }
 
+/** Whether it ended a handshake by itself: not what we did. An errno is the network's. */
+export function isHandshakeFailure(reason: number): boolean {
+  return reason > 0 || isTlsReason(reason)
+}
+
 /**
- * The error of a TLS_ reason.
+ * The error of a TLS_ reason, or of an errno that ended a handshake.
  * @param subject whose it is: `connection 0-7`
  * @param detail what native code says of it
  */
@@ -123,7 +135,8 @@ export function tlsError(
   detail: string | null,
   peer: TlsPeer | null,
 ): TlsError {
-  const more = detail === null || detail === '' ? '' : ` (${detail})`
+  const why = detail ?? (reason > 0 ? systemError(reason, 'read').message : '')
+  const more = why === '' ? '' : ` (${why})`
   const from = peer === null ? '' : ` with ${shownPeer(peer)}`
   if (reason <= TLS_ALERT) {
     const alertNumber = TLS_ALERT - reason
@@ -131,7 +144,7 @@ export function tlsError(
     const message = `TLS of ${subject}${from}: the peer ended it by the alert ${alert} (${alertNumber})${more}`
     return new TlsError('ERR_SHARDLOOP_TLS_ALERT', message, { alert, alertNumber, peer })
   }
-  const [code, kind, text] = FAILURES.get(reason) ?? UNKNOWN
+  const [code, kind, text] = FAILURES.get(reason > 0 ? TLS_ABANDONED : reason) ?? UNKNOWN
   return new TlsError(code, `TLS of ${subject}${from}: ${text}${more}`, { reason: kind, peer })
 }
 

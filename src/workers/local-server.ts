@@ -1,7 +1,8 @@
 import { ShardloopError, systemError, type TlsError, type TlsPeer } from '../errors.js'
 import { TLS_CLIENT_ERRORS_PER_SECOND } from '../limits.js'
 import { CLOSE_SERVER } from '../native/abi.js'
-import { tlsError } from '../tls/failures.js'
+import type { NativeShard } from '../native/binding.js'
+import { isHandshakeFailure, tlsError } from '../tls/failures.js'
 import type {
   ConnectionOwner,
   ExceptionContext,
@@ -12,7 +13,6 @@ import type {
 import { callExceptionHandler, exceptionContext, tell } from './exception-handler.js'
 import type { ProtocolFactory } from './protocol.js'
 import type { ShardLoop } from './shard-loop.js'
-import { threadLog } from './thread-log.js'
 import type { TcpTransport } from './transport.js'
 import { peerAddress } from './transport-socket.js'
 
@@ -97,6 +97,8 @@ export class LocalServer implements ServedServer, ConnectionOwner {
       )
     }
     for (const transport of this.loop.transportsOf(this)) this.stopped(transport)
+    const { native } = this.loop as { native: NativeShard & { abortHandshakes?(server: number): void } }
+    if (!this.over) native.abortHandshakes?.(this.id)
   }
 
   /** @internal */
@@ -111,24 +113,19 @@ export class LocalServer implements ServedServer, ConnectionOwner {
     this.settle()
   }
 
-  /** @internal A connection was accepted, and its TLS handshake failed: nobody has heard of it. */
+  /** @internal A connection was accepted, and ended before its TLS handshake was done: nobody has heard of it. */
   handshakeFailed(handle: number, reason: number): void {
-    const { native } = this.loop
-    const log = threadLog()
-    const isTold = this.mayTellTlsError()
-    if (isTold || log.isVerbose) {
-      const peer = native.handshakePeer(handle)
-      const error = tlsError(
-        reason,
-        `a connection to ${this.name}`,
-        native.tlsDetail(handle),
-        peer === null ? null : (peerAddress(peer) as TlsPeer),
-      )
-      log.write('debug', error.message, { server: this.name, code: error.code, reason: error.reason })
-      if (isTold) this.tlsClientError(error)
-    }
+    // Native code logs each.
+    if (isHandshakeFailure(reason) && this.mayTellTlsError()) this.tellFailure(handle, reason)
     this.announced++
     this.settle()
+  }
+
+  private tellFailure(handle: number, reason: number): void {
+    const { native } = this.loop
+    const peer = native.handshakePeer(handle)
+    const where = peer === null ? null : (peerAddress(peer) as TlsPeer)
+    this.tlsClientError(tlsError(reason, `a connection to ${this.name}`, native.tlsDetail(handle), where))
   }
 
   /** Not every one of a flood. */
