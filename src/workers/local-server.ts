@@ -97,8 +97,7 @@ export class LocalServer implements ServedServer, ConnectionOwner {
       )
     }
     for (const transport of this.loop.transportsOf(this)) this.stopped(transport)
-    const { native } = this.loop as { native: NativeShard & { abortHandshakes?(server: number): void } }
-    if (!this.over) native.abortHandshakes?.(this.id)
+    if (!this.over) this.loop.native.abortHandshakes(this.id)
   }
 
   /** @internal */

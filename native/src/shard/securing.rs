@@ -6,7 +6,7 @@
 //! ([`Shard::said_close`]). All else is as for any connection. Until its handshake is done nobody is told of it.
 #![forbid(unsafe_code)]
 
-use super::{Event, Flags, Handle, SIGNALS_MAX, Shard, Sink, Socket, System};
+use super::{Connection, Event, Flags, Handle, SIGNALS_MAX, Shard, Sink, Socket, System};
 use crate::abi;
 use crate::error::errno;
 use crate::limits::{
@@ -193,7 +193,7 @@ impl<S: System> Shard<S> {
         // The peer has gone, or the network: what it was about is that there is no session.
         let reason =
             if matches!(reason, libc::ECONNRESET | libc::EPIPE) { abi::TLS_ABANDONED } else { reason };
-        if reason != 0 && reason != libc::ECANCELED {
+        if !matches!(reason, 0 | libc::ECANCELED | abi::CLOSE_SERVER | abi::CLOSE_PROGRAM) {
             self.metrics.add(failure::failure_metric(reason), 1);
         }
         let Some(connection) = self.connections.get_mut(handle) else { return reason };
@@ -209,6 +209,18 @@ impl<S: System> Shard<S> {
             }
         }
         reason
+    }
+
+    /// Ends the handshakes of a server, as that ends.
+    pub fn abort_handshakes(&mut self, server: u16) {
+        let of_server = |(handle, connection): (Handle, &Connection<S::Socket>)| {
+            let shakes = connection.server == server && connection.flags.has(Flags::HANDSHAKING);
+            shakes.then_some(handle)
+        };
+        let shaking: Vec<Handle> = self.connections.iter().filter_map(of_server).collect();
+        for handle in shaking {
+            self.reset(handle, abi::CLOSE_SERVER);
+        }
     }
 
     /// It took too long.
