@@ -1,7 +1,6 @@
 import { ShardloopError, systemError, type TlsError, type TlsPeer } from '../errors.js'
 import { TLS_CLIENT_ERRORS_PER_SECOND } from '../limits.js'
 import { CLOSE_SERVER } from '../native/abi.js'
-import type { NativeShard } from '../native/binding.js'
 import { isHandshakeFailure, tlsError } from '../tls/failures.js'
 import type {
   ConnectionOwner,
