@@ -37,6 +37,13 @@ export interface LoadResult {
   /** Of datagrams: how many were sent in the window, and how many got no answer. */
   readonly sent?: number
   readonly lost?: number
+  /** With TLS: handshakes, with churn those in the window. */
+  readonly tls?: {
+    readonly version: string
+    readonly cipherSuite: string
+    readonly handshakes: number
+    readonly resumed: number
+  }
   readonly failures: { readonly first: string | null }
   readonly cpu: {
     readonly serverSecs: number | null
@@ -47,7 +54,9 @@ export interface LoadResult {
 }
 
 /** Path of a program of the bench/loadgen crate; `npm run bench` builds it there. */
-export function loadgenProgram(name: 'loadgen' | 'raw-mio-echo' | 'raw-tokio-echo' | 'raw-accept'): string {
+export function loadgenProgram(
+  name: 'loadgen' | 'raw-mio-echo' | 'raw-tokio-echo' | 'raw-tokio-rustls-echo' | 'raw-accept',
+): string {
   return join(ROOT, 'target', 'release', name)
 }
 

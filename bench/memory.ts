@@ -66,16 +66,30 @@ export async function measureMemory(
   return results
 }
 
+/** Bytes per idle connection of a server, which is stopped then. */
+export interface Slope {
+  readonly slope: number
+  readonly unsettled: boolean
+}
+
 interface Reading {
   readonly bytes: number
   readonly settled: boolean
 }
 
+/** Resident memory between two numbers of idle connections. */
+export function residentSlope(
+  server: RunningServer,
+  connections: readonly [fewer: number, more: number],
+): Promise<Slope> {
+  return slope(server, settledResident, connections)
+}
+
 async function slope(
   server: RunningServer,
   read: (server: RunningServer) => Promise<Reading>,
-): Promise<{ slope: number; unsettled: boolean }> {
-  const [fewer, more] = IDLE_CONNECTIONS
+  [fewer, more]: readonly [fewer: number, more: number] = IDLE_CONNECTIONS,
+): Promise<Slope> {
   const holders: ChildProcess[] = []
   try {
     const before = descriptors(server.pid)

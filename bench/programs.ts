@@ -59,6 +59,10 @@ export function ourFlags(peer: OurPeerId): string[] {
   return ['--engine', engine, '--mode', mode]
 }
 
+/** Why it is not measured then. */
+export const BUN_ABSENT =
+  'Bun.listen: the peer is not installed; "npm ci --prefix bench/peers" installs it where there is a package of it'
+
 /** The Bun program of the package in bench/peers, null when it is not installed. */
 export function bunProgram(): string | null {
   const scope = join(ROOT, 'bench', 'peers', 'node_modules', '@oven')

@@ -14,7 +14,7 @@ import { measureMemory } from './memory.js'
 import { type BenchOptions, readOptions } from './options.js'
 import { runPaired } from './paired/command.js'
 import { isPython, PEERS, type PeerId } from './peers.js'
-import { bunProgram, pythonProgram, rowCommand, serverCommand } from './programs.js'
+import { BUN_ABSENT, bunProgram, pythonProgram, rowCommand, serverCommand } from './programs.js'
 import { htmlReport } from './report.js'
 import { RESP } from './resp/benchmark.js'
 import { evaluate, figuresOf, type Results } from './results.js'
@@ -26,9 +26,8 @@ import { runSupervision } from './supervision/run.js'
 import { countSyscalls, type SyscallResult, straceIsPresent } from './syscalls.js'
 import { ProgressLine, tables } from './terminal.js'
 import { THREADS } from './threads/benchmark.js'
+import { TLS } from './tls/benchmark.js'
 
-const BUN_ABSENT =
-  'Bun.listen: the peer is not installed; "npm ci --prefix bench/peers" installs it where there is a package of it'
 const PYTHON_ABSENT =
   'RLoop, uvloop: the peers are not installed; "npm run --prefix bench/peers python" installs them where there are wheels of them for the machine\'s Python'
 
@@ -45,6 +44,7 @@ try {
   else if (command === 'http') process.exitCode = await runPaired(HTTP, rest)
   else if (command === 'streams') process.exitCode = await runPaired(STREAMS, rest)
   else if (command === 'resp') process.exitCode = await runPaired(RESP, rest)
+  else if (command === 'tls') process.exitCode = await runPaired(TLS, rest)
   else {
     const options = readOptions(args)
     if (options !== null) process.exitCode = await run(options)

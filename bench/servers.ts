@@ -12,7 +12,7 @@ const IO_THREAD = 'shard-io'
 /** A server that is ready. */
 export interface RunningServer {
   readonly pid: number
-  /** HOST:PORT, unix:PATH or thread:ID; a client's is what it connects to. */
+  /** HOST:PORT, tls://HOST:PORT, unix:PATH or thread:ID; a client's is what it connects to. */
   readonly addr: string
   readonly child: ChildProcess
   /** Lines that it prints on stdout after the ready line. */
@@ -40,7 +40,7 @@ export class ProgramFailure extends Error {
 
 /**
  * Starts a command on `cpus`, or with null on any, and waits for its line `listening on ADDRESS (shards N, engine E)`, where
- * the address is tcp://HOST:PORT, udp://HOST:PORT or unix:PATH; a client says `connecting to` instead, to thread:ID when that is a
+ * the address is tcp://HOST:PORT, udp://HOST:PORT, tls://HOST:PORT or unix:PATH; a client says `connecting to` instead, to thread:ID when that is a
  * thread of its own. Rejects with {@link ProgramFailure} when it ends before, and when it was told an engine by `--engine` and runs another: its figures would go by
  * the wrong name.
  */
@@ -62,7 +62,7 @@ export async function startServer(cpus: Cpus | null, command: readonly string[])
 
   const ready = await within(START_TIMEOUT_MS, Promise.race([lines.next(), ended]))
   const line = typeof ready === 'object' && ready !== null && ready.done !== true ? ready.value : null
-  const addr = /^(?:listening on|connecting to) (?:(?:tcp|udp):\/\/(\S+)|((?:unix|thread):\S+))/
+  const addr = /^(?:listening on|connecting to) (?:(?:tcp|udp):\/\/(\S+)|((?:tls|unix|thread):\S+))/
     .exec(line ?? '')
     ?.slice(1)
     .find((found) => found !== undefined)

@@ -5,9 +5,11 @@ import type { LoadResult } from '../bench/load.js'
 import type { Environment } from '../bench/machine.js'
 import {
   type Measurable,
+  type PairedBar,
   type PairedBenchmark,
   type PairedRow,
   pairedWith,
+  planOf,
 } from '../bench/paired/benchmark.js'
 import { helpOf, readPairedOptions } from '../bench/paired/options.js'
 import { pairedReport } from '../bench/paired/report.js'
@@ -315,6 +317,69 @@ test('tables and page tell figures, ratios, verdicts and what is missing', () =>
   assert.match(page, /<svg[^>]*aria-label="Deliveries or messages per server-CPU-second, as a ratio"/)
   assert.match(page, /<b class="pass">1<\/b>of 2 bars pass/)
   assert.ok(!/NaN|undefined/.test(page + text))
+})
+
+test('what a server tells of itself is compared, and has columns of its own', () => {
+  const row = rowOf('broadcast-16')
+  const idle = { ...row, figures: ['bytes'], peers: ['mio', 'node-net'], baselines: ['node-net'] } as const
+  const load = { ...loaded(0, 9), cpu: null }
+  const samples = [0, 1, 2].flatMap((round) => [
+    pairedSample(round, 'mio', { ...load, inside: { bytes: 1000 } }),
+    pairedSample(round, 'node-net', { ...load, inside: { bytes: 4000 } }),
+  ])
+  // Others that use the processor do not matter where it is not measured.
+  assert.ok(samples.every(({ leftOut }) => leftOut === null))
+  const result = { row: idle, rounds: 3, samples }
+  assert.equal(
+    pairedRatio(result, { peer: 'mio', against: 'node-net' }, 'bytes')?.middle.toFixed(4),
+    '0.2500',
+  )
+  const pair = { row: row.id, peer: 'mio', against: 'node-net' }
+  const bars: PairedBar[] = [{ ...pair, kind: 'must', figure: 'bytes', direction: 'at-most', value: 1 / 3 }]
+  const results = resultsOf([result])
+  assert.equal(evaluatePaired(bars, results)[0]?.verdict, 'pass')
+  const benchmark = { ...threads, bars }
+  const text = pairedTables(benchmark, results)
+  assert.match(text, /per connection +p50/)
+  assert.match(text, /shardloop mio +1,000 B/)
+  assert.match(text, /resident bytes per connection +≤ 0\.333 × node:net +0\.25 /)
+  const page = pairedReport(benchmark, results)
+  assert.match(page, /aria-label="Resident bytes per connection, as a ratio"/)
+  assert.ok(!/NaN|undefined/.test(page + text))
+})
+
+test('a row may be content with fewer rounds than the plan has', () => {
+  const row = rowOf('broadcast-16')
+  assert.equal(planOf(row, PLAN), PLAN)
+  assert.equal(planOf({ ...row, rounds: 4 }, PLAN), PLAN)
+  const { wanted, max } = planOf({ ...row, rounds: 2 }, PLAN)
+  assert.deepEqual([wanted, max], [2, 4])
+})
+
+test('where each measurement starts a process of its own, nothing is warmed', async () => {
+  const { start, log } = imagined(() => loaded(1000, 0))
+  let measurements = 0
+  const counted = async (peer: string): Promise<Measurable> => {
+    const one = await start(peer)
+    const measure: Measurable['measure'] = (...secs) => {
+      measurements += 1
+      return one.measure(...secs)
+    }
+    return { ...one, measure }
+  }
+  const row = { ...rowOf('broadcast-16'), fresh: true }
+  const random = seededRandom(1)
+  const result = await measurePairedRow(
+    row,
+    ['mio', 'node-net'],
+    counted,
+    PLAN,
+    random,
+    () => {},
+    () => false,
+  )
+  assert.equal(measurements, result.samples.length)
+  assert.ok(log.includes('stop mio'))
 })
 
 test.run()

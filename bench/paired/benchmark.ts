@@ -1,9 +1,11 @@
 /**
  * A benchmark that compares pairs of programs: its rows, who takes part in them, and what must be reached. What is common to
- * such benchmarks is in this directory; `../threads/`, `../datagrams/`, `../http/`, `../streams/` and `../resp/` are such.
+ * such benchmarks is in this directory; `../threads/`, `../datagrams/`, `../http/`, `../streams/`, `../resp/` and `../tls/` are
+ * such.
  */
 import type { LatencySummary, LoadResult } from '../load.js'
 import type { PeerId } from '../peers.js'
+import type { RoundPlan } from '../rounds.js'
 import type { CallsPerRequest } from '../syscalls.js'
 
 /** A program that is measured, as tables and plots show it. */
@@ -13,8 +15,14 @@ export interface PairedPeer {
   readonly colour: PeerId
 }
 
+/**
+ * What only the server's side knows: how late a timer of its event loop is, in microseconds, and resident bytes for each
+ * connection.
+ */
+export type InsideFigure = 'lag-p99' | 'lag-max' | 'bytes'
+
 /** What programs are compared by. A request is whatever the row counts: a message, a delivery, a datagram. */
-export type PairedFigure = 'per-cpu-second' | 'per-second' | 'p50'
+export type PairedFigure = 'per-cpu-second' | 'per-second' | 'p50' | InsideFigure
 
 /** One workload. */
 export interface PairedRow<Peer extends string = string> {
@@ -27,6 +35,10 @@ export interface PairedRow<Peer extends string = string> {
   readonly baselines: readonly Peer[]
   /** What they are compared by; the first one most of all. */
   readonly figures: readonly [PairedFigure, ...PairedFigure[]]
+  /** Rounds that are enough, where one takes long; fewer than the plan's. */
+  readonly rounds?: number
+  /** Each measurement starts a process of its own: there is nothing to warm. */
+  readonly fresh?: boolean
 }
 
 /** One thing to reach: a ratio of ours to the other's, over rounds in which both count. */
@@ -43,9 +55,15 @@ export interface PairedBar<Peer extends string = string> {
 
 /** What one measurement found. The load generator's result is one; a row may bring another client. */
 export interface PairedLoad
-  extends Pick<LoadResult, 'secs' | 'requests' | 'requestsPerSec' | 'sent' | 'lost' | 'cpu'> {
+  extends Pick<LoadResult, 'secs' | 'requests' | 'requestsPerSec' | 'sent' | 'lost'> {
   readonly latencyUs: Partial<LatencySummary> & Pick<LatencySummary, 'p50' | 'p99'>
+  /** Null where others that use the processor change nothing of what is measured, as with memory. */
+  readonly cpu: LoadResult['cpu'] | null
+  readonly inside?: Inside
 }
+
+/** See {@link InsideFigure}. */
+export type Inside = { readonly [Figure in InsideFigure]?: number }
 
 /** A program that is up, warm or not. */
 export interface Measurable {
@@ -81,10 +99,29 @@ export interface PairedBenchmark<Peer extends string = string> {
   readonly countCalls: ((row: PairedRow<Peer>, peer: Peer, secs: number) => Promise<CallsPerRequest>) | null
 }
 
+const TITLES: Readonly<Record<PairedFigure, (unit: string) => string>> = {
+  'per-cpu-second': (unit) => `${unit} per server-CPU-second`,
+  'per-second': (unit) => `${unit} per second`,
+  p50: () => 'p50 latency',
+  'lag-p99': () => 'p99 event-loop lag',
+  'lag-max': () => 'longest event-loop lag',
+  bytes: () => 'resident bytes per connection',
+}
+
 /** How each figure is called. */
 export function figureTitle(figure: PairedFigure, unit: string): string {
-  if (figure === 'p50') return 'p50 latency'
-  return figure === 'per-second' ? `${unit} per second` : `${unit} per server-CPU-second`
+  return TITLES[figure](unit)
+}
+
+/** Whether a figure is the better the lower it is. */
+export function lowerIsBetter(figure: PairedFigure): boolean {
+  return figure !== 'per-cpu-second' && figure !== 'per-second'
+}
+
+/** The plan of a row. */
+export function planOf({ rounds }: PairedRow, plan: RoundPlan): RoundPlan {
+  if (rounds === undefined || rounds >= plan.wanted) return plan
+  return { ...plan, wanted: rounds, max: Math.ceil((rounds * plan.max) / plan.wanted) }
 }
 
 /** Every comparison of a row among `peers`. */

@@ -2,11 +2,12 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { loadgenProgram, RESULTS, ROOT } from '../load.js'
-import { checkMachine, describeMachine, resultName } from '../machine.js'
+import { checkMachine, describeMachine, type Environment, resultName } from '../machine.js'
+import { bunProgram } from '../programs.js'
 import { SEED, seededRandom } from '../statistics.js'
 import { straceIsPresent } from '../syscalls.js'
 import { ProgressLine } from '../terminal.js'
-import type { PairedBenchmark, PairedRow } from './benchmark.js'
+import { type PairedBenchmark, type PairedRow, planOf } from './benchmark.js'
 import { type PairedOptions, readPairedOptions } from './options.js'
 import { pairedReport } from './report.js'
 import { evaluatePaired, type PairedCalls, type PairedResults, pairedFiguresOf } from './results.js'
@@ -32,7 +33,7 @@ class Run<Peer extends string> {
   readonly #options: PairedOptions<Peer>
   readonly #line = new ProgressLine()
   readonly #started = performance.now()
-  readonly #environment = describeMachine(ROOT)
+  readonly #environment: Environment
   readonly #absent: string[] = []
   readonly #rows: PairedRowResult[] = []
   readonly #syscalls: PairedCalls[] = []
@@ -42,6 +43,8 @@ class Run<Peer extends string> {
   constructor(benchmark: PairedBenchmark<Peer>, options: PairedOptions<Peer>) {
     this.#benchmark = benchmark
     this.#options = options
+    const usesBun = options.peers.some((peer) => peer === 'bun')
+    this.#environment = describeMachine(ROOT, usesBun ? bunProgram() : null)
   }
 
   async run(): Promise<number> {
@@ -79,7 +82,7 @@ class Run<Peer extends string> {
         row,
         peers,
         (peer) => this.#benchmark.start(row, peer as Peer),
-        this.#options.plan,
+        planOf(row, this.#options.plan),
         random,
         (text) => this.#line.show(text),
         () => this.#timeIsUp(),

@@ -6,6 +6,7 @@ import { GENERATION_ROUNDS, OTHER_CPU_MAX, STEAL_MAX } from '../rounds.js'
 import { BOOTSTRAP_RESAMPLES, SEED } from '../statistics.js'
 import {
   figureTitle,
+  lowerIsBetter,
   type PairedBenchmark,
   type PairedFigure,
   type PairedPeer,
@@ -14,15 +15,22 @@ import {
 import {
   evaluatePaired,
   type PairedBarResult,
-  type PairedFigures,
   type PairedResults,
   pairedFiguresOf,
   pairedRatio,
+  READ,
   roughPairedRatio,
 } from './results.js'
-import { figureCells, goalOf, titleOf } from './tables.js'
+import { figureCells, goalOf, shown, titleOf } from './tables.js'
 
-const FIGURES: readonly PairedFigure[] = ['per-cpu-second', 'per-second', 'p50']
+const FIGURES: readonly PairedFigure[] = [
+  'per-cpu-second',
+  'per-second',
+  'p50',
+  'lag-p99',
+  'lag-max',
+  'bytes',
+]
 const RATIO_KEY =
   'Dot: geometric mean of the paired rounds; band: 95\u00a0% interval; upright mark: the value to reach; ring: too few rounds count, so this is from all of them. The dashed line is what it is compared with.'
 
@@ -81,7 +89,7 @@ function ratioSection(
   if (groups.every(({ lines }) => lines.length === 0)) return ''
   const heading = `${capitalized(figureTitle(figure, unitOf(results, figure)))}, as a ratio`
   return `<h2>${escaped(heading)}</h2>
-<p class="soft">${figure === 'p50' ? 'Left' : 'Right'} is better. ${RATIO_KEY}</p>
+<p class="soft">${lowerIsBetter(figure) ? 'Left' : 'Right'} is better. ${RATIO_KEY}</p>
 ${ratioPlot(
   heading,
   groups.filter(({ lines }) => lines.length > 0),
@@ -91,21 +99,19 @@ ${ratioPlot(
 function valueSection(benchmark: PairedBenchmark, results: PairedResults, figure: PairedFigure): string {
   const rows = results.rows.filter(({ row }) => row.figures.includes(figure))
   if (rows.length === 0) return ''
-  const read = (figures: PairedFigures): number =>
-    figure === 'p50' ? figures.p50 : figure === 'per-second' ? figures.perSec : figures.perCpuSec
-  const show = figure === 'p50' ? format.micros : format.short
   const groups = rows.map((result) => ({
     title: result.row.title,
     lines: results.peers.flatMap((peer) => {
       const figures = pairedFiguresOf(result, peer)
       if (figures === null) return []
-      const value = read(figures)
-      return [{ peer: colourOf(benchmark, peer), title: titleOf(benchmark, peer), value, text: show(value) }]
+      const value = READ[figure](figures)
+      const text = shown(figure, value)
+      return [{ peer: colourOf(benchmark, peer), title: titleOf(benchmark, peer), value, text }]
     }),
   }))
   const heading = capitalized(figureTitle(figure, unitOf(results, figure)))
   return `<h2>${escaped(heading)}</h2>
-<p class="soft">${figure === 'p50' ? 'Left' : 'Right'} is better; median of the rounds that count; each workload has its own scale.</p>
+<p class="soft">${lowerIsBetter(figure) ? 'Left' : 'Right'} is better; median of the rounds that count; each workload has its own scale.</p>
 ${barPlot(heading, groups)}`
 }
 
@@ -184,7 +190,10 @@ function methodSection(benchmark: PairedBenchmark, results: PairedResults): stri
       `${environment.cpu}, ${environment.cpus} CPUs${environment.virtual ? ' (virtual)' : ''}, ${environment.memoryGiB} GiB`,
     ],
     ['System', environment.kernel],
-    ['Versions', `Node ${environment.node}, ${environment.rust}`],
+    [
+      'Versions',
+      `Node ${environment.node}, ${environment.rust}${environment.bun === null ? '' : `, Bun ${environment.bun}`}`,
+    ],
     ['Commit', `${environment.commit}${environment.modified ? ' with uncommitted changes' : ''}`],
     ['Placement', `CPUs ${environment.serverCpu} and ${environment.clientCpu}; ${benchmark.method}`],
     [

@@ -4,7 +4,7 @@ import { type Verdict, verdictOf } from '../results.js'
 import { cleanPairs, type RoundPlan } from '../rounds.js'
 import { geometricMean, INTERVAL_VALUES_MIN, type Interval, median, ratioInterval } from '../statistics.js'
 import type { CallsPerRequest } from '../syscalls.js'
-import type { PairedBar, PairedFigure } from './benchmark.js'
+import { type Inside, type InsideFigure, type PairedBar, type PairedFigure, planOf } from './benchmark.js'
 import type { PairedRowResult, PairedSample } from './rounds.js'
 
 /** All that was measured; the JSON file. */
@@ -49,13 +49,23 @@ export interface PairedFigures {
   readonly busy: number
   readonly clientBusy: number
   readonly lost: number | null
+  readonly inside: Inside
 }
 
-const READ: Readonly<Record<PairedFigure, (sample: PairedSample) => number>> = {
+/** How each is read. */
+export const READ: Readonly<Record<PairedFigure, (sample: Read) => number>> = {
   'per-cpu-second': (sample) => sample.perCpuSec,
   'per-second': (sample) => sample.perSec,
   p50: (sample) => sample.p50,
+  'lag-p99': ({ inside }) => inside?.['lag-p99'] ?? Number.NaN,
+  'lag-max': ({ inside }) => inside?.['lag-max'] ?? Number.NaN,
+  bytes: ({ inside }) => inside?.bytes ?? Number.NaN,
 }
+
+/** What a figure is read from: a sample, or the medians of several. */
+type Read = Pick<PairedSample, 'perCpuSec' | 'perSec' | 'p50' | 'inside'>
+
+const INSIDE: readonly InsideFigure[] = ['lag-p99', 'lag-max', 'bytes']
 
 /** Null without samples. */
 export function pairedFiguresOf(result: PairedRowResult, peer: string): PairedFigures | null {
@@ -64,6 +74,7 @@ export function pairedFiguresOf(result: PairedRowResult, peer: string): PairedFi
   const clean = all.filter((sample) => sample.leftOut === null)
   const counted = clean.length > 0 ? clean : all
   const middle = (read: (sample: PairedSample) => number): number => median(counted.map(read))
+  const inside = INSIDE.filter((figure) => result.row.figures.includes(figure))
   const countsLost = counted.some(({ lost }) => lost !== null)
   return {
     peer,
@@ -77,6 +88,7 @@ export function pairedFiguresOf(result: PairedRowResult, peer: string): PairedFi
     clientBusy: middle((sample) => sample.clientBusy),
     // The mean: losses come in bursts, which a median would not show.
     lost: countsLost ? counted.reduce((sum, { lost }) => sum + (lost ?? 0), 0) / counted.length : null,
+    inside: Object.fromEntries(inside.map((figure) => [figure, middle(READ[figure])])),
   }
 }
 
@@ -108,7 +120,7 @@ export function evaluatePaired(bars: readonly PairedBar[], results: PairedResult
   return bars.flatMap((bar) => {
     const result = results.rows.find(({ row }) => row.id === bar.row)
     const both = results.peers.includes(bar.peer) && results.peers.includes(bar.against)
-    return result === undefined || !both ? [] : [judge(bar, result, results.plan)]
+    return result === undefined || !both ? [] : [judge(bar, result, planOf(result.row, results.plan))]
   })
 }
 

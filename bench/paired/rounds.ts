@@ -2,9 +2,16 @@
  * Measures a row of a paired benchmark in interleaved rounds, as `../rounds.ts` does echo servers: in a round every peer is
  * measured once, in shuffled order, and only ratios inside a round are used. Programs are started anew every few rounds.
  */
-import { cleanPairs, cpuShares, GENERATION_ROUNDS, type LeftOut, type RoundPlan } from '../rounds.js'
+import {
+  type CpuShares,
+  cleanPairs,
+  cpuShares,
+  GENERATION_ROUNDS,
+  type LeftOut,
+  type RoundPlan,
+} from '../rounds.js'
 import { shuffled } from '../statistics.js'
-import { type Measurable, type PairedLoad, type PairedRow, pairedWith } from './benchmark.js'
+import { type Inside, type Measurable, type PairedLoad, type PairedRow, pairedWith } from './benchmark.js'
 
 /** One measurement of a peer in a round; the last of them counts, if any does. */
 export interface PairedSample {
@@ -23,6 +30,7 @@ export interface PairedSample {
   readonly steal: number
   /** Share of what was sent that got no answer; where that is counted. */
   readonly lost: number | null
+  readonly inside?: Inside
   readonly leftOut: LeftOut | null
 }
 
@@ -60,7 +68,7 @@ export async function measurePairedRow(
           progress(`${row.id}: starting and warming ${peer}`)
           const one = await start(peer)
           running.set(peer, one)
-          await one.measure(plan.firstWarmupSecs, plan.warmupSecs)
+          if (row.fresh !== true) await one.measure(plan.firstWarmupSecs, plan.warmupSecs)
         }
       }
       for (const peer of shuffled(needed, random)) {
@@ -82,6 +90,12 @@ export async function measurePairedRow(
   return { row, rounds: round, samples }
 }
 
+/** Where processor times are not measured. */
+const NOT_ASKED: CpuShares = {
+  ...{ serverSecs: 0, serverBusy: 0, clientBusy: 0, otherCpu: 0, steal: 0 },
+  noisy: false,
+}
+
 /** A pair stays unfinished until it has enough; without pairs each peer is measured so often. */
 export function peersStillNeeded(
   row: PairedRow,
@@ -99,13 +113,14 @@ export function peersStillNeeded(
 
 /** What a measurement says. Throws when processor times are missing. */
 export function pairedSample(round: number, peer: string, result: PairedLoad): PairedSample {
-  const { serverSecs, serverBusy, clientBusy, otherCpu, steal, noisy } = cpuShares(result)
-  const { lost, sent } = result
+  const { cpu, inside, lost, sent } = result
+  const { serverSecs, serverBusy, clientBusy, otherCpu, steal, noisy } =
+    cpu === null ? NOT_ASKED : cpuShares({ secs: result.secs, cpu })
   return {
     round,
     peer,
     perSec: result.requestsPerSec,
-    perCpuSec: result.requests / serverSecs,
+    perCpuSec: cpu === null ? 0 : result.requests / serverSecs,
     p50: result.latencyUs.p50,
     p99: result.latencyUs.p99,
     busy: serverBusy,
@@ -113,6 +128,7 @@ export function pairedSample(round: number, peer: string, result: PairedLoad): P
     otherCpu,
     steal,
     lost: lost === undefined || sent === undefined ? null : lost / Math.max(1, sent),
+    ...(inside === undefined ? {} : { inside }),
     leftOut: noisy ? 'noise' : null,
   }
 }

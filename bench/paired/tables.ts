@@ -2,13 +2,21 @@
 import * as format from '../format.js'
 import { OTHER_CPU_MAX, STEAL_MAX } from '../rounds.js'
 import { table, VERDICTS } from '../terminal.js'
-import { figureTitle, type PairedBar, type PairedBenchmark, pairedWith } from './benchmark.js'
+import {
+  figureTitle,
+  lowerIsBetter,
+  type PairedBar,
+  type PairedBenchmark,
+  type PairedFigure,
+  pairedWith,
+} from './benchmark.js'
 import {
   evaluatePaired,
   type PairedBarResult,
   type PairedResults,
   pairedFiguresOf,
   pairedRatio,
+  READ,
   roughPairedRatio,
 } from './results.js'
 import type { PairedRowResult } from './rounds.js'
@@ -27,12 +35,25 @@ export function pairedTables(benchmark: PairedBenchmark, results: PairedResults)
 /** `≥ 4 × MessagePort`. */
 export function goalOf(benchmark: PairedBenchmark, bar: PairedBar): string {
   const sign = bar.direction === 'at-least' ? '≥' : '≤'
-  return `${sign} ${bar.value} × ${titleOf(benchmark, bar.against)}`
+  return `${sign} ${Number(bar.value.toPrecision(3))} × ${titleOf(benchmark, bar.against)}`
 }
 
 /** How a peer is called. */
 export function titleOf(benchmark: PairedBenchmark, peer: string): string {
   return benchmark.peers[peer]?.title ?? peer
+}
+
+/** The heads of columns that few rows have. */
+const INSIDE_TITLES: Partial<Record<PairedFigure, string>> = {
+  'lag-p99': 'lag p99',
+  'lag-max': 'lag max',
+  bytes: 'per connection',
+}
+
+/** A figure as people read it. */
+export function shown(figure: PairedFigure, value: number): string {
+  if (figure === 'bytes') return `${format.count(value)} B`
+  return lowerIsBetter(figure) ? format.micros(value) : format.short(value)
 }
 
 /** What was measured of each peer, as cells; `head` beside it. */
@@ -44,14 +65,22 @@ export function figureCells(
   const measured = results.peers.flatMap((peer) => pairedFiguresOf(result, peer) ?? [])
   const hasLatency = measured.some(({ p50 }) => p50 > 0)
   const hasLost = measured.some(({ lost }) => lost !== null)
+  const { figures: compared, unit } = result.row
+  const inside = compared.filter((figure) => INSIDE_TITLES[figure] !== undefined)
+  const hasRates = compared.some((figure) => !lowerIsBetter(figure))
   const lines = measured.map((figures) => ({
     peer: figures.peer,
     cells: [
       titleOf(benchmark, figures.peer) + (figures.rounds === 0 ? ' (no round counts)' : ''),
-      format.short(figures.perSec),
-      format.short(figures.perCpuSec),
-      format.percent(figures.busy),
-      format.percent(figures.clientBusy),
+      ...inside.map((figure) => shown(figure, READ[figure](figures))),
+      ...(hasRates
+        ? [
+            format.short(figures.perSec),
+            format.short(figures.perCpuSec),
+            format.percent(figures.busy),
+            format.percent(figures.clientBusy),
+          ]
+        : []),
       ...(hasLatency ? [format.micros(figures.p50), format.micros(figures.p99)] : []),
       ...(hasLost ? [figures.lost === null ? '–' : `${(figures.lost * 100).toFixed(3)}\u00a0%`] : []),
       `${figures.rounds} (${figures.leftOut})`,
@@ -59,10 +88,8 @@ export function figureCells(
   }))
   const head = [
     '',
-    `${result.row.unit}/s`,
-    `${result.row.unit}/CPU-s`,
-    'busy',
-    'client',
+    ...inside.map((figure) => INSIDE_TITLES[figure] ?? ''),
+    ...(hasRates ? [`${unit}/s`, `${unit}/CPU-s`, 'busy', 'client'] : []),
     ...(hasLatency ? ['p50', 'p99'] : []),
     ...(hasLost ? ['lost'] : []),
     'rounds (left out)',

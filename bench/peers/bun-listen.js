@@ -1,6 +1,6 @@
 // Peer of the benchmark: echo on Bun.listen. A write that the socket does not take whole is kept and goes out on drain,
 // and reading pauses until then.
-// bun bun-listen.js [--host H] [--port P] or [--path SOCKET]; ends on SIGTERM.
+// bun bun-listen.js [--host H] [--port P] or [--path SOCKET], [--tls-cert FILE --tls-key FILE]; ends on SIGTERM.
 import { parseArgs } from 'node:util'
 
 const { values } = parseArgs({
@@ -9,10 +9,16 @@ const { values } = parseArgs({
     host: { type: 'string', default: '127.0.0.1' },
     port: { type: 'string', default: '0' },
     path: { type: 'string' },
+    'tls-cert': { type: 'string' },
+    'tls-key': { type: 'string' },
   },
 })
 
+const { 'tls-cert': cert, 'tls-key': key } = values
+const tls = cert === undefined ? {} : { tls: { cert: Bun.file(cert), key: Bun.file(key) } }
+
 const server = Bun.listen({
+  ...tls,
   ...(values.path === undefined
     ? { hostname: values.host, port: Number(values.port) }
     : { unix: values.path }),
@@ -48,5 +54,7 @@ const server = Bun.listen({
   },
 })
 
-const address = values.path === undefined ? `tcp://${server.hostname}:${server.port}` : `unix:${values.path}`
+const scheme = cert === undefined ? 'tcp' : 'tls'
+const address =
+  values.path === undefined ? `${scheme}://${server.hostname}:${server.port}` : `unix:${values.path}`
 console.log(`listening on ${address} (shards 1, engine bun)`)

@@ -184,14 +184,16 @@ impl<K> Connection<K> {
     /// Bytes queued.
     #[inline]
     pub fn queued(&self) -> usize {
-        let records = self.tls.as_ref().map_or(0, |session| session.outgoing().len());
+        let records = self.tls.as_ref().filter(|session| !session.is_late());
+        let records = records.map_or(0, |session| session.outgoing().len());
         self.queue.as_ref().map_or(0, |queue| queue.len()) + records
     }
 
     /// Whether something waits to be sent.
     #[inline]
     pub fn waits_to_send(&self) -> bool {
-        self.queue.is_some() || self.tls.as_ref().is_some_and(|session| !session.outgoing().is_empty())
+        let has_records = |session: &Session| !session.outgoing().is_empty() && !session.is_late();
+        self.queue.is_some() || self.tls.as_deref().is_some_and(has_records)
     }
 
     /// Whether there is something to read, as far as is known.

@@ -276,6 +276,7 @@ impl<S: System> Shard<S> {
             || !self.polled.is_empty()
             || self.is_broadcasting()
             || self.datagrams.has_backlog()
+            || self.has_late()
             || (self.descriptor_freed && self.accept_retry_at.is_some())
             || (!self.accepting_rests && self.listeners.iter().flatten().any(|l| self.may_accept(l)))
     }
@@ -421,6 +422,9 @@ impl<S: System> Shard<S> {
             self.retry_adoptions();
         }
         self.descriptor_freed = false;
+        if self.has_late() {
+            self.send_late();
+        }
         self.retry_endpoints(now);
     }
 

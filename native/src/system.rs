@@ -56,6 +56,10 @@ pub trait Socket {
     fn receive(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize>;
     /// Sends what the system takes of the pieces.
     fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// As [`Socket::send`] of one piece, behind which the sending half ends at once: so it may wait for that.
+    fn send_more(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(&[IoSlice::new(bytes)])
+    }
     /// Sends bytes of a file; 0 is its end. A system that has no such call says so, and the file is read and written.
     fn send_file(&self, _file: BorrowedFd<'_>, _offset: u64, _length: usize) -> io::Result<usize> {
         Err(io::Error::from_raw_os_error(libc::ENOSYS))
@@ -93,6 +97,10 @@ impl<T: AsFd> Socket for T {
     #[inline]
     fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         stream::send(self.as_fd(), pieces)
+    }
+
+    fn send_more(&self, bytes: &[u8]) -> io::Result<usize> {
+        stream::send_more(self.as_fd(), bytes)
     }
 
     fn send_file(&self, file: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<usize> {

@@ -179,6 +179,8 @@ export declare class NativeShard {
   panic(): void
   /** The connection of this request, which is to begin next, gets TLS. Null, or why it cannot. */
   secureRequest(request: number, client: number, serverName?: string | undefined | null): string | null
+  /** Ends the handshakes of a server: each of them fails, and is told. */
+  abortHandshakes(server: number): void
   /**
    * A connection gets TLS. What was written before goes out as it is; EVENT_TLS_READY says that nothing more is received as plain
    * text, and then `feedTls` begins the handshake. Null, or why it cannot.

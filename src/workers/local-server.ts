@@ -1,7 +1,6 @@
 import { ShardloopError, systemError, type TlsError, type TlsPeer } from '../errors.js'
 import { TLS_CLIENT_ERRORS_PER_SECOND } from '../limits.js'
 import { CLOSE_SERVER } from '../native/abi.js'
-import type { NativeShard } from '../native/binding.js'
 import { isHandshakeFailure, tlsError } from '../tls/failures.js'
 import type {
   ConnectionOwner,
@@ -97,8 +96,7 @@ export class LocalServer implements ServedServer, ConnectionOwner {
       )
     }
     for (const transport of this.loop.transportsOf(this)) this.stopped(transport)
-    const { native } = this.loop as { native: NativeShard & { abortHandshakes?(server: number): void } }
-    if (!this.over) native.abortHandshakes?.(this.id)
+    if (!this.over) this.loop.native.abortHandshakes(this.id)
   }
 
   /** @internal */

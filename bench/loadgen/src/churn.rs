@@ -6,6 +6,10 @@
 //! A closed connection's port stays in TIME_WAIT on the side that closed first, which is ours: about 28,000 connections
 //! from one address would use them all up. So the source address goes round 127.0.0.2, 127.0.0.3 and on (`--sources`),
 //! or the connection ends by reset (`--close rst`), which leaves no TIME_WAIT but is not what clients do.
+//!
+//! With TLS each connection makes a handshake, whose tickets are read with the echo or before it. Where sessions are resumed,
+//! full handshakes for a while longer than warm-up and window come first, to collect tickets: node:tls gives two for a full
+//! handshake and none for a resumed one, and rustls uses a ticket once.
 
 use std::{
     collections::VecDeque,
@@ -29,6 +33,7 @@ use crate::{
     schedule::Schedule,
     stream::Stream,
     target::{Close, Target},
+    tls::{Handshakes, TlsClient},
     trace::Trace,
 };
 
@@ -120,6 +125,8 @@ struct Churn {
     latencies: Latencies,
     failures: Failures,
     stopped: bool,
+    /// Handshakes before the window until it closes, then those in it; with TLS only.
+    handshakes: Handshakes,
     used: CpuUse,
     progress: Progress,
 }
@@ -151,10 +158,25 @@ impl Churn {
             latencies: Latencies::new(),
             failures: Failures::default(),
             stopped: false,
+            handshakes: Handshakes::default(),
             used: CpuUse::default(),
             progress: Progress::new(options.progress),
             options,
         })
+    }
+
+    /// How long sessions are collected before the warm-up.
+    fn collecting(&self) -> Duration {
+        let resumes = self.options.target.tls.as_ref().is_some_and(TlsClient::resumes);
+        if resumes { (self.options.warmup + self.options.window) * 5 / 4 } else { Duration::ZERO }
+    }
+
+    fn handshakes_since(&self, earlier: Handshakes) -> Handshakes {
+        self.options
+            .target
+            .tls
+            .as_ref()
+            .map_or_else(Handshakes::default, |tls| tls.handshakes().since(earlier))
     }
 
     fn now_ns(&self) -> u64 {
@@ -162,14 +184,16 @@ impl Churn {
     }
 
     fn measure(&mut self) -> Result<(), LoadError> {
-        let opens_ns = self.options.warmup.as_nanos() as u64;
+        self.collect_sessions()?;
+        let opens_ns = self.now_ns() + self.options.warmup.as_nanos() as u64;
         let mut closes_ns = u64::MAX;
         let mut opened = CpuSample::default();
-        while !self.stopped && (self.opening || self.slots.iter().any(|slot| slot.stream.is_some())) {
+        while !self.stopped && (self.opening || self.is_any_open()) {
             self.fill()?;
             let now_ns = self.now_ns();
             if closes_ns == u64::MAX && now_ns >= opens_ns {
                 opened = CpuSample::take(self.options.server_pid)?;
+                self.handshakes = self.handshakes_since(Handshakes::default());
                 self.window_start_ns = self.now_ns();
                 closes_ns = self.window_start_ns + self.options.window.as_nanos() as u64;
             }
@@ -177,6 +201,7 @@ impl Churn {
                 self.window_end_ns = now_ns;
                 self.used = opened.until(&CpuSample::take(self.options.server_pid)?);
                 self.opening = false;
+                self.handshakes = self.handshakes_since(self.handshakes);
                 while self.schedule.as_mut().and_then(|schedule| schedule.take_due(now_ns)).is_some() {
                     self.unopened += 1;
                 }
@@ -201,6 +226,33 @@ impl Churn {
             Some(trace) => trace.finish(),
             None => Ok(()),
         }
+    }
+
+    /// Before the warm-up, where sessions are resumed: makes full handshakes, and ends when the last of them has ended.
+    fn collect_sessions(&mut self) -> Result<(), LoadError> {
+        let Some(tls) = self.options.target.tls.clone().filter(TlsClient::resumes) else { return Ok(()) };
+        tls.only_collect_sessions(true);
+        let until_ns = self.collecting().as_nanos() as u64;
+        while !self.stopped && (self.opening || self.is_any_open()) {
+            self.fill()?;
+            let now_ns = self.now_ns();
+            self.opening = now_ns < until_ns;
+            if self.is_stuck(now_ns) {
+                self.fail_stuck();
+                self.stopped = true;
+            }
+            self.turn(Duration::from_millis(1))?;
+            self.show_progress();
+        }
+        tls.only_collect_sessions(false);
+        self.opening = true;
+        let now_ns = self.now_ns();
+        self.schedule = self.options.rate_per_sec.map(|rate| Schedule::new(rate, now_ns));
+        Ok(())
+    }
+
+    fn is_any_open(&self) -> bool {
+        self.slots.iter().any(|slot| slot.stream.is_some())
     }
 
     fn turn(&mut self, timeout: Duration) -> Result<(), LoadError> {
@@ -321,7 +373,7 @@ impl Churn {
                 Err(source) => return Err(broken(slot, source)),
             }
         }
-        Ok(())
+        stream.flush().map_err(|source| broken(slot, source))
     }
 
     fn read(&mut self, index: usize) -> Result<(), Failure> {
@@ -413,7 +465,7 @@ impl Churn {
     fn show_progress(&mut self) {
         let now_ns = self.now_ns();
         let (latencies, failures) = (&self.latencies, &self.failures);
-        let total_secs = (self.options.warmup + self.options.window).as_secs_f64();
+        let total_secs = (self.collecting() + self.options.warmup + self.options.window).as_secs_f64();
         self.progress.tick(now_ns, self.finished_total, |per_sec| {
             format!(
                 "churn {:.0}/{total_secs:.0} s  {} connections/s  p50 {}  p99 {}  failures {}",
@@ -451,6 +503,9 @@ impl Churn {
             let late =
                 format!("{}/s; {} connections were due and found no slot", show_count(rate), self.unopened);
             outcome.row("schedule", late);
+        }
+        if let Some(tls) = &options.target.tls {
+            tls.tell(&mut outcome, self.handshakes);
         }
         outcome
             .cpu(&self.used, secs)

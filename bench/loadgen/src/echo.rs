@@ -211,15 +211,15 @@ impl Echo {
         }
     }
 
-    /// True when the connect has completed, false when it is still under way.
+    /// True when the connect has completed, and the handshake, false when they are still under way.
     fn establish(&mut self, number: usize) -> Result<bool, Failure> {
         let connection = &mut self.connections[number];
-        let Some(stream) = &connection.stream else { return Ok(false) };
+        let Some(stream) = &mut connection.stream else { return Ok(false) };
         let failed = |source| Failure::Connect { connection: number as u64, source };
         if let Some(error) = stream.take_error().map_err(failed)? {
             return Err(failed(error));
         }
-        connection.established = stream.is_connected().map_err(failed)?;
+        connection.established = stream.establish().map_err(failed)?;
         Ok(connection.established)
     }
 
@@ -385,8 +385,9 @@ impl Echo {
                     return Err(Failure::Closed { connection: number as u64, received, sent });
                 }
                 Ok(length) => {
+                    let emptied = stream.is_emptied_by(length, self.buffer.len());
                     self.take(number, length)?;
-                    if length < self.buffer.len() && !hung_up {
+                    if emptied && !hung_up {
                         return Ok(());
                     }
                 }
@@ -492,7 +493,10 @@ impl Echo {
                 Err(source) => return Err(self.broken(number, source)),
             }
         }
-        Ok(())
+        match stream.flush() {
+            Ok(()) => Ok(()),
+            Err(source) => Err(self.broken(number, source)),
+        }
     }
 
     fn broken(&self, number: usize, source: io::Error) -> Failure {
@@ -553,6 +557,9 @@ impl Echo {
                 "schedule",
                 format!("{}/s; {} messages were due and found no room", show_count(rate), self.unsent),
             );
+        }
+        if let Some(tls) = &options.target.tls {
+            tls.tell(&mut outcome, tls.handshakes());
         }
         outcome.cpu(&self.used, secs).latencies("latencyUs", "latency", &self.latencies);
         outcome

@@ -17,7 +17,9 @@ pub enum LoadError {
         reason: String,
     },
     /// `--url` is none, or does not resolve.
-    #[error("--url {given}: {reason}; expected http://HOST[:PORT][/PATH] or unix:PATH")]
+    #[error(
+        "--url {given}: {reason}; expected http://HOST[:PORT][/PATH], the same with https:, or unix:PATH"
+    )]
     Url {
         /// What was given.
         given: String,
@@ -71,6 +73,12 @@ pub enum LoadError {
         /// What the system said.
         source: io::Error,
     },
+    /// rustls does not accept what it is told.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A certificate cannot be made.
+    #[error("certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
     /// A file cannot be written.
     #[error("{option} {}: {source}", path.display())]
     File {

@@ -225,12 +225,12 @@ impl Http {
     /// True when the connect has completed, false when it is still under way.
     fn establish(&mut self, number: usize) -> Result<bool, Failure> {
         let slot = &mut self.slots[number];
-        let Some(stream) = &slot.stream else { return Ok(false) };
+        let Some(stream) = &mut slot.stream else { return Ok(false) };
         let failed = |source| Failure::Connect { connection: number as u64, source };
         if let Some(error) = stream.take_error().map_err(failed)? {
             return Err(failed(error));
         }
-        slot.established = stream.is_connected().map_err(failed)?;
+        slot.established = stream.establish().map_err(failed)?;
         self.pending -= usize::from(slot.established);
         Ok(slot.established)
     }
@@ -373,8 +373,9 @@ impl Http {
             match stream.read(&mut self.buffer) {
                 Ok(0) => return self.ended(number, None),
                 Ok(length) => {
+                    let emptied = stream.is_emptied_by(length, self.buffer.len());
                     self.take(number, length)?;
-                    if length < self.buffer.len() && !hung_up {
+                    if emptied && !hung_up {
                         return Ok(());
                     }
                 }
@@ -525,22 +526,28 @@ impl Http {
         let (Some(stream), true) = (&mut slot.stream, slot.established) else { return Ok(()) };
         let request = &self.options.request;
         let target = (slot.answered + u64::from(slot.in_flight.len())) * request.length();
-        while slot.sent < target {
-            match stream.write(request.after(slot.sent, target - slot.sent)) {
+        let source = loop {
+            let written = if slot.sent < target {
+                stream.write(request.after(slot.sent, target - slot.sent))
+            } else {
+                match stream.flush() {
+                    Ok(()) => return Ok(()),
+                    Err(error) => Err(error),
+                }
+            };
+            match written {
                 Ok(written) => slot.sent += written as u64,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    // A response that says why may have come before.
-                    self.read(number, true)?;
-                    return match self.slots[number].stream {
-                        Some(_) => self.ended(number, Some(source)),
-                        None => Ok(()),
-                    };
-                }
+                Err(source) => break source,
             }
+        };
+        // A response that says why may have come before.
+        self.read(number, true)?;
+        match self.slots[number].stream {
+            Some(_) => self.ended(number, Some(source)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Ends a connection, and the run too unless failures are tolerated.

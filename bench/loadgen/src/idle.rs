@@ -221,7 +221,7 @@ impl Idle {
                 continue;
             }
             let number = event.token().0;
-            if let Err(failure) = self.advance(number, event.is_writable()) {
+            if let Err(failure) = self.advance(number) {
                 self.fail(number, &failure);
             }
         }
@@ -229,7 +229,7 @@ impl Idle {
         Ok(())
     }
 
-    fn advance(&mut self, number: usize, writable: bool) -> Result<(), Failure> {
+    fn advance(&mut self, number: usize) -> Result<(), Failure> {
         let Some(connection) = &mut self.connections[number] else { return Ok(()) };
         let size = self.options.size;
         let origin = Pattern::origin(number as u64);
@@ -238,7 +238,7 @@ impl Idle {
             if let Some(error) = connection.stream.take_error().map_err(failed)? {
                 return Err(failed(error));
             }
-            if !writable {
+            if !connection.stream.establish().map_err(failed)? {
                 return Ok(());
             }
             connection.established = true;
@@ -255,6 +255,13 @@ impl Idle {
                 self.settled += 1;
             }
         }
+        let broken = |received, source| Failure::Broken {
+            connection: number as u64,
+            received,
+            sent: size as u64,
+            source,
+        };
+        connection.stream.flush().map_err(|source| broken(connection.received as u64, source))?;
         loop {
             let (received, sent) = (connection.received as u64, size as u64);
             match connection.stream.read(&mut self.buffer) {
@@ -282,9 +289,7 @@ impl Idle {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(Failure::Broken { connection: number as u64, received, sent, source });
-                }
+                Err(source) => return Err(broken(received, source)),
             }
         }
     }
@@ -322,6 +327,9 @@ impl Idle {
         let held = self.connections.iter().flatten().count();
         let mut outcome =
             Outcome::new("idle", &self.options.target.addr, &self.failures, self.options.tolerate);
+        if let Some(tls) = &self.options.target.tls {
+            tls.tell(&mut outcome, tls.handshakes());
+        }
         outcome
             .field("connections", held)
             .field("wanted", self.options.connections)

@@ -8,12 +8,14 @@
 //! - [`pattern`], [`broadcast`], [`datagram_text`], [`in_flight`], [`schedule`]: pure parts, unit-tested without a network.
 //! - [`datagram_batch`]: many datagrams by one system call.
 //! - [`target`], [`address`], [`stream`]: where the load goes, from which source addresses, and over what.
+//! - [`tls`]: the same by TLS; [`certificate`]: a certificate for the servers.
 //! - [`cpu`]: processor time of the server, of this process and of the machine around the measured window.
 //! - [`raw_server`]: what the raw echo servers beside it, the ceilings of the benchmark, have in common.
 //! - [`outcome`]: what a run found, as one JSON line or as a table; [`trace`]: what became of every connection, as a file.
 
 pub mod address;
 pub mod broadcast;
+pub mod certificate;
 pub mod churn;
 pub mod cpu;
 pub mod datagram_batch;
@@ -33,4 +35,5 @@ pub mod raw_server;
 pub mod schedule;
 pub mod stream;
 pub mod target;
+pub mod tls;
 pub mod trace;

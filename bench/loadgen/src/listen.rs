@@ -210,7 +210,7 @@ impl Listeners {
         if let Some(error) = stream.take_error().map_err(LoadError::system("connect"))? {
             return Err(LoadError::system("connect")(error));
         }
-        if !stream.is_connected().map_err(LoadError::system("connect"))? {
+        if !stream.establish().map_err(LoadError::system("connect"))? {
             return Ok(false);
         }
         listener.established = true;

@@ -10,6 +10,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use loadgen::{
     address::Address,
+    certificate,
     churn::{self, ChurnOptions},
     datagrams::{self, DatagramOptions},
     echo::{self, EchoOptions},
@@ -22,6 +23,7 @@ use loadgen::{
     listen::{ListenOptions, Listeners},
     outcome::Outcome,
     target::{Close, Target},
+    tls::arguments::TlsArguments,
 };
 
 /// Loads a server, of echoes, of broadcasts or of HTTP, and checks every byte that comes.
@@ -42,6 +44,8 @@ enum Mode {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
+        tls: TlsArguments,
+        #[command(flatten)]
         window: Window,
         /// Connections
         #[arg(long, value_name = "N", default_value_t = 64)]
@@ -61,6 +65,11 @@ enum Mode {
     Churn {
         #[command(flatten)]
         common: Common,
+        #[command(flatten)]
+        tls: TlsArguments,
+        /// Connections go on with the sessions of earlier ones; without it each makes a full handshake; TLS only
+        #[arg(long)]
+        tls_resume: bool,
         #[command(flatten)]
         window: Window,
         /// Connections under way at once
@@ -146,6 +155,8 @@ enum Mode {
     Idle {
         #[command(flatten)]
         common: Common,
+        #[command(flatten)]
+        tls: TlsArguments,
         /// Connections
         #[arg(long, value_name = "N", default_value_t = 1000)]
         conns: usize,
@@ -159,11 +170,17 @@ enum Mode {
         #[arg(long, value_name = "N", default_value_t = 1)]
         sources: u32,
     },
+    /// Write cert.pem, signed by itself, on P-256, for servers on this machine, and its key.pem
+    Certificate {
+        /// Where to; neither of the two files may be there
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 #[derive(Args)]
 struct Common {
-    /// The server: HOST:PORT, with or without tcp:// before it, or unix:PATH
+    /// The server: HOST:PORT, with or without tcp:// before it, or unix:PATH; with echo, churn and idle also tls://HOST:PORT
     #[arg(long, value_name = "HOST:PORT|unix:PATH")]
     addr: String,
     #[command(flatten)]
@@ -213,6 +230,7 @@ fn main() -> ExitCode {
         | Mode::Datagrams { common, .. }
         | Mode::Idle { common, .. } => common.reporting.json,
         Mode::Http { reporting, .. } => reporting.json,
+        Mode::Certificate { .. } => false,
     };
     match run(cli.mode) {
         Ok(Some(outcome)) => {
@@ -230,10 +248,11 @@ fn main() -> ExitCode {
 /// None: everything was told already.
 fn run(mode: Mode) -> Result<Option<Outcome>, LoadError> {
     let outcome = match mode {
-        Mode::Echo { common, window, conns, size, pipeline, rate } => {
-            let addr = Address::resolve(&common.addr, common.reporting.allow_remote)?;
+        Mode::Certificate { directory } => return certificate::write(&directory).map(|()| None),
+        Mode::Echo { common, tls, window, conns, size, pipeline, rate } => {
+            let (addr, tls) = tls.resolve(&common.addr, common.reporting.allow_remote, false)?;
             echo::run(EchoOptions {
-                target: Target { addr, sources: 0 },
+                target: Target { addr, sources: 0, tls },
                 connections: conns,
                 size,
                 pipeline,
@@ -248,7 +267,7 @@ fn run(mode: Mode) -> Result<Option<Outcome>, LoadError> {
         Mode::Listen { common, secs, warmup, server_pid, conns, size, at_once, sources } => {
             let addr = Address::resolve(&common.addr, common.reporting.allow_remote)?;
             let mut listeners = Listeners::connect(ListenOptions {
-                target: Target { addr, sources },
+                target: Target { addr, sources, tls: None },
                 connections: conns,
                 size,
                 at_once,
@@ -280,10 +299,10 @@ fn run(mode: Mode) -> Result<Option<Outcome>, LoadError> {
                 server_pid: window.server_pid,
             })
             .and_then(http::run),
-        Mode::Churn { common, window, conns, size, sources, rate, trace, close } => {
-            let addr = Address::resolve(&common.addr, common.reporting.allow_remote)?;
+        Mode::Churn { common, tls, tls_resume, window, conns, size, sources, rate, trace, close } => {
+            let (addr, tls) = tls.resolve(&common.addr, common.reporting.allow_remote, tls_resume)?;
             churn::run(ChurnOptions {
-                target: Target { sources: Target::sources_possible(&addr, sources), addr },
+                target: Target { sources: Target::sources_possible(&addr, sources), addr, tls },
                 concurrency: conns,
                 size,
                 close,
@@ -296,10 +315,10 @@ fn run(mode: Mode) -> Result<Option<Outcome>, LoadError> {
                 progress: common.reporting.progress,
             })
         }
-        Mode::Idle { common, conns, size, secs, sources } => {
-            let addr = Address::resolve(&common.addr, common.reporting.allow_remote)?;
+        Mode::Idle { common, tls, conns, size, secs, sources } => {
+            let (addr, tls) = tls.resolve(&common.addr, common.reporting.allow_remote, false)?;
             idle::run(IdleOptions {
-                target: Target { addr, sources },
+                target: Target { addr, sources, tls },
                 connections: conns,
                 size,
                 hold: secs,

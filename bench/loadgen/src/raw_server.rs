@@ -73,6 +73,10 @@ pub fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
 
 /// Prints the line that the benchmark waits for.
 pub fn announce(addr: &Address, engine: &str) {
-    let scheme = if matches!(addr, Address::Tcp(_)) { "tcp://" } else { "" };
+    announce_with(if matches!(addr, Address::Tcp(_)) { "tcp://" } else { "" }, addr, engine);
+}
+
+/// The same with what stands before the address.
+pub fn announce_with(scheme: &str, addr: &Address, engine: &str) {
     println!("listening on {scheme}{addr} (shards 1, engine {engine})");
 }

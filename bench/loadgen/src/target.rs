@@ -10,7 +10,12 @@ use std::{
 use mio::net::{TcpStream, UnixStream};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::{address::Address, limits::CONNECT_TIMEOUT, stream::Stream};
+use crate::{
+    address::Address,
+    limits::CONNECT_TIMEOUT,
+    stream::Stream,
+    tls::{TlsClient, TlsStream},
+};
 
 /// How the load generator ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -28,6 +33,8 @@ pub struct Target {
     pub addr: Address,
     /// Number of source addresses 127.0.0.2, 127.0.0.3 and on; 0 leaves the choice to the kernel. TCP only.
     pub sources: u32,
+    /// How to speak TLS to it; none: not.
+    pub tls: Option<TlsClient>,
 }
 
 impl Target {
@@ -47,9 +54,13 @@ impl Target {
     /// # Errors
     /// What the system says; `AddrNotAvailable` when the source address has no port left.
     pub fn connect(&self, number: u64, close: Close) -> io::Result<Stream> {
-        match &self.addr {
+        let stream = match &self.addr {
             Address::Tcp(addr) => self.connect_tcp(*addr, number, close),
             Address::Unix(path) => connect_unix(path),
+        }?;
+        match &self.tls {
+            None => Ok(stream),
+            Some(tls) => Ok(Stream::Tls(Box::new(TlsStream::new(stream, tls)?))),
         }
     }
 

@@ -89,7 +89,7 @@ fn obey(control: TcpStream, listeners: &Mutex<Vec<TcpStream>>, fault: Fault) -> 
 
 fn options(addr: SocketAddr) -> ListenOptions {
     ListenOptions {
-        target: Target { addr: addr.into(), sources: 0 },
+        target: Target { addr: addr.into(), sources: 0, tls: None },
         connections: LISTENERS,
         size: 64,
         at_once: 1,

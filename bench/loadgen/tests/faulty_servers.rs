@@ -70,7 +70,7 @@ fn serve_one(mut stream: TcpStream, fault: Fault) -> Option<()> {
 
 fn options(addr: SocketAddr) -> EchoOptions {
     EchoOptions {
-        target: Target { addr: addr.into(), sources: 0 },
+        target: Target { addr: addr.into(), sources: 0, tls: None },
         connections: 4,
         size: 100,
         pipeline: 3,
@@ -195,7 +195,7 @@ fn a_stall_delays_every_message_behind_it_when_a_rate_is_set() {
 
 fn churn_options(addr: SocketAddr) -> ChurnOptions {
     ChurnOptions {
-        target: Target { addr: addr.into(), sources: Target::sources_possible(&addr.into(), 8) },
+        target: Target { addr: addr.into(), sources: Target::sources_possible(&addr.into(), 8), tls: None },
         concurrency: 4,
         size: 100,
         close: Close::Fin,
@@ -310,7 +310,7 @@ fn a_rate_or_trace_that_cannot_be_is_refused_by_name() {
 fn idle_holds_its_connections_and_notices_when_they_go() {
     let idle = |fault, tolerate| {
         let outcome = idle::run(IdleOptions {
-            target: Target { addr: serve(fault).into(), sources: 2 },
+            target: Target { addr: serve(fault).into(), sources: 2, tls: None },
             connections: 50,
             size: 10,
             hold: Some(Duration::from_millis(50)),

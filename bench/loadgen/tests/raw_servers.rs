@@ -134,7 +134,7 @@ fn echoes_over_a_unix_socket(program: &str, engine: &str) {
     assert_eq!(server.addr, format!("unix:{path}"));
     echoes_every_byte(UnixStream::connect(&path).unwrap());
 
-    let target = Target { addr: Address::resolve(&server.addr, false).unwrap(), sources: 0 };
+    let target = Target { addr: Address::resolve(&server.addr, false).unwrap(), sources: 0, tls: None };
     let window = Duration::from_millis(200);
     let echoed = echo::run(EchoOptions {
         target: target.clone(),
@@ -205,7 +205,7 @@ fn a_unix_socket_where_nobody_listens_is_a_failure_by_name() {
     let directory = SocketDirectory::make("nobody");
     let addr = Address::Unix(directory.socket().into());
     let outcome = echo::run(EchoOptions {
-        target: Target { addr, sources: 0 },
+        target: Target { addr, sources: 0, tls: None },
         connections: 2,
         size: 1,
         pipeline: 1,
@@ -224,7 +224,7 @@ fn a_unix_socket_where_nobody_listens_is_a_failure_by_name() {
 #[test]
 fn a_reset_over_a_unix_socket_is_refused_by_name() {
     let error = churn::run(ChurnOptions {
-        target: Target { addr: Address::Unix("/nowhere.sock".into()), sources: 0 },
+        target: Target { addr: Address::Unix("/nowhere.sock".into()), sources: 0, tls: None },
         concurrency: 1,
         size: 1,
         close: Close::Rst,

@@ -265,6 +265,12 @@ impl NativeShard {
         }
     }
 
+    /// Ends the handshakes of a server: each of them fails, and is told.
+    #[napi(catch_unwind)]
+    pub fn abort_handshakes(&self, server: u16) {
+        self.host().with_engine(|engine| engine.abort_handshakes(server));
+    }
+
     /// A connection gets TLS. What was written before goes out as it is; EVENT_TLS_READY says that nothing more is received as plain
     /// text, and then `feedTls` begins the handshake. Null, or why it cannot.
     #[napi(catch_unwind)]

@@ -109,6 +109,10 @@ impl<S: System> Engine for Local<S> {
         self.shard.secure_request(request, session);
     }
 
+    fn abort_handshakes(&mut self, server: u16) {
+        self.shard.abort_handshakes(server);
+    }
+
     fn start_tls(&mut self, handle: Handle, session: Box<Session>, memory: &dyn PinnedMemory) {
         self.shard.start_tls(handle, session, memory);
     }

@@ -94,6 +94,8 @@ pub trait Engine {
     fn secure_server(&mut self, server: u16, security: ServerSecurity);
     /// The connection that is asked for next under this number gets TLS.
     fn secure_request(&mut self, request: u32, session: Box<Session>);
+    /// As [`Shard::abort_handshakes`].
+    fn abort_handshakes(&mut self, server: u16);
     /// As [`Shard::start_tls`].
     fn start_tls(&mut self, handle: Handle, session: Box<Session>, memory: &dyn PinnedMemory);
     /// As [`Shard::feed_tls`].

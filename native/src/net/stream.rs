@@ -117,6 +117,14 @@ pub fn send(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     Ok(sent?)
 }
 
+/// As [`send`] of one piece, which may wait for what follows at once: more bytes, or the end of our sending half.
+pub fn send_more(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return Ok(retry_on_intr(|| net::send(fd, bytes, SEND_FLAGS | SendFlags::MORE))?);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    send(fd, &[IoSlice::new(bytes)])
+}
+
 /// Has the kernel send bytes of a file, from `offset` on; 0 is the file's end. EINTR is tried again. What is not in memory
 /// yet the kernel reads from the disk meanwhile, and so much is read ahead.
 pub fn send_file(fd: BorrowedFd<'_>, file: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<usize> {

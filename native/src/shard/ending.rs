@@ -42,9 +42,12 @@ impl<S: System> Shard<S> {
         let Some(connection) = self.connections.get(handle) else { return };
         // Who closes a pipe that is only read wants no more, and sends nothing. One that is written is with the kernel, and may be
         // shared with others (standard output): it is not shut down.
-        // With TLS the end that was heard is TLS's, and more may come behind it.
-        let heard_end = connection.tls.is_none()
-            && connection.flags.has(Flags::EOF.and(Flags::READ_PIPE).and(Flags::WRITE_PIPE));
+        let mut heard_end = connection.flags.has(Flags::EOF.and(Flags::READ_PIPE).and(Flags::WRITE_PIPE));
+        if connection.tls.is_some() {
+            // The end that was heard is TLS's, and more may come behind it; unless the kernel has the other end, too.
+            let unread = connection.socket.as_ref().is_none_or(Socket::has_unread);
+            heard_end = heard_end && connection.flags.has(Flags::READ_CLOSED) && !unread;
+        }
         let is_unix = connection.peer.is_unix();
         let Some(socket) = self.take_socket(handle, reason) else { return };
         // What is sent over a Unix socket is with the peer; unread input makes its end a reset all the same.

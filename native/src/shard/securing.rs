@@ -6,7 +6,7 @@
 //! ([`Shard::said_close`]). All else is as for any connection. Until its handshake is done nobody is told of it.
 #![forbid(unsafe_code)]
 
-use super::{Event, Flags, Handle, SIGNALS_MAX, Shard, Sink, Socket, System};
+use super::{Connection, Event, Flags, Handle, SIGNALS_MAX, Shard, Sink, Socket, System};
 use crate::abi;
 use crate::error::errno;
 use crate::limits::{
@@ -21,11 +21,14 @@ use crate::tls::server::ServerTls;
 use crate::tls::session::{Facts, Outbox, Plaintext, Session};
 use crate::write_queue::{Detached, PinnedMemory, WriteQueue};
 use arrayvec::ArrayVec;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Turns for which tickets wait: JavaScript hears of the connection at the end of one, of its first bytes in the next, and has
+/// answered them when the one after that begins.
+const LATE_TURNS: u32 = 2;
 /// Ticks after which a connection that sent nothing begins with small records again.
 const QUIET_TICKS: Tick = (TLS_QUIET_MS / TIMER_TICK_MS) as Tick;
 
@@ -37,6 +40,10 @@ pub(super) struct Securing {
     /// Small writes, to be one record.
     gathered: Vec<u8>,
     outbox: Outbox,
+    /// Connections whose tickets wait for what is sent first, and the turn that ends that.
+    late: VecDeque<(u32, Handle)>,
+    /// Turns, starting over at the end.
+    turn: u32,
     /// For connections that are asked for, by the request's number.
     requests: HashMap<u32, Box<Session>>,
     /// Of requests that failed: why, in words.
@@ -119,12 +126,35 @@ impl<S: System> Shard<S> {
             self.fail_session(handle, failure);
             return;
         }
-        self.flush_records(handle);
         let Some(connection) = self.connections.get_mut(handle) else { return };
-        let established = connection.tls.as_ref().is_some_and(|session| session.is_established());
-        if established && connection.flags.has(Flags::HANDSHAKING) {
+        let Some(session) = connection.tls.as_mut() else { return };
+        let is_done = session.is_established() && connection.flags.has(Flags::HANDSHAKING);
+        if is_done && session.waits_for_first_write() {
+            session.delay_outgoing();
+            self.securing.late.push_back((self.securing.turn.wrapping_add(LATE_TURNS), handle));
+        } else {
+            self.flush_records(handle);
+        }
+        if is_done && self.connections.get(handle).is_some_and(|c| !c.flags.has(Flags::LOST)) {
             self.is_secured(handle);
         }
+    }
+
+    /// A turn begins: tickets that have waited for long enough are sent.
+    pub(super) fn send_late(&mut self) {
+        self.securing.turn = self.securing.turn.wrapping_add(1);
+        while self.securing.late.front().is_some_and(|&(until, _)| until == self.securing.turn) {
+            let Some((_, handle)) = self.securing.late.pop_front() else { return };
+            let session = self.connections.get(handle).and_then(|connection| connection.tls.as_ref());
+            if session.is_some_and(|session| session.is_late()) {
+                self.flush_records(handle);
+            }
+        }
+    }
+
+    /// Whether there are such.
+    pub(super) fn has_late(&self) -> bool {
+        !self.securing.late.is_empty()
     }
 
     fn is_secured(&mut self, handle: Handle) {
@@ -163,7 +193,7 @@ impl<S: System> Shard<S> {
         // The peer has gone, or the network: what it was about is that there is no session.
         let reason =
             if matches!(reason, libc::ECONNRESET | libc::EPIPE) { abi::TLS_ABANDONED } else { reason };
-        if reason != 0 && reason != libc::ECANCELED {
+        if !matches!(reason, 0 | libc::ECANCELED | abi::CLOSE_SERVER | abi::CLOSE_PROGRAM) {
             self.metrics.add(failure::failure_metric(reason), 1);
         }
         let Some(connection) = self.connections.get_mut(handle) else { return reason };
@@ -179,6 +209,18 @@ impl<S: System> Shard<S> {
             }
         }
         reason
+    }
+
+    /// Ends the handshakes of a server, as that ends.
+    pub fn abort_handshakes(&mut self, server: u16) {
+        let of_server = |(handle, connection): (Handle, &Connection<S::Socket>)| {
+            let shakes = connection.server == server && connection.flags.has(Flags::HANDSHAKING);
+            shakes.then_some(handle)
+        };
+        let shaking: Vec<Handle> = self.connections.iter().filter_map(of_server).collect();
+        for handle in shaking {
+            self.reset(handle, abi::CLOSE_SERVER);
+        }
     }
 
     /// It took too long.
@@ -210,13 +252,21 @@ impl<S: System> Shard<S> {
 
     /// Sends the records that are made already. False when some are left, or the connection is lost.
     fn flush_records(&mut self, handle: Handle) -> bool {
+        self.flush_records_by(handle, |socket, bytes| socket.send(&[IoSlice::new(bytes)]))
+    }
+
+    fn flush_records_by(
+        &mut self,
+        handle: Handle,
+        send: impl Fn(&S::Socket, &[u8]) -> io::Result<usize>,
+    ) -> bool {
         let Some(connection) = self.connections.get_mut(handle) else { return false };
         let (Some(socket), Some(session)) = (connection.socket.as_ref(), connection.tls.as_mut()) else {
             return false;
         };
         while !session.outgoing().is_empty() {
             self.metrics.add(abi::METRIC_WRITES, 1);
-            match socket.send(&[IoSlice::new(session.outgoing())]) {
+            match send(socket, session.outgoing()) {
                 Ok(sent) => {
                     session.sent(sent);
                     if !connection.flags.has(Flags::HANDSHAKING) {
@@ -364,12 +414,15 @@ impl<S: System> Shard<S> {
         let mut rest = pieces;
         IoSlice::advance_slices(&mut rest, 0);
         const BARRED: Flags = Flags::HANDSHAKING.and(Flags::UPGRADING);
-        if connection.queue.is_none() && session.outgoing().is_empty() && !connection.flags.has(BARRED) {
+        let waits = !session.outgoing().is_empty() && !session.is_late();
+        if connection.queue.is_none() && !waits && !connection.flags.has(BARRED) {
             if connection.active_at.saturating_add(QUIET_TICKS) <= self.tick {
                 session.begin_burst();
             }
             while !rest.is_empty() {
                 let Securing { outbox, gathered, .. } = &mut self.securing;
+                outbox.clear();
+                session.move_late(outbox);
                 let encrypted = encrypt_some(session, rest, gathered, outbox);
                 let count = match encrypted {
                     Ok(count) => count,
@@ -445,7 +498,8 @@ impl<S: System> Shard<S> {
             session.keep_outgoing(outbox.filled());
         }
         outbox.clear();
-        self.flush_records(handle)
+        // The end of the sending half follows at once: both are one segment.
+        self.flush_records_by(handle, |socket, bytes| socket.send_more(bytes))
     }
 
     /// A connection gets TLS: what was written until now goes out as it is, and JavaScript is told when nothing more is received as
@@ -528,14 +582,13 @@ impl<S: System> Shard<S> {
     }
 }
 
-/// Encrypts some of the pieces: how many bytes of them. `outbox` has the records, and nothing else.
+/// Encrypts some of the pieces, behind what is in `outbox`: how many bytes of them.
 fn encrypt_some(
     session: &mut Session,
     pieces: &[IoSlice<'_>],
     gathered: &mut Vec<u8>,
     outbox: &mut Outbox,
 ) -> Result<usize, Failure> {
-    outbox.clear();
     let mut count = 0;
     let mut pieces = pieces.iter().map(|piece| &piece[..]).filter(|piece| !piece.is_empty()).peekable();
     while let Some(piece) = pieces.next() {
@@ -571,6 +624,7 @@ fn encrypt_first(
 ) -> Result<Result<usize, Failure>, Detached> {
     let mut pieces: ArrayVec<IoSlice<'_>, WRITEV_PIECES> = ArrayVec::new();
     queue.slices(memory, &mut pieces)?;
+    outbox.clear();
     let count = encrypt_some(session, &pieces, gathered, outbox);
     session.keep_outgoing(outbox.filled());
     outbox.clear();

@@ -91,6 +91,7 @@ pub struct Session {
     /// Bytes that are still to go in small records.
     small_bytes: usize,
     began: bool,
+    late: bool,
     established: bool,
     peer_closed: bool,
     close_sent: bool,
@@ -132,6 +133,7 @@ impl Session {
             idle_timeout_ms: None,
             small_bytes: TLS_RECORDS_SMALL_BYTES,
             began: false,
+            late: false,
             established: false,
             peer_closed: false,
             close_sent: false,
@@ -147,6 +149,12 @@ impl Session {
     /// How long the handshake may take.
     pub fn handshake_timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// Whether what is to be sent at the end of the handshake is nothing that the peer waits for: a server's tickets (RFC 8446 section
+    /// 4.6.1). In TLS 1.2 it is the end of the handshake, and a client's always is.
+    pub fn waits_for_first_write(&self) -> bool {
+        !self.is_client() && self.common().protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
 
     /// Whether the client's side is ours.
@@ -269,9 +277,30 @@ impl Session {
         &self.outgoing[self.sent..]
     }
 
+    /// They can wait for what the program sends first; see [`Session::is_late`].
+    pub fn delay_outgoing(&mut self) {
+        self.late = !self.outgoing.is_empty();
+    }
+
+    /// Whether [`Session::outgoing`] is nothing that the peer waits for, and was not tried to be sent yet: tickets.
+    pub fn is_late(&self) -> bool {
+        self.late
+    }
+
+    /// Such bytes go in front of what is encrypted next.
+    pub fn move_late(&mut self, outbox: &mut Outbox) {
+        if mem::take(&mut self.late) {
+            let length = self.outgoing().len();
+            outbox.room(length)[..length].copy_from_slice(&self.outgoing[self.sent..]);
+            outbox.used += length;
+            self.sent(length);
+        }
+    }
+
     /// Bytes of them were sent.
     pub fn sent(&mut self, count: usize) {
         self.sent += count;
+        self.late = false;
         debug_assert!(self.sent <= self.outgoing.len(), "more was sent than there is");
         if self.sent == self.outgoing.len() {
             self.outgoing = Vec::new(); // an idle session holds no buffer
@@ -281,6 +310,7 @@ impl Session {
 
     /// Takes what could not be sent at once.
     pub fn keep_outgoing(&mut self, bytes: &[u8]) {
+        self.late = false;
         self.outgoing.extend_from_slice(bytes);
     }
 

@@ -146,8 +146,8 @@ fn take_outgoing(from: &mut Session) -> Vec<u8> {
 }
 
 /// Lets both talk until neither has anything to say.
-pub fn exchange(client: &mut Session, server: &mut Session, step: usize) -> Result<(), Failed> {
-    let mut failed = Failed { by_client: client.begin().err(), by_server: None };
+pub fn exchange(client: &mut Session, server: &mut Session, step: usize) -> Result<(), Box<Failed>> {
+    let mut failed = Box::new(Failed { by_client: client.begin().err(), by_server: None });
     for _ in 0..20 {
         let said = take_outgoing(client);
         if failed.by_server.is_none() {

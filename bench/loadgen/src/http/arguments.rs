@@ -8,7 +8,11 @@ use super::{
     HttpOptions,
     request::{Request, RequestParts, Url},
 };
-use crate::{error::LoadError, target::Target};
+use crate::{
+    error::LoadError,
+    target::Target,
+    tls::{TlsClient, TlsVersion},
+};
 
 /// Source addresses of connections that take one request, unless told: ports in TIME_WAIT would run out.
 const SOURCES: u32 = 200;
@@ -16,7 +20,8 @@ const SOURCES: u32 = 200;
 /// See the texts.
 #[derive(Args, Clone, Debug)]
 pub struct HttpArguments {
-    /// http://HOST:PORT/PATH, with port 80 and path / where there is none, or unix:PATH of a socket
+    /// http://HOST:PORT/PATH, with port 80 and path / where there is none, the same with https:// and port 443, whatever
+    /// certificate the server has, or unix:PATH of a socket
     #[arg(long)]
     pub url: String,
     /// Path and query of requests, where --url has none; / unless told
@@ -87,7 +92,11 @@ impl HttpArguments {
         })?;
         let sources = self.sources.unwrap_or(if self.new_connection { SOURCES } else { 0 });
         Ok(HttpOptions {
-            target: Target { sources: Target::sources_possible(&url.addr, sources), addr: url.addr },
+            target: Target {
+                sources: Target::sources_possible(&url.addr, sources),
+                addr: url.addr,
+                tls: if url.tls { Some(TlsClient::new(TlsVersion::V1_3, false)?) } else { None },
+            },
             request,
             connections: self.conns,
             pipeline: self.pipeline,

@@ -230,6 +230,9 @@ impl Figures {
         let rate_of = |count: u64| if secs > 0.0 { count as f64 / secs } else { 0.0 };
         let (per_sec, bytes_per_sec) = (rate_of(self.requests), rate_of(self.bytes));
         let mut outcome = Outcome::new("http", &options.target.addr, &self.failures, options.tolerate);
+        if let Some(tls) = &options.target.tls {
+            tls.tell(&mut outcome, tls.handshakes());
+        }
         let [_, _, ok, moved, theirs, ours] = self.statuses;
         outcome
             .field("request", &*options.request.line)

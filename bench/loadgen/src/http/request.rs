@@ -10,12 +10,16 @@ pub const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 const OWN_FIELDS: [&str; 3] = ["Content-Length", "Transfer-Encoding", "Connection"];
 /// Port of a URL that names none.
 const DEFAULT_PORT: &str = "80";
+/// The same with TLS.
+const DEFAULT_TLS_PORT: &str = "443";
 
 /// Where requests go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
     /// The server.
     pub addr: Address,
+    /// It is spoken to by TLS.
+    pub tls: bool,
     /// What the field Host says.
     pub host: String,
     /// Path and query.
@@ -23,13 +27,15 @@ pub struct Url {
 }
 
 impl Url {
-    /// Reads `http://HOST[:PORT][/PATH]`, or `unix:PATH` of a socket; `path` stands for the URL's, which then has none.
+    /// Reads `http://HOST[:PORT][/PATH]`, the same with `https:`, or `unix:PATH` of a socket; `path` stands for the URL's, which then has none.
     ///
     /// # Errors
     /// [`LoadError::Url`], and those of [`Address::resolve`].
     pub fn read(given: &str, path: Option<&str>, allow_remote: bool) -> Result<Self, LoadError> {
         let refuse = |reason: &str| LoadError::Url { given: given.to_owned(), reason: reason.to_owned() };
-        let (addr, host, own_path) = match given.strip_prefix("http://") {
+        let tls = given.starts_with("https://");
+        let default_port = if tls { DEFAULT_TLS_PORT } else { DEFAULT_PORT };
+        let (addr, host, own_path) = match given.strip_prefix("http://").or(given.strip_prefix("https://")) {
             Some(rest) => {
                 let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
                 let (host, own_path) = rest.split_at(end);
@@ -37,7 +43,7 @@ impl Url {
                     return Err(refuse("a user name in it is not supported; use --header Authorization"));
                 }
                 let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-                let addr = if has_port { host.to_owned() } else { format!("{host}:{DEFAULT_PORT}") };
+                let addr = if has_port { host.to_owned() } else { format!("{host}:{default_port}") };
                 let resolved = match Address::resolve(&addr, allow_remote) {
                     Err(LoadError::Address { reason, .. }) => return Err(refuse(&reason)),
                     other => other?,
@@ -48,8 +54,7 @@ impl Url {
                 Err(LoadError::Address { reason, .. }) => return Err(refuse(&reason)),
                 other => (other?, "localhost", ""),
             },
-            None if given.starts_with("https://") => return Err(refuse("TLS is not spoken")),
-            None => return Err(refuse("it begins with neither http:// nor unix:")),
+            None => return Err(refuse("it begins with neither http://, https:// nor unix:")),
         };
         let own_path = own_path.split_once('#').map_or(own_path, |(before, _)| before);
         let path = match (path, own_path) {
@@ -59,7 +64,7 @@ impl Url {
             (Some(path), "" | "/") => path.to_owned(),
             (Some(_), _) => return Err(refuse("it has a path, and --path is another one")),
         };
-        Ok(Self { addr, host: host.to_owned(), path })
+        Ok(Self { addr, tls, host: host.to_owned(), path })
     }
 }
 
@@ -209,6 +214,10 @@ mod tests {
         assert_eq!((url.addr.to_string(), url.host, url.path), parts("127.0.0.1:80", "127.0.0.1", "/"));
         let url = read("http://[::1]?q").unwrap();
         assert_eq!((url.addr.to_string(), url.host, url.path), parts("[::1]:80", "[::1]", "/?q"));
+        assert!(!url.tls);
+        let url = read("https://127.0.0.1/a").unwrap();
+        assert!(url.tls);
+        assert_eq!((url.addr.to_string(), url.host, url.path), parts("127.0.0.1:443", "127.0.0.1", "/a"));
         let url = Url::read("unix:/tmp/x.sock", Some("/y"), false).unwrap();
         assert_eq!((url.addr.to_string(), url.host, url.path), parts("unix:/tmp/x.sock", "localhost", "/y"));
     }
@@ -220,8 +229,8 @@ mod tests {
     #[test]
     fn urls_that_cannot_be_are_refused_by_name() {
         for (given, reason) in [
-            ("https://127.0.0.1", "TLS is not spoken"),
-            ("127.0.0.1:80", "neither http:// nor unix:"),
+            ("https://127.0.0.1:0/", "port 0"),
+            ("127.0.0.1:80", "neither http://, https:// nor unix:"),
             ("http://127.0.0.1:0/", "port 0"),
             ("http://user@127.0.0.1/", "user name"),
             ("http:///x", "--url http:///x: "),

@@ -473,6 +473,10 @@ impl<S: System, D: Driver> Engine for Front<S, D> {
         self.post(move |back| back.shard_mut().secure_request(request, session));
     }
 
+    fn abort_handshakes(&mut self, server: u16) {
+        self.post(move |back| back.shard_mut().abort_handshakes(server));
+    }
+
     fn start_tls(&mut self, handle: Handle, session: Box<Session>, _memory: &dyn PinnedMemory) {
         self.post(move |back| back.start_tls(handle, session));
     }
