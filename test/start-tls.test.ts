@@ -71,6 +71,7 @@ function upgrading(Base: new () => Recorder, options: (rest: Buffer) => StartTls
       this.chunks.splice(0)
       this.received = 0
       this.upgraded = this.transport.startTls(options(rest))
+      this.changed()
       this.upgraded.then(
         () => this.note('secured'),
         () => this.note('refused'),
@@ -192,7 +193,7 @@ forEachEngine('startTls of a server', (test) => {
     assert.deepEqual(error.peer, protocol.transport.getExtraInfo('peername'))
     await assert.rejects(protocol.upgraded as Promise<void>, error)
     assert.equal(protocol.received, 0, 'nothing of it was delivered')
-    await client.untilClose()
+    await client.readToClose()
   })
 
   test('a peer that leaves meanwhile rejects it', async (t) => {
@@ -218,7 +219,7 @@ forEachEngine('startTls of a server', (test) => {
     protocol.transport.close()
     await assert.rejects(protocol.upgraded as Promise<void>, { code: 'ERR_SHARDLOOP_CLOSED' })
     assert.equal(await protocol.lost(), null)
-    await client.untilClose()
+    await client.readToClose()
   })
 })
 
