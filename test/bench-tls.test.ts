@@ -39,7 +39,7 @@ test('every bar is about peers that take part in its row, by a figure of it', ()
 
 test('a measurement whose handshakes were of the other kind is refused', () => {
   const of = (handshakes: number, resumed: number) => ({
-    tls: { version: '1.3', cipherSuite: 'TLS_AES_256_GCM_SHA384', handshakes, resumed },
+    tls: { version: '1.3', cipherSuite: 'TLS_AES_128_GCM_SHA256', handshakes, resumed },
   })
   checkHandshakes(rowOf('handshakes-full'), of(100, 0))
   checkHandshakes(rowOf('handshakes-resumed'), of(100, 95))

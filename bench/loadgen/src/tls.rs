@@ -5,7 +5,8 @@
 //! makes a handshake cheaper here than at the server, which is who is measured.
 //!
 //! All servers are offered the same: one protocol version, one cipher suite, X25519, so that what they choose is no part
-//! of what is compared.
+//! of what is compared. The suite is TLS_AES_128_GCM_SHA256, the one that all implementations must have (RFC 8446 section 9.1)
+//! and that browsers ask for first.
 
 pub mod arguments;
 mod sessions;
@@ -40,10 +41,10 @@ const SERVER_NAME: &str = "localhost";
 /// A protocol version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum TlsVersion {
-    /// With TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384.
+    /// With TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256.
     #[value(name = "1.2")]
     V1_2,
-    /// With TLS_AES_256_GCM_SHA384.
+    /// With TLS_AES_128_GCM_SHA256.
     #[value(name = "1.3")]
     V1_3,
 }
@@ -88,10 +89,10 @@ impl TlsClient {
         // The groups of TLS 1.2 are also those that a certificate may be on.
         let (suite, kx_groups) = match version {
             TlsVersion::V1_2 => (
-                cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+                cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
                 vec![kx_group::X25519, kx_group::SECP256R1],
             ),
-            TlsVersion::V1_3 => (cipher_suite::TLS13_AES_256_GCM_SHA384, vec![kx_group::X25519]),
+            TlsVersion::V1_3 => (cipher_suite::TLS13_AES_128_GCM_SHA256, vec![kx_group::X25519]),
         };
         let provider = Arc::new(CryptoProvider {
             cipher_suites: vec![suite],
@@ -135,8 +136,8 @@ impl TlsClient {
     /// Adds what was agreed on, and how often, to what a run found.
     pub fn tell(&self, outcome: &mut Outcome, handshakes: Handshakes) {
         let (version, suite) = match self.version {
-            TlsVersion::V1_2 => ("1.2", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
-            TlsVersion::V1_3 => ("1.3", "TLS_AES_256_GCM_SHA384"),
+            TlsVersion::V1_2 => ("1.2", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+            TlsVersion::V1_3 => ("1.3", "TLS_AES_128_GCM_SHA256"),
         };
         let Handshakes { all, resumed } = handshakes;
         outcome

@@ -12,7 +12,7 @@ pub struct TlsArguments {
     /// Over TLS, as tls:// before the address has it too; whatever certificate the server has is accepted
     #[arg(long)]
     tls: bool,
-    /// The one version that is offered (default 1.3), with AES-256-GCM and X25519
+    /// The one version that is offered (default 1.3), with AES-128-GCM and X25519
     #[arg(long, value_enum, value_name = "VERSION")]
     tls_version: Option<TlsVersion>,
 }
