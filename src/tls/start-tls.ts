@@ -1,5 +1,6 @@
 import { Buffer } from 'node:buffer'
 import { ShardloopError } from '../errors.js'
+import { DuplexProtocol } from '../interop/duplex.js'
 import { closedError } from '../workers/close-reasons.js'
 import { invalid } from '../workers/invalid.js'
 import type { Protocol } from '../workers/protocol.js'
@@ -9,6 +10,9 @@ import { termsOfOptions } from './client-context.js'
 import type { TlsClientOptions } from './client-options.js'
 import { refused } from './material.js'
 import { TlsServerContext } from './server-context.js'
+
+/** As it was before the program may have replaced it (a test runner's timers). */
+const nextTurn = setImmediate
 
 /** What both sides may say. */
 export interface StartTlsCommon {
@@ -36,7 +40,7 @@ export interface StartTlsFor {
   readonly received?: () => Uint8Array
 }
 
-/** A connection that becomes TLS. */
+/** A connection that becomes TLS: until then what it receives is held. */
 export interface TlsUpgrade {
   readonly protocol: Protocol | undefined
   readonly received: Uint8Array
@@ -44,6 +48,8 @@ export interface TlsUpgrade {
   readonly verifies: boolean
   readonly resolve: () => void
   readonly reject: (error: Error) => void
+  /** It counts as a promise that a drain waits for. */
+  readonly ended: () => void
 }
 
 /** What an upgrade is made of, as it was checked. */
@@ -65,8 +71,43 @@ export function startTls(
     const terms = termsOf(transport, options)
     refuse(transport)
     begin(transport, terms)
-    const bytes = by.received === undefined ? received : by.received()
-    transport.upgrades({ protocol, received: bytes, verifies: terms.verifies, resolve, reject })
+    const rare = transport.rarely()
+    rare.upgrade = {
+      protocol,
+      received: by.received === undefined ? received : by.received(),
+      verifies: terms.verifies,
+      resolve,
+      reject,
+      ended: transport.promised(),
+    }
+    rare.held ??= []
+  })
+}
+
+/** Native code receives no more plain text: it gets back what was received since, and what the program had. */
+export function feedTls(transport: TcpTransport): void {
+  const rare = transport.rarely()
+  const { upgrade, held = [] } = rare
+  if (upgrade === undefined) return
+  rare.held = []
+  // The peer's end, should it have come, native code knows.
+  const raw = [upgrade.received, ...held.filter((event) => event !== null)]
+  transport.loop.native.feedTls(transport.handle, raw.length === 1 ? upgrade.received : Buffer.concat(raw))
+}
+
+/** The handshake is done. What comes now waits until who waits for that has gone on. */
+export function secured(transport: TcpTransport): void {
+  const rare = transport.rarely()
+  const { upgrade } = rare
+  if (upgrade === undefined) return
+  delete rare.upgrade
+  delete rare.tls
+  if (!upgrade.verifies) rare.unverified = true
+  if (upgrade.protocol !== undefined) transport.setProtocol(upgrade.protocol)
+  upgrade.resolve()
+  upgrade.ended()
+  nextTurn(() => {
+    if (transport.holds) transport.releaseLater()
   })
 }
 
@@ -118,9 +159,18 @@ function serverToken(transport: TcpTransport, server: unknown): number {
 /** What keeps a connection from becoming TLS. @throws ShardloopError ERR_SHARDLOOP_STATE, or what ends the connection */
 function refuse(transport: TcpTransport): void {
   if (transport.closing) throw transport.error ?? closedError(transport.id)
-  const why = transport.whyNotTls()
+  const why = whyNot(transport)
   if (why !== null)
     throw new ShardloopError('ERR_SHARDLOOP_STATE', `connection ${transport.id} cannot become TLS: ${why}`)
+}
+
+function whyNot(transport: TcpTransport): string | null {
+  if (transport.isUpgrading) return 'it is about to already'
+  if (transport.tls !== null) return 'it is TLS already; run TLS in TLS by node:tls, through duplex()'
+  if (transport.getExtraInfo('pipe') !== undefined) return 'it is a pipe'
+  if (!transport.isWritable) return transport.refusal().message
+  if (transport.protocol instanceof DuplexProtocol) return 'it is a stream (duplex): node:tls secures that'
+  return null
 }
 
 const COMMON: readonly string[] = ['received', 'protocol', 'server']

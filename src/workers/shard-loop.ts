@@ -35,6 +35,7 @@ import {
 } from '../native/abi.js'
 import type { NativeShard } from '../native/binding.js'
 import { native as binding } from '../native/index.js'
+import { feedTls, secured } from '../tls/start-tls.js'
 import { checkedProtocol, isThenable, thrownError } from './callback-results.js'
 import type { Clients } from './clients.js'
 import { closeError, detachedError, idleError } from './close-reasons.js'
@@ -418,9 +419,9 @@ export class ShardLoop {
     } else if (kind === EVENT_ANSWERED) {
       transport.answered()
     } else if (kind === EVENT_TLS_READY) {
-      transport.feedTls()
+      feedTls(transport)
     } else if (kind === EVENT_TLS_ESTABLISHED) {
-      transport.secured()
+      secured(transport)
     }
   }
 

@@ -25,9 +25,6 @@ import type { ShardLoop } from './shard-loop.js'
 import { ConnectionSocket, isFailure, peerAddress } from './transport-socket.js'
 import { type Watermarks, WRITE_DATA_EXPECTED, watermarksOf } from './writing.js'
 
-/** As it was before the program may have replaced it (a test runner's timers). */
-const nextTurn = setImmediate
-
 /** How a protocol takes bytes: `dataReceived`, `bytesReceived`, or `getBuffer` and `bufferUpdated`. */
 export type Receiving = typeof RECEIVE_CHUNKS | typeof RECEIVE_BORROWED | typeof RECEIVE_BUFFERED
 export const RECEIVE_CHUNKS = 0
@@ -57,7 +54,7 @@ interface FileSend {
 }
 
 /** What few connections need, so that the others do not carry it. */
-interface Rare {
+export interface Rare {
   owned?: OwnedWrite[]
   /** Events that came while reading was paused, from the batch in which it was: chunks, then null for the end. */
   held?: (Buffer | null)[]
@@ -85,7 +82,7 @@ interface Rare {
   /** Any certificate of the peer is accepted. */
   unverified?: true
   /** It becomes TLS: until then `held` keeps what comes. */
-  upgrade?: TlsUpgrade & { readonly ended: () => void }
+  upgrade?: TlsUpgrade
 }
 
 /** A string of more characters is encoded on its own; a shorter one takes at most three times its length in the slab. */
@@ -371,50 +368,6 @@ export class TcpTransport implements Transport {
     return this.rare?.upgrade !== undefined
   }
 
-  /** @internal Why `startTls` cannot be; null when it can. */
-  whyNotTls(): string | null {
-    if (this.isUpgrading) return 'it is about to already'
-    if (this.tls !== null) return 'it is TLS already; run TLS in TLS by node:tls, through duplex()'
-    if (this.pipe() !== undefined) return 'it is a pipe'
-    if (this.barred)
-      return this.rare?.sending === undefined ? 'its writing half is ended' : 'a file is sent (sendFile)'
-    if (this.protocol instanceof DuplexProtocol) return 'it is a stream (duplex): node:tls secures that'
-    return null
-  }
-
-  /** @internal Native code has begun: what comes is kept, and given back to it by {@link TcpTransport.feedTls}. */
-  upgrades(upgrade: TlsUpgrade): void {
-    const rare = this.rarely()
-    rare.upgrade = { ...upgrade, ended: this.promised() }
-    rare.held ??= []
-  }
-
-  /** @internal Native code receives no more plain text: what it has, and what was given back, is of TLS. */
-  feedTls(): void {
-    const { upgrade, held = [] } = this.rarely()
-    if (upgrade === undefined) return
-    // The peer's end, should it have come, native code knows.
-    const raw = [upgrade.received, ...held.filter((event) => event !== null)]
-    this.rarely().held = []
-    this.loop.native.feedTls(this.handle, raw.length === 1 ? upgrade.received : Buffer.concat(raw))
-  }
-
-  /** @internal The handshake is done. What comes now waits until who waits for that has gone on. */
-  secured(): void {
-    const rare = this.rarely()
-    const { upgrade } = rare
-    if (upgrade === undefined) return
-    delete rare.upgrade
-    delete rare.tls
-    if (!upgrade.verifies) rare.unverified = true
-    if (upgrade.protocol !== undefined) this.setProtocol(upgrade.protocol)
-    upgrade.resolve()
-    upgrade.ended()
-    nextTurn(() => {
-      if (this.holds) this.releaseLater()
-    })
-  }
-
   [Symbol.asyncDispose](): Promise<void> {
     this.close()
     if (this.lost) return Promise.resolve()
@@ -652,7 +605,8 @@ export class TcpTransport implements Transport {
     return sockname
   }
 
-  private rarely(): Rare {
+  /** @internal */
+  rarely(): Rare {
     this.rare ??= {}
     return this.rare
   }
@@ -661,8 +615,8 @@ export class TcpTransport implements Transport {
     if (this.rare?.held !== undefined) delete this.rare.held
   }
 
-  /** Held events come after the callback that resumed, as if they were just received. */
-  private releaseLater(): void {
+  /** @internal Held events come after the callback that resumed, as if they were just received. */
+  releaseLater(): void {
     const rare = this.rarely()
     if (rare.releasing === true) return
     rare.releasing = true
