@@ -13,9 +13,7 @@ const test = suite('bench tls')
 const skip = skipIn('bench tls', test)
 
 /** Until the example echo takes --tls-cert and --tls-key. */
-const OURS_SPEAK_TLS = false
-const isHere = (peer: TlsPeer): boolean =>
-  TLS.absent(peer) === null && (OURS_SPEAK_TLS || !/^(mio|tokio)/.test(peer))
+const isHere = (peer: TlsPeer): boolean => TLS.absent(peer) === null
 
 const rowOf = (id: string): PairedRow<TlsPeer> => TLS.rows.find((row) => row.id === id) as PairedRow<TlsPeer>
 const NOWHERE = { addr: 'tls://127.0.0.1:7', pid: 42 }
