@@ -38,6 +38,9 @@ const FAILED_TEST =
 const FAILED_CARGO_TEST = /^---- .+ ----\n[\s\S]*?(?=^---- .+ ----$|^failures:$|(?![\s\S]))/gm
 /** The lines of one failure that the summary repeats, and of the last ones of a run that did not come to its end. */
 const FAILURE_LINES = 40
+/** The fuzz target of TLS's input: of what it draws, as much as takes a minute or two. */
+const FUZZ = ['-p', 'shardloop-native', '--test', 'tls', 'no_change_of_what_is_said']
+const FUZZ_ENVIRONMENT = { SHARDLOOP_TLS_FUZZ_ROUNDS: '60000' }
 /** Of what a run prints on both streams: those lines are in it. */
 const TAIL_CHARACTERS = 16 * 1024
 
@@ -45,7 +48,7 @@ const TAIL_CHARACTERS = 16 * 1024
 
 const { options, patterns } = readArguments()
 const began = performance.now()
-await prepare({ loadgen: true, runtimes: true, cargo: !options.long })
+await prepare({ loadgen: true, runtimes: true, cargo: true })
 
 /**
  * @typedef {(text: string, stream: NodeJS.WriteStream) => void} Write
@@ -54,8 +57,12 @@ await prepare({ loadgen: true, runtimes: true, cargo: !options.long })
 
 /** @type {Run[]} */
 const runs = []
-if (!options.long && !options['by-engine'])
-  runs.push({ name: 'cargo test', run: runCargo, sideBySide: false })
+if (!options['by-engine']) {
+  const run = options.long
+    ? (/** @type {Write} */ write) => runCargo(write, FUZZ, FUZZ_ENVIRONMENT)
+    : (/** @type {Write} */ write) => runCargo(write, ['--workspace', '--no-fail-fast'])
+  runs.push({ name: options.long ? 'cargo test, fuzz of TLS' : 'cargo test', run, sideBySide: false })
+}
 const suffix = options.long ? '.long.js' : '.test.js'
 for (const file of filesBelow(path('dist', 'test'))) {
   if (!file.endsWith(suffix)) continue
@@ -262,11 +269,13 @@ async function runToEnd(command, args, timeoutS, env, write) {
 
 /**
  * @param {Write} write
+ * @param {readonly string[]} what which tests, in cargo's words
+ * @param {NodeJS.ProcessEnv} [environment] beside the process's own
  * @returns {Promise<Outcome>}
  */
-async function runCargo(write) {
-  const args = ['test', '--workspace', '--no-fail-fast', '--target-dir', path('target'), ...cargoLocked()]
-  const ended = await runToEnd('cargo', args, CARGO_TIMEOUT_S, process.env, write)
+async function runCargo(write, what, environment = {}) {
+  const args = ['test', ...what, '--target-dir', path('target'), ...cargoLocked()]
+  const ended = await runToEnd('cargo', args, CARGO_TIMEOUT_S, { ...process.env, ...environment }, write)
   const { output, problem } = ended
   let [passed, failed, skipped] = [0, 0, 0]
   for (const match of output.matchAll(/^test result: .*? (\d+) passed; (\d+) failed; (\d+) ignored;/gm)) {
