@@ -4,7 +4,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { ended, startGroup } from './lib/child-process-groups.mjs'
 import { cargoLocked, prepare } from './lib/prepare.mjs'
-import { path, ROOT } from './lib/project.mjs'
+import { path, ROOT, readText } from './lib/project.mjs'
 import { outputOf } from './lib/toolchain.mjs'
 
 /** @type {string[]} */
@@ -28,9 +28,21 @@ if (hasComponent('rustfmt', ['fmt', '--version'])) {
 if (hasComponent('clippy', ['clippy', '--version'])) {
   const args = ['clippy', '--workspace', '--all-targets', '--target-dir', path('target'), ...cargoLocked()]
   await check('clippy', 'cargo', [...args, '--', '-D', 'warnings'])
+  const ring = ['-p', 'shardloop-native', '--lib', '--no-default-features', '--features', 'ring']
+  const ringArgs = [
+    'clippy',
+    ...ring,
+    '--target-dir',
+    path('target'),
+    ...cargoLocked(),
+    '--',
+    '-D',
+    'warnings',
+  ]
+  await check('clippy with ring', 'cargo', ringArgs)
   // Nothing is linked, so the code of the other system is checked without its tools.
   if (hasTarget(OTHER_TARGET)) {
-    const other = [...args, '--target', OTHER_TARGET, '--', '-D', 'warnings']
+    const other = [...args, ...withoutCryptography(), '--target', OTHER_TARGET, '--', '-D', 'warnings']
     await check(`clippy for ${OTHER_TARGET}`, 'cargo', other)
   }
 }
@@ -64,6 +76,21 @@ async function check(name, command, args) {
     startGroup(command, args, { cwd: ROOT, stdio: ['ignore', 'inherit', 'inherit'] }),
   )
   if (code !== 0) failed.push(name)
+}
+
+/**
+ * What stands for the build of aws-lc-sys, which would need the other system's C compiler: of its bindings the ones in Rust that are
+ * for all systems, and no library. (Cargo's manual, "Overriding build scripts".)
+ * @returns {string[]}
+ */
+function withoutCryptography() {
+  const version = /name = "aws-lc-sys"\nversion = "([^"]+)"/.exec(readText('Cargo.lock'))?.[1]
+  if (version === undefined) return []
+  const links = `target.${OTHER_TARGET}.aws_lc_${version.replaceAll('.', '_')}`
+  return ['rustc-cfg=["universal"]', 'include=""', 'libcrypto="crypto"', 'conf=""'].flatMap((setting) => [
+    '--config',
+    `${links}.${setting}`,
+  ])
 }
 
 /**

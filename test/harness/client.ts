@@ -42,6 +42,10 @@ export class Client extends Observable {
       this.changed()
     })
     socket.on('end', () => {
+      if (socket !== raw && !socket.writableEnded && isReset(raw)) {
+        socket.destroy(Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET' }))
+        return
+      }
       this.ended = true
       this.changed()
     })
@@ -173,9 +177,12 @@ export class Client extends Observable {
     return this.error
   }
 
-  /** Closes at once (orderly if nothing is unread); resolves when the descriptor is closed. */
+  /** Closes at once (orderly if nothing is unread or unsent); resolves when the descriptor is closed. */
   async destroy(): Promise<void> {
-    if (!this.closed) this.socket.destroy()
+    const { socket } = this
+    // TLS's own end goes before that of TCP.
+    if (socket === this.raw || socket.writableEnded || socket.writableLength > 0) socket.destroy()
+    else socket.end(() => socket.destroy())
     await this.until(() => this.closed)
   }
 
@@ -189,6 +196,15 @@ export class Client extends Observable {
     this.#buffered -= length
     return all.subarray(0, length)
   }
+}
+
+/**
+ * Whether a reset has come to a socket whose writing half is open, which libuv tells as a mere end when it comes right behind what
+ * is read: a TLS connection begins with what nobody asked for, its tickets.
+ */
+function isReset(socket: Socket): boolean {
+  const { _handle } = socket as unknown as { _handle: { getpeername(to: object): number } | null }
+  return _handle === null || _handle.getpeername({}) !== 0
 }
 
 /** What came is not what was sent. */

@@ -1,7 +1,6 @@
 //! Whether this kernel would encrypt what is sent (kTLS). It is not used: see the answer of [`probe`].
 
 use std::io;
-use std::os::fd::AsRawFd;
 
 /// None: it would. Else why not.
 pub fn probe() -> Option<String> {
@@ -22,10 +21,9 @@ fn attach() -> io::Result<()> {
     let client = std::net::TcpStream::connect(listener.local_addr()?)?;
     let name = b"tls";
     let length = name.len() as libc::socklen_t;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&client);
     // SAFETY: the option is the bytes of a name, which are valid for the call; the descriptor is open, as `client` owns it.
-    let result = unsafe {
-        libc::setsockopt(client.as_raw_fd(), libc::SOL_TCP, libc::TCP_ULP, name.as_ptr().cast(), length)
-    };
+    let result = unsafe { libc::setsockopt(fd, libc::SOL_TCP, libc::TCP_ULP, name.as_ptr().cast(), length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
