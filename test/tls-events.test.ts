@@ -6,7 +6,7 @@ import { TLS_CLIENT_ERRORS_PER_SECOND } from '../src/limits.js'
 import { authority, identityOf } from './harness/certificates.js'
 import { eventually } from './harness/deferred.js'
 import { Recorder } from './harness/recorder.js'
-import { forEachEngine, portOf, type TestContext } from './harness/suite.js'
+import { forEachEngine, forEachTransport, portOf, type TestContext } from './harness/suite.js'
 import { clientOptions, serverOptions } from './harness/tls.js'
 
 const MODULE = new URL('./fixtures/servers/obedient-module.js', import.meta.url)
@@ -151,4 +151,21 @@ forEachEngine('handshakes under way', (test) => {
       { code: 'ERR_SHARDLOOP_TLS_TIMEOUT' },
     )
   })
+})
+
+forEachTransport('what turns verification off', (test) => {
+  for (const name of ['dangerouslyAcceptAnyCertificate', 'dangerouslyAcceptAnyName'] as const) {
+    test(`${name}: no name is needed, and what was verified is told`, async (t) => {
+      const isAny = name === 'dangerouslyAcceptAnyCertificate'
+      const { cert, key } = identityOf(isAny ? 'selfSigned' : 'other')
+      const accepting = await t.serveEach(() => new Recorder(), { tls: { cert, key } })
+      const tls = isAny ? { [name]: true } : { [name]: true, ca: authority().root }
+      const [transport, protocol] = await t.dial(accepting.server, () => new Recorder(), { tls })
+      assert.equal(transport.getExtraInfo('sslObject')?.authorized, !isAny)
+      assert.equal(transport.getExtraInfo('servername'), undefined)
+      transport.close()
+      assert.equal(await protocol.lost(), null)
+      await (await accepting.protocol(0)).lost()
+    })
+  }
 })
