@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { connect as connectTcp, type Socket } from 'node:net'
 import { Duplex } from 'node:stream'
-import { connect as connectTls, type TLSSocket } from 'node:tls'
+import { connect as connectTls, TLSSocket } from 'node:tls'
 import {
   createTlsServerContext,
   openConnection,
@@ -356,5 +356,37 @@ forEachEngine('startTls of a stream', (test) => {
     stream.close()
     await stream.waitClosed()
     await server.close()
+  })
+})
+
+forEachEngine('TLS in TLS', (test) => {
+  test('is node:tls on a stream of a connection of ours, on both sides', async (t) => {
+    const { cert, key } = identityOf('rsa')
+    const server = await t.serve(
+      () => ({
+        connectionMade: (transport) => {
+          const inner = new TLSSocket(transport.duplex(), { isServer: true, cert, key })
+          inner.on('error', () => {}) // 'close' follows
+          inner.pipe(inner)
+        },
+      }),
+      { tls: serverOptions() },
+    )
+    const [transport] = await t.dial(server, () => new Recorder(), { tls: clientOptions() })
+    const inner = connectTls({ socket: transport.duplex(), ...nodeOptions() })
+    t.defer(() => void inner.destroy())
+    await new Promise((resolve, reject) => inner.once('secureConnect', resolve).once('error', reject))
+    assert.equal(inner.getPeerCertificate().serialNumber, identityOf('rsa').serialNumber)
+    assert.equal(transport.getExtraInfo('peercert')?.serialNumber, identityOf('server').serialNumber)
+    const sent = Buffer.alloc(1_000_000, 'abc')
+    inner.write(sent)
+    const got: Buffer[] = []
+    let bytes = 0
+    for await (const chunk of inner) {
+      got.push(chunk)
+      bytes += chunk.length
+      if (bytes === sent.length) inner.end()
+    }
+    assert.ok(Buffer.concat(got).equals(sent))
   })
 })

@@ -77,8 +77,7 @@ export type TlsClientUse =
 /** What a connection needs of it. */
 export interface TlsClientTerms {
   readonly context: TlsClientContext
-  /** null: none is asked for, and none is looked at. */
-  readonly servername: string | null
+  readonly servername: string
 }
 
 /** Contexts of this thread: the one with the defaults, and those of options. */
@@ -134,6 +133,9 @@ export function termsOfOptions(
   return termsOf(context, serverNameOf(`${prefix}servername`, servername), host, prefix)
 }
 
+/** Where no name is looked at, and none was given: it is no host's, and as an address it is not sent. */
+const NO_NAME = '0.0.0.0'
+
 /** One object of options is one context, so that its connections resume each other's sessions. */
 function contextOf(options: object, prefix: string, own: readonly string[]): TlsClientContext {
   const { byOptions } = contexts()
@@ -154,5 +156,5 @@ function termsOf(
   const servername = given ?? context.servername ?? host
   if (servername === null && context.needsName)
     throw refused(`${prefix}servername`, `expected ${SERVER_NAME_EXPECTED}, given none`)
-  return { context, servername }
+  return { context, servername: servername ?? NO_NAME }
 }

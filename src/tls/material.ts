@@ -45,7 +45,11 @@ export function sourceOf(name: string, value: unknown): TlsSource {
   }
   if (!(value instanceof URL)) throw refused(name, `expected ${EXPECTED}, given ${kindOf(value)}`)
   if (value.protocol !== 'file:') throw wrong(name, value.href, EXPECTED)
-  return { name, from: { path: fileURLToPath(value) } }
+  try {
+    return { name, from: { path: fileURLToPath(value) } }
+  } catch {
+    throw wrong(name, value.href, EXPECTED) // of another machine, say
+  }
 }
 
 /** The same of one or several. @throws ShardloopError ERR_SHARDLOOP_OPTION */

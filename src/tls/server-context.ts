@@ -9,6 +9,9 @@ import {
   type TlsServerSettings,
 } from './server-options.js'
 
+/** On contexts of every copy of this package. */
+const BRAND = Symbol.for('shardloop.tls-server-context')
+
 /**
  * A server's side of TLS for `transport.startTls({ server: context })`, where a server has none of its own, or another one is
  * wanted. It belongs to its thread; connections of it go on when it is closed or collected.
@@ -38,6 +41,12 @@ export class TlsServerContext {
     this.#server.close()
   }
 }
+
+Object.defineProperty(TlsServerContext.prototype, BRAND, { value: true })
+// A context of another copy of this package in the thread is an instance, too: tsx loads it twice for CommonJS.
+Object.defineProperty(TlsServerContext, Symbol.hasInstance, {
+  value: (value: unknown): boolean => typeof value === 'object' && value !== null && BRAND in value,
+})
 
 /** See {@link TlsServerContext}. */
 export function createTlsServerContext(

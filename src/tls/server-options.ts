@@ -31,7 +31,7 @@ import {
 /** A certificate of a server, with its key. */
 export interface TlsServerIdentity extends Pick<TlsCommonOptions, 'cert' | 'key' | 'passphrase'> {
   /** What its authority says of its revocation (OCSP, RFC 6066), as DER: it is stapled to the certificate. */
-  readonly ocsp?: Exclude<TlsMaterial, string> | string
+  readonly ocsp?: TlsMaterial
 }
 
 /**

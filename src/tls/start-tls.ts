@@ -56,6 +56,7 @@ export interface TlsUpgrade {
 interface Terms {
   readonly token: number
   readonly isServer: boolean
+  /** Of a client. */
   readonly servername: string | null
   readonly verifies: boolean
 }
