@@ -87,6 +87,7 @@ export class Outgoing {
       this.loop.calls.connect(attempt.request, id, address, port, localAddress, localPort, switches)
     } catch {
       // An address with a zone that is no interface of this machine: nothing has begun.
+      this.forgetSession(attempt)
       this.failed(attempt.request, constants.errno.EINVAL, CALL_CONNECT)
     }
   }
@@ -125,8 +126,14 @@ export class Outgoing {
     throw cannotSecure('a connection', why)
   }
 
+  /** What `secure` made for a connection that did not begin: the next of that number may be one without TLS. */
+  private forgetSession(attempt: ConnectAttempt): void {
+    if (attempt.tls !== null) this.loop.native.cancelConnect(attempt.request)
+  }
+
   private adopted(attempt: ConnectAttempt, failure: SystemFailure | null): void {
     if (failure === null) return
+    this.forgetSession(attempt)
     this.take(attempt.request)
     attempt.clients?.ended()
     throw systemError(failure.errno, failure.syscall)

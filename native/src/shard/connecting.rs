@@ -66,6 +66,7 @@ impl<S: System> Shard<S> {
 
     /// Calls a request off: it ends with ECANCELED, unless it has ended already.
     pub fn cancel_connect(&mut self, request: u32) {
+        _ = self.session_of_request(request); // of one that never began
         if let Some(&handle) = self.requests.get(&request)
             && let Some(connection) = self.connections.get(handle)
         {

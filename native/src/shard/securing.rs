@@ -498,8 +498,13 @@ impl<S: System> Shard<S> {
             session.keep_outgoing(outbox.filled());
         }
         outbox.clear();
-        // The end of the sending half follows at once: both are one segment.
-        self.flush_records_by(handle, |socket, bytes| socket.send_more(bytes))
+        // The end of the sending half follows at once: both are one segment. A peer that has said its last word need not be there to
+        // hear ours.
+        let peer_closed = session.is_peer_closed();
+        self.flush_records_by(handle, |socket, bytes| match socket.send_more(bytes) {
+            Err(error) if peer_closed && is_gone(&error) => Ok(bytes.len()),
+            result => result,
+        })
     }
 
     /// A connection gets TLS: what was written until now goes out as it is, and JavaScript is told when nothing more is received as
@@ -629,6 +634,11 @@ fn encrypt_first(
     session.keep_outgoing(outbox.filled());
     outbox.clear();
     Ok(count)
+}
+
+/// Whether an error says that the peer has ended the connection.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN))
 }
 
 fn new_scratch() -> Scratch {
