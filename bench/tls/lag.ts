@@ -1,14 +1,17 @@
 /**
- * Loaded before a server's program (`node --import`): how late a timer of the main thread is. Understands `reset` and `report`
- * on stdin, as `../inside.ts` has it; the program does not know of it, and ends as it does without.
+ * Loaded before a server's program (`node --import`): how long the main thread's loop would have kept somebody waiting who came at any
+ * time, every 0.1 ms of it. A timer would tell no less than its own resolution, 1 ms; so an immediate looks at the clock in each turn
+ * of the loop, which does not sleep meanwhile. Understands `reset` and `report` on stdin, as `../inside.ts` has it; the program
+ * does not know of it, and ends as it does without.
  */
 import { createInterface } from 'node:readline'
 import { isMainThread } from 'node:worker_threads'
 import type { InsideRequest } from '../inside.js'
 import { latencySummary } from '../measured-inside.js'
 
-const INTERVAL_MS = 5
-/** A timer may be early by less than a millisecond; nothing is compared with what is not late at all. */
+/** From one that might have come to the next. */
+const PROBE_US = 100
+/** Nothing is compared with what did not wait at all. */
 const LEAST_US = 1
 
 // Worker threads load it, too.
@@ -16,14 +19,13 @@ if (isMainThread) measure()
 
 function measure(): void {
   let late: number[] = []
-  let startedMs = performance.now()
-  const again = (): void => {
-    const nowMs = performance.now()
-    late.push(Math.max(LEAST_US, (nowMs - startedMs - INTERVAL_MS) * 1000))
-    startedMs = nowMs
-    setTimeout(again, INTERVAL_MS).unref()
+  let dueUs = performance.now() * 1000
+  const turn = (): void => {
+    const nowUs = performance.now() * 1000
+    for (; dueUs <= nowUs; dueUs += PROBE_US) late.push(Math.max(LEAST_US, nowUs - dueUs))
+    setImmediate(turn).unref()
   }
-  setTimeout(again, INTERVAL_MS).unref()
+  setImmediate(turn).unref()
   createInterface({ input: process.stdin }).on('line', (line) => {
     if ((line.trim() as InsideRequest) === 'reset') late = []
     console.log(JSON.stringify(latencySummary(late)))
