@@ -38,8 +38,9 @@ use std::mem::{self, MaybeUninit};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Most signals (events without bytes) that one connection has to deliver at once.
-pub const SIGNALS_MAX: usize = 8;
+/// Most signals (events without bytes) that one connection has to deliver at once: those of `startTls` come one by one, and never with
+/// the first.
+pub const SIGNALS_MAX: usize = 6;
 
 /// One record for JavaScript; see `abi` for its fields.
 #[derive(Debug, Clone, Copy)]
