@@ -8,7 +8,7 @@ import { ChunkEcho } from '../harness/echo-protocols.js'
 import { Recorder } from '../harness/recorder.js'
 import { forEachEngine, portOf, type TestContext } from '../harness/suite.js'
 import { nodeOptions, serverOptions } from '../harness/tls.js'
-import { assertTlsError, dialTls, type FailureShape, Failures } from '../harness/tls-ends.js'
+import { assertTlsError, dialTls, type FailureShape, Failures, relay } from '../harness/tls-ends.js'
 import { alert, CONTENT, clientHello, handshake, helloExtensions, record } from '../harness/tls-records.js'
 
 interface Attack {
