@@ -1,7 +1,7 @@
 /** Ends of TLS connections for tests: servers on node:tls, and what failed at a server of ours. */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, connect, createServer as createNetServer, type Socket } from 'node:net'
 import { createServer, type TLSSocket, type TlsOptions } from 'node:tls'
 import type {
   ConnectionOptions,
@@ -112,4 +112,39 @@ export function dialTls<Made extends Protocol>(
     tls: { ...clientOptions(), ...tls },
     ...options,
   })
+}
+
+/**
+ * A port that passes on what comes, in both directions.
+ * @param piece how many bytes at a time
+ */
+export async function relay(t: TestContext, to: number, piece: number = 64 * 1024): Promise<Relay> {
+  const relayed = new Relay()
+  const server = createNetServer({ allowHalfOpen: true }, (near) => {
+    const far = connect({ port: to, host: '127.0.0.1', noDelay: true, allowHalfOpen: true })
+    near.setNoDelay()
+    for (const [from, into] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      from.on('error', () => into.destroy())
+      from.on('data', (chunk: Buffer) => {
+        for (let at = 0; at < chunk.length; at += piece) into.write(chunk.subarray(at, at + piece))
+      })
+      from.on('end', () => into.end())
+      t.defer(() => void from.destroy())
+    }
+    relayed.far = far
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.defer(() => void server.close())
+  relayed.port = (server.address() as AddressInfo).port
+  return relayed
+}
+
+export class Relay {
+  port = 0
+  /** Towards the server, of the connection that came last. */
+  far!: Socket
 }

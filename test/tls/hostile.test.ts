@@ -8,7 +8,7 @@ import { ChunkEcho } from '../harness/echo-protocols.js'
 import { Recorder } from '../harness/recorder.js'
 import { forEachEngine, portOf, type TestContext } from '../harness/suite.js'
 import { nodeOptions, serverOptions } from '../harness/tls.js'
-import { assertTlsError, dialTls, type FailureShape, Failures } from '../harness/tls-ends.js'
+import { assertTlsError, dialTls, type FailureShape, Failures, relay } from '../harness/tls-ends.js'
 import { alert, CONTENT, clientHello, handshake, helloExtensions, record } from '../harness/tls-records.js'
 
 interface Attack {
@@ -158,7 +158,7 @@ forEachEngine('a TLS server', (test) => {
   test('takes a handshake and data byte by byte', async (t) => {
     for (const version of ['tls1.2', 'tls1.3'] as const) {
       const server = await t.serve(() => new ChunkEcho(), { tls: serverOptions(version) })
-      const port = await throughDrips(t, portOf(server))
+      const port = (await relay(t, portOf(server), 1)).port
       const client = await t.connect(port, { tls: nodeOptions(version) })
       const data = t.random.bytes(2000)
       client.socket.write(data)
@@ -172,7 +172,7 @@ forEachEngine('a TLS server', (test) => {
 forEachEngine('a TLS client', (test) => {
   test('takes a handshake and data byte by byte', async (t) => {
     const server = await t.serve(() => new ChunkEcho(), { tls: serverOptions() })
-    const port = await throughDrips(t, portOf(server))
+    const port = (await relay(t, portOf(server), 1)).port
     const [transport, protocol] = await dialTls(t, port, () => new Recorder())
     const data = t.random.bytes(2000)
     transport.write(data)
@@ -185,7 +185,7 @@ forEachEngine('a TLS client', (test) => {
     ['an alert', alert(80), { code: 'ALERT', alert: 'internal_error' }],
     ['an alert of an unknown number', alert(222), { code: 'ALERT', alert: 'alert_222' }],
     ['nonsense', record(CONTENT.handshake, Buffer.alloc(500, 9)), { code: 'PROTOCOL', reason: 'malformed' }],
-    ['data', record(CONTENT.data, Buffer.alloc(500, 9)), { code: 'PROTOCOL', reason: 'malformed' }],
+    ['data', record(CONTENT.data, Buffer.alloc(500, 9)), { code: 'PROTOCOL', reason: 'not-tls' }],
     ['an end', null, { code: 'TRUNCATED', reason: 'handshake' }],
   ] as const) {
     test(`that gets ${name} in answer rejects by name, with the peer`, async (t) => {
@@ -221,27 +221,4 @@ forEachEngine('a TLS client', (test) => {
 async function closes(client: Client): Promise<void> {
   client.resume()
   await client.until(() => client.ended || client.closed)
-}
-
-/** A port that passes on what comes one byte at a time, in both directions. */
-async function throughDrips(t: TestContext, to: number): Promise<number> {
-  const { connect } = await import('node:net')
-  const proxy = createServer((near) => {
-    const far = connect({ port: to, host: '127.0.0.1', noDelay: true })
-    near.setNoDelay()
-    for (const [from, into] of [
-      [near, far],
-      [far, near],
-    ] as const) {
-      from.on('error', () => into.destroy())
-      from.on('data', (chunk) => {
-        for (const byte of chunk) into.write(Buffer.of(byte))
-      })
-      from.on('end', () => into.end())
-      t.defer(() => void from.destroy())
-    }
-  })
-  await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve))
-  t.defer(() => void proxy.close())
-  return (proxy.address() as { port: number }).port
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::abi;
-use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, PeerMisbehaved};
 use std::fmt;
 
 /// Why a session ended, or never began.
@@ -137,23 +137,18 @@ pub fn is_of_tls(reason: i32) -> bool {
     reason <= abi::TLS_TIMEOUT
 }
 
-/// Whether bytes can begin a TLS record of a handshake: its type, and the version's first byte (RFC 8446 section 5.1).
+/// Whether bytes can begin a TLS record of a handshake: its type, the version's first byte and the length (RFC 8446 sections 5.1
+/// and 5.2), as far as they are there.
 pub fn looks_like_tls(bytes: &[u8]) -> bool {
-    bytes.first().is_none_or(|&kind| kind == 22 || kind == 21) && bytes.get(1).is_none_or(|&major| major == 3)
+    let length_can_be =
+        |length: &[u8]| matches!(u16::from_be_bytes([length[0], length[1]]), 1..=RECORD_MAX_BYTES);
+    bytes.first().is_none_or(|&kind| kind == 22 || kind == 21)
+        && bytes.get(1).is_none_or(|&major| major == 3)
+        && bytes.get(3..5).is_none_or(length_can_be)
 }
 
-/// Whether an error says that a record's header made no sense, as that of bytes that are no TLS does.
-pub fn is_about_the_header(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::InvalidMessage(
-            InvalidMessage::InvalidContentType
-                | InvalidMessage::UnknownProtocolVersion
-                | InvalidMessage::MessageTooLarge
-                | InvalidMessage::InvalidEmptyPayload
-        ) | Error::PeerSentOversizedRecord
-    )
-}
+/// What a record may hold where it is encrypted by TLS 1.2 (RFC 5246 section 6.2.3), the longest.
+const RECORD_MAX_BYTES: u16 = (16 << 10) + 2048;
 
 /// The alert's name (RFC 8446 section 6), for people.
 pub fn alert_name(number: u8) -> String {

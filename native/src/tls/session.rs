@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::client::ClientTls;
-use super::failure::{Failure, is_about_the_header, looks_like_tls};
+use super::failure::{Failure, looks_like_tls};
 use super::identity;
 use super::server::ServerTls;
 use crate::limits::{TLS_INCOMING_MAX_BYTES, TLS_RECORD_SMALL_BYTES, TLS_RECORDS_SMALL_BYTES};
@@ -200,7 +200,7 @@ impl Session {
     /// Works through bytes that were received, in place, those of [`Session::lend`] at their front: how many are done with. Those
     /// behind them are to be kept. What comes to be sent is in [`Session::outgoing`] then, an alert for a failure included.
     pub fn receive(&mut self, bytes: &mut [u8], to: &mut dyn Plaintext) -> Result<usize, Failure> {
-        let first = !mem::replace(&mut self.began, true) && matches!(self.side, Side::Server(_));
+        let first = !bytes.is_empty() && !mem::replace(&mut self.began, true);
         if first && !looks_like_tls(bytes) {
             return Err(Failure::NotTls);
         }
@@ -217,9 +217,7 @@ impl Session {
             Side::Client(half) => work(half.as_mut(), bytes, &mut seen),
         };
         self.early_data |= seen.early;
-        let Progress { consumed, peer_closed } = result.map_err(|error| {
-            if first && is_about_the_header(&error) { Failure::NotTls } else { error.into() }
-        })?;
+        let Progress { consumed, peer_closed } = result?;
         self.peer_closed |= peer_closed;
         self.established = self.established || seen.early || !self.common().is_handshaking();
         Ok(consumed)
