@@ -284,7 +284,7 @@ export const TLS_SESSIONS_MAX = 16_777_216
 export const TLS_CLIENT_SESSIONS = 1_024
 
 /** Largest `tls.earlyDataBytes`. More is refused with ERR_SHARDLOOP_OPTION. */
-export const TLS_EARLY_DATA_MAX_BYTES: number = 1024 * 1024
+export const TLS_EARLY_DATA_MAX_BYTES: number = 16 * 1024
 
 /** Time between two looks at the files of a TLS server's certificates... */
 export const TLS_RELOAD_DEFAULT_MS = 10_000

@@ -283,7 +283,8 @@ impl<S: System> Shard<S> {
     }
 
     fn may_accept(&self, listening: &Listening<S::Listener>) -> bool {
-        listening.readable && !listening.paused && !self.shakes_enough(listening.server)
+        let paused = listening.paused && self.accept_retry_at.is_some();
+        listening.readable && !paused && !self.shakes_enough(listening.server)
     }
 
     /// Whether the last turn only served what was left of an earlier poll.

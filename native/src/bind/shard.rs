@@ -128,9 +128,9 @@ impl NativeShard {
 
     /// Makes a server known, before `listen`; `number` is its number in the process, 0 for one that only this thread knows.
     #[napi(catch_unwind)]
-    pub fn add_server(&self, server: u16, number: u32, limits: NativeServerLimits) {
+    pub fn add_server(&self, server: u16, number: u32, limits: NativeServerLimits) -> Result<()> {
         self.host.allow_moderation(server, limits.moderation);
-        let security = super::tls::security(limits.tls, limits.tls_upgrade);
+        let security = super::tls::security(limits.tls, limits.tls_upgrade)?;
         let limits = ServerLimits {
             write_high_bytes: limits.write_high_bytes,
             write_low_bytes: limits.write_low_bytes,
@@ -143,6 +143,7 @@ impl NativeShard {
                 engine.secure_server(server, security);
             }
         });
+        Ok(())
     }
 
     /// Accepts from a listener; null when it does.

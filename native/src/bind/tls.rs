@@ -355,9 +355,15 @@ fn text(answer: TlsAnswer) -> Option<String> {
     }
 }
 
-/// How a server gets TLS; `None` when there is none of that token.
-pub(super) fn security(token: u32, upgrade: bool) -> Option<ServerSecurity> {
-    SERVERS.find(token).map(|tls| ServerSecurity { tls, upgrade })
+/// How a server gets TLS; `None` for token 0. It must not be without because its configuration is closed.
+pub(super) fn security(token: u32, upgrade: bool) -> Result<Option<ServerSecurity>> {
+    if token == 0 {
+        return Ok(None);
+    }
+    match SERVERS.find(token) {
+        Some(tls) => Ok(Some(ServerSecurity { tls, upgrade })),
+        None => Err(Error::new(Status::InvalidArg, "the server's TLS configuration is closed")),
+    }
 }
 
 fn server_session(token: u32) -> std::result::Result<Box<Session>, String> {

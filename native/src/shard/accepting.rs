@@ -184,8 +184,10 @@ impl<S: System> Shard<S> {
             connection.tls.as_ref().is_some_and(|session| !session.is_established())
         };
         if self.connections.get(handle).is_some_and(shakes) {
-            return self.begin_handshake(handle);
+            self.begin_handshake(handle);
+            return self.send_left_records(handle);
         }
+        self.send_left_records(handle);
         self.signal(handle);
         self.set_idle_timeout(handle, limits.idle_timeout_ms);
     }

@@ -73,7 +73,7 @@ impl<S: System> Shard<S> {
             if connection.flags.has(Flags::CONNECTING) {
                 self.give_up(handle, libc::ECANCELED, abi::CALL_CONNECT);
             } else if connection.flags.has(Flags::HANDSHAKING) {
-                self.reset(handle, libc::ECANCELED);
+                self.reset(handle, libc::ECANCELED); // it is not counted as one
             }
         }
     }

@@ -146,7 +146,7 @@ impl fmt::Display for Reason {
 /// What counts connections that end for this reason (errno or CLOSE_); `None` for an orderly end.
 fn reset_metric(reason: i32) -> Option<i32> {
     match reason {
-        0 => None,
+        0 | libc::ECANCELED => None,
         // It has counters of its own.
         reason if is_of_tls(reason) => None,
         abi::CLOSE_WRITE_OVERFLOW => Some(abi::METRIC_WRITE_OVERFLOWS),

@@ -105,7 +105,7 @@ impl<S: System> Shard<S> {
         unserved
     }
 
-    /// Takes out what JavaScript has not seen yet, of which nothing was read, as if it had never been here: those for which
+    /// Takes out what JavaScript has not seen yet, of which nothing was read but by its TLS, as if it had never been here: those for which
     /// `may` says so, by handle, the server's number in the process, and whether it was announced. Never connections of a
     /// server that is this thread's own affair.
     pub fn take_unserved(&mut self, mut may: impl FnMut(Handle, u32, bool) -> bool) -> Left<S> {
@@ -129,7 +129,7 @@ impl<S: System> Shard<S> {
                 continue;
             };
             let Some(server) = self.servers.get_mut(&server) else { continue };
-            server.handshakes -= usize::from(flags.has(Flags::HANDSHAKING));
+            server.handshakes = server.handshakes.saturating_sub(usize::from(flags.has(Flags::HANDSHAKING)));
             server.accepted -= 1; // neither announced nor to be announced any more
             unserved.push(Unserved { server: server.number, fd: self.system.release(socket), peer, tls });
         }

@@ -8,7 +8,7 @@ use crate::timer::Tick;
 impl<S: System> Shard<S> {
     pub(super) fn set_idle_timeout(&mut self, handle: Handle, milliseconds: u32) {
         let Some(connection) = self.connections.get_mut(handle) else { return };
-        if connection.flags.has(Flags::HANDSHAKING)
+        if connection.flags.has(Flags::HANDSHAKING.and(Flags::UPGRADING))
             && let Some(session) = &mut connection.tls
         {
             session.idle_timeout_ms = Some(milliseconds); // the handshake has a timeout of its own
@@ -41,7 +41,7 @@ impl<S: System> Shard<S> {
             return;
         }
         let is_idle = connection.idle_at() <= self.tick;
-        if is_idle && connection.flags.has(Flags::HANDSHAKING) {
+        if is_idle && connection.flags.has(Flags::HANDSHAKING.and(Flags::UPGRADING)) {
             return self.handshake_timed_out(handle);
         }
         if is_idle {

@@ -26,8 +26,8 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Turns for which tickets wait: JavaScript hears of the connection at the end of one, of its first bytes in the next, and has
-/// answered them when the one after that begins.
+/// Turns for which tickets wait. On the shard's thread JavaScript hears of the connection at the end of one, of its first bytes in the
+/// next, and has answered them when the one after that begins. (On a thread of its own turns are shorter, and fewer tickets meet an answer.)
 const LATE_TURNS: u32 = 2;
 /// Ticks after which a connection that sent nothing begins with small records again.
 const QUIET_TICKS: Tick = (TLS_QUIET_MS / TIMER_TICK_MS) as Tick;
@@ -131,9 +131,11 @@ impl<S: System> Shard<S> {
         let is_done = session.is_established() && connection.flags.has(Flags::HANDSHAKING);
         if is_done && session.waits_for_first_write() {
             session.delay_outgoing();
-            self.securing.late.push_back((self.securing.turn.wrapping_add(LATE_TURNS), handle));
-        } else {
-            self.flush_records(handle);
+            if session.is_late() {
+                self.securing.late.push_back((self.securing.turn.wrapping_add(LATE_TURNS), handle));
+            }
+        } else if self.flush_records(handle) {
+            self.after_write(handle);
         }
         if is_done && self.connections.get(handle).is_some_and(|c| !c.flags.has(Flags::LOST)) {
             self.is_secured(handle);
@@ -146,8 +148,8 @@ impl<S: System> Shard<S> {
         while self.securing.late.front().is_some_and(|&(until, _)| until == self.securing.turn) {
             let Some((_, handle)) = self.securing.late.pop_front() else { return };
             let session = self.connections.get(handle).and_then(|connection| connection.tls.as_ref());
-            if session.is_some_and(|session| session.is_late()) {
-                self.flush_records(handle);
+            if session.is_some_and(|session| session.is_late()) && self.flush_records(handle) {
+                self.after_write(handle);
             }
         }
     }
@@ -176,6 +178,7 @@ impl<S: System> Shard<S> {
         self.signal(handle);
         self.set_idle_timeout(handle, asked_timeout_ms.or(limits).unwrap_or(0));
         self.resume(handle);
+        self.after_write(handle); // it may have been closed meanwhile
     }
 
     /// It is done, or over: another may have its place.
@@ -204,7 +207,7 @@ impl<S: System> Shard<S> {
         log::debug!(connection = handle.word(), peer:% = peer; "a TLS handshake failed: {why}");
         if unannounced {
             connection.flags.set(Flags::HANDSHAKE_FAILED);
-            if connection.request != 0 {
+            if connection.request != 0 && reason != libc::ECANCELED {
                 self.securing.details.insert(connection.request, why);
             }
         }
@@ -233,16 +236,22 @@ impl<S: System> Shard<S> {
         let reason = failure.reason();
         // An end is nothing that an answer is waited for.
         let gone = matches!(failure, Failure::Truncated | Failure::Abandoned | Failure::Timeout);
-        self.flush_records(handle);
         let Some(connection) = self.connections.get_mut(handle).filter(|c| !c.flags.has(Flags::LOST)) else {
             return;
         };
-        if !connection.flags.has(Flags::HANDSHAKING) && matches!(failure, Failure::Truncated) {
+        if connection.flags.has(Flags::UPGRADING) {
+            self.metrics.add(failure::failure_metric(reason), 1);
+        } else if !connection.flags.has(Flags::HANDSHAKING) && matches!(failure, Failure::Truncated) {
             self.metrics.add(abi::METRIC_TLS_TRUNCATED, 1);
         }
         if let Some(session) = connection.tls.as_mut() {
             session.fail(failure);
         }
+        // Whatever becomes of it, the failure is what there is to tell.
+        self.flush_records_by(handle, |socket, bytes| match socket.send(&[IoSlice::new(bytes)]) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Ok(bytes.len()),
+            result => result,
+        });
         if gone {
             self.reset(handle, reason);
         } else {
@@ -264,9 +273,12 @@ impl<S: System> Shard<S> {
         let (Some(socket), Some(session)) = (connection.socket.as_ref(), connection.tls.as_mut()) else {
             return false;
         };
+        // A peer that has said its last word need not be there to hear ours.
+        let is_over = session.is_close_sent() && session.is_peer_closed() && connection.queue.is_none();
         while !session.outgoing().is_empty() {
             self.metrics.add(abi::METRIC_WRITES, 1);
             match send(socket, session.outgoing()) {
+                Err(error) if is_over && is_gone(&error) => session.sent(session.outgoing().len()),
                 Ok(sent) => {
                     session.sent(sent);
                     if !connection.flags.has(Flags::HANDSHAKING) {
@@ -302,6 +314,10 @@ impl<S: System> Shard<S> {
             let (Some(socket), Some(session)) = (connection.socket.as_ref(), connection.tls.as_mut()) else {
                 return true;
             };
+            if flags.has(Flags::TELL_TLS_ESTABLISHED) {
+                self.list_ready(handle); // that is told first
+                return true;
+            }
             if !shakes {
                 // What was decrypted when nobody could take it, and an end behind it.
                 let mut to = Deliver { sink, handle, borrows: flags.has(Flags::BORROWS), took: 0 };
@@ -363,11 +379,21 @@ impl<S: System> Shard<S> {
             }
             self.work_through(handle, kept + length, sink);
         }
-        if let Some(connection) = self.connections.get_mut(handle) {
+        if let Some(connection) = self.connections.get_mut(handle)
+            && !connection.flags.has(Flags::LISTED_READY)
+        {
             connection.flags.set(Flags::LISTED_READY);
             self.exhausted.push(handle);
         }
         true
+    }
+
+    /// Of a connection that came from another shard: what that had not sent yet.
+    pub(super) fn send_left_records(&mut self, handle: Handle) {
+        let session = self.connections.get(handle).and_then(|connection| connection.tls.as_ref());
+        if session.is_some_and(|session| !session.outgoing().is_empty()) {
+            self.flush_records(handle);
+        }
     }
 
     /// Has a session work through what lies in the shared memory.
@@ -382,7 +408,7 @@ impl<S: System> Shard<S> {
         let took = to.took;
         let step = step.and_then(|consumed| match &bytes[consumed..] {
             rest if rest.len() > TLS_INCOMING_MAX_BYTES => {
-                Err(Failure::Internal("a message is longer than it may be"))
+                Err(Failure::Refused(rustls::Error::PeerSentOversizedRecord))
             }
             rest => {
                 session.keep(rest);
@@ -392,7 +418,7 @@ impl<S: System> Shard<S> {
         if took > 0 {
             connection.flags.set(Flags::UNANSWERED);
         }
-        if !shakes && step.is_ok() && session.outgoing().is_empty() {
+        if !shakes && step.is_ok() && (session.outgoing().is_empty() || session.is_late()) {
             // No news but plaintext, as nearly always.
             if took == 0 && flags.has(Flags::FINISHING) && !flags.has(Flags::UNANSWERED) {
                 self.after_write(handle);
@@ -416,7 +442,7 @@ impl<S: System> Shard<S> {
         const BARRED: Flags = Flags::HANDSHAKING.and(Flags::UPGRADING);
         let waits = !session.outgoing().is_empty() && !session.is_late();
         if connection.queue.is_none() && !waits && !connection.flags.has(BARRED) {
-            if connection.active_at.saturating_add(QUIET_TICKS) <= self.tick {
+            if session.sent_at.saturating_add(QUIET_TICKS) <= self.tick {
                 session.begin_burst();
             }
             while !rest.is_empty() {
@@ -436,7 +462,10 @@ impl<S: System> Shard<S> {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                     Err(error) => return self.lose(handle, errno(&error)),
                 };
-                connection.active_at = self.tick;
+                if sent > 0 {
+                    connection.active_at = self.tick;
+                    session.sent_at = self.tick;
+                }
                 self.metrics.add(abi::METRIC_BYTES_WRITTEN, sent as u64);
                 if sent < records.len() {
                     session.keep_outgoing(&records[sent..]);
@@ -456,12 +485,13 @@ impl<S: System> Shard<S> {
             }
             let Some(connection) = self.connections.get_mut(handle) else { return };
             let Some(session) = connection.tls.as_mut() else { return };
-            if connection.flags.has(Flags::HANDSHAKING.and(Flags::UPGRADING)) {
-                break;
-            }
+            // It was perhaps not read from while records waited.
             if connection.flags.has(Flags::READABLE) && !connection.flags.has(Flags::LISTED_READY) {
                 connection.flags.set(Flags::LISTED_READY);
                 self.ready.push(handle);
+            }
+            if connection.flags.has(Flags::HANDSHAKING.and(Flags::UPGRADING)) {
+                break;
             }
             let Some(queue) = connection.queue.as_mut() else { break };
             if queue.first_file().is_some() {
@@ -471,7 +501,29 @@ impl<S: System> Shard<S> {
             } else {
                 let Securing { outbox, gathered, .. } = &mut self.securing;
                 match encrypt_first(session, queue, memory, gathered, outbox) {
-                    Ok(Ok(count)) => queue.advance(count, &mut self.flushed_pins),
+                    Ok(Ok(count)) => {
+                        queue.advance(count, &mut self.flushed_pins);
+                        let records = outbox.filled();
+                        self.metrics.add(abi::METRIC_WRITES, u64::from(!records.is_empty()));
+                        let sent = match connection.socket.as_ref() {
+                            Some(socket) if !records.is_empty() => socket.send(&[IoSlice::new(records)]),
+                            _ => Ok(0),
+                        };
+                        match sent {
+                            Ok(sent) => {
+                                if sent > 0 {
+                                    connection.active_at = self.tick;
+                                    session.sent_at = self.tick;
+                                }
+                                self.metrics.add(abi::METRIC_BYTES_WRITTEN, sent as u64);
+                                session.keep_outgoing(&records[sent..]);
+                            }
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                                session.keep_outgoing(records);
+                            }
+                            Err(error) => return self.lose(handle, errno(&error)),
+                        }
+                    }
                     Ok(Err(failure)) => return self.fail_session(handle, failure),
                     Err(Detached) => return self.reset(handle, abi::CLOSE_DETACHED),
                 }
@@ -488,7 +540,11 @@ impl<S: System> Shard<S> {
     pub(super) fn said_close(&mut self, handle: Handle) -> bool {
         let Some(connection) = self.connections.get_mut(handle) else { return false };
         let Some(session) = connection.tls.as_mut() else { return true };
-        if !session.is_established() || session.is_close_sent() {
+        if !session.is_established() {
+            // Who closes does not wait for a session; who only ends the sending half says so in it.
+            return connection.flags.has(Flags::CLOSING) && session.outgoing().is_empty();
+        }
+        if session.is_close_sent() {
             return session.outgoing().is_empty();
         }
         let outbox = &mut self.securing.outbox;
@@ -498,13 +554,8 @@ impl<S: System> Shard<S> {
             session.keep_outgoing(outbox.filled());
         }
         outbox.clear();
-        // The end of the sending half follows at once: both are one segment. A peer that has said its last word need not be there to
-        // hear ours.
-        let peer_closed = session.is_peer_closed();
-        self.flush_records_by(handle, |socket, bytes| match socket.send_more(bytes) {
-            Err(error) if peer_closed && is_gone(&error) => Ok(bytes.len()),
-            result => result,
-        })
+        // The end of the sending half follows at once: both are one segment.
+        self.flush_records_by(handle, |socket, bytes| socket.send_more(bytes))
     }
 
     /// A connection gets TLS: what was written until now goes out as it is, and JavaScript is told when nothing more is received as
@@ -534,9 +585,13 @@ impl<S: System> Shard<S> {
                 queue.advance(length, &mut self.flushed_pins);
             }
         }
+        // The handshake's timeout counts from now on; the connection's own, or what JavaScript asks for meanwhile, behind it.
+        let timeout_ms = session.handshake_timeout().as_millis() as u32;
+        session.idle_timeout_ms = Some(connection.idle_ticks.saturating_mul(TIMER_TICK_MS as Tick));
         connection.tls = Some(session);
         connection.flags.set(Flags::UPGRADING);
         connection.flags.set(Flags::TELL_TLS_READY);
+        self.start_idle_timer(handle, timeout_ms);
         self.tell_flushed_pins(handle);
         self.signal(handle);
         true
@@ -630,10 +685,7 @@ fn encrypt_first(
     let mut pieces: ArrayVec<IoSlice<'_>, WRITEV_PIECES> = ArrayVec::new();
     queue.slices(memory, &mut pieces)?;
     outbox.clear();
-    let count = encrypt_some(session, &pieces, gathered, outbox);
-    session.keep_outgoing(outbox.filled());
-    outbox.clear();
-    Ok(count)
+    Ok(encrypt_some(session, &pieces, gathered, outbox))
 }
 
 /// Whether an error says that the peer has ended the connection.

@@ -28,6 +28,9 @@ impl<S: System> Shard<S> {
             let Some(connection) = self.connections.get_mut(handle) else { continue };
             let flags = &mut connection.flags;
             flags.clear(Flags::LISTED_SIGNAL);
+            if flags.has(Flags::UNANNOUNCED) && flags.has(Flags::HANDSHAKING) {
+                continue; // nobody knows of it yet
+            }
             if flags.has(Flags::HANDSHAKE_FAILED) {
                 let (reason, request) = (connection.reason, connection.request);
                 if request == 0 {

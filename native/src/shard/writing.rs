@@ -377,6 +377,13 @@ impl<S: System> Shard<S> {
             self.told_when_answered(handle);
         }
         let Some(connection) = self.connections.get_mut(handle) else { return };
+        if connection.flags.has(Flags::CLOSING) && connection.flags.has(Flags::UPGRADING) {
+            // Closed between `startTls` and its first bytes: what is still to be encrypted never will be.
+            if connection.tls.as_ref().is_some_and(|session| session.outgoing().is_empty()) {
+                self.close(handle);
+            }
+            return;
+        }
         if connection.waits_to_send() {
             return;
         }

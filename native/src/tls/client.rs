@@ -109,6 +109,12 @@ fn verifier(
     provider: &Provider,
 ) -> Result<Arc<dyn ServerCertVerifier>, ConfigError> {
     let Some(ca) = &options.ca else {
+        if options.accept_any_name && cfg!(target_vendor = "apple") {
+            // The system tells one thing that is wrong, behind which others may hide.
+            return Err(ConfigError(
+                "dangerouslyAcceptAnyName: on this platform it needs ca beside it".into(),
+            ));
+        }
         if !options.crl.is_empty() {
             return Err(ConfigError("crl: it needs ca beside it, whose certificates it is about".into()));
         }
@@ -116,6 +122,7 @@ fn verifier(
     };
     let verifier = WebPkiServerVerifier::builder_with_provider(roots(ca)?.into(), provider.clone())
         .with_crls(revoked(&options.crl)?)
+        .enforce_revocation_expiration()
         .build();
     verifier.map(|verifier| verifier as _).map_err(|error| ConfigError::of("ca", error))
 }
@@ -149,12 +156,8 @@ struct Checks {
 }
 
 impl Checks {
-    /// RFC 7469 section 2.6: a key of the chain is enough.
-    fn check_pins(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-    ) -> Result<(), Error> {
+    /// Of the server's own certificate. Others that it sends along prove nothing: whoever has one can send it.
+    fn check_pins(&self, end_entity: &CertificateDer<'_>) -> Result<(), Error> {
         let sha256 =
             self.provider.cipher_suites.iter().chain(&super::provider().cipher_suites).find(|suite| {
                 matches!(
@@ -173,7 +176,7 @@ impl Checks {
                 self.pins.iter().any(|pin| pin == key.as_ref())
             })
         };
-        if self.pins.is_empty() || std::iter::once(end_entity).chain(intermediates).any(is_pinned) {
+        if self.pins.is_empty() || is_pinned(end_entity) {
             return Ok(());
         }
         Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
@@ -204,7 +207,7 @@ impl ServerCertVerifier for Checks {
                 verified => _ = verified?,
             }
         }
-        self.check_pins(end_entity, intermediates)?;
+        self.check_pins(end_entity)?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -67,6 +67,7 @@ impl From<Error> for Failure {
 
 fn refusal(error: &Error) -> i32 {
     match error {
+        Error::AlertReceived(AlertDescription::CloseNotify) => abi::TLS_ABANDONED,
         Error::AlertReceived(alert) => abi::TLS_ALERT - i32::from(u8::from(*alert)),
         Error::InvalidCertificate(error) => certificate(error),
         Error::InvalidCertRevocationList(_) => abi::TLS_CERT_INVALID,
@@ -77,8 +78,12 @@ fn refusal(error: &Error) -> i32 {
             | PeerIncompatible::NoSignatureSchemesInCommon,
         ) => abi::TLS_NO_CERTIFICATE,
         Error::PeerIncompatible(_) => abi::TLS_INCOMPATIBLE,
-        // How rustls says that no certificate was found, and that a client has answered by another protocol.
-        Error::General(what) if what.contains("certificate") => abi::TLS_NO_CERTIFICATE,
+        // How rustls says that no certificate was found for a name, or none that the client understands.
+        Error::General(what)
+            if what == "no server certificate chain resolved" || what == "incompatible signing key" =>
+        {
+            abi::TLS_NO_CERTIFICATE
+        }
         Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol) => abi::TLS_NO_ALPN,
         Error::InappropriateMessage { .. }
         | Error::InappropriateHandshakeMessage { .. }

@@ -56,8 +56,8 @@ fn is_pem(bytes: &[u8]) -> bool {
     bytes.windows(11).take(64 * 1024).any(|window| window == b"-----BEGIN ")
 }
 
-/// All certificates of a PEM text, or the one in DER.
-pub fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+/// As [`certificates`], of authorities: theirs may be older than X.509 v3, and are looked at when they are taken.
+pub fn authorities(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found = if is_pem(bytes) {
         CertificateDer::pem_slice_iter(bytes)
             .collect::<Result<Vec<_>, _>>()
@@ -68,6 +68,12 @@ pub fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String
     if found.is_empty() {
         return Err("there is no certificate in it (-----BEGIN CERTIFICATE-----)".into());
     }
+    Ok(found)
+}
+
+/// All certificates of a PEM text, or the one in DER.
+pub fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found = authorities(bytes)?;
     for certificate in &found {
         webpki::EndEntityCert::try_from(certificate)
             .map_err(|error| format!("it is no X.509 certificate: {error}"))?;

@@ -131,7 +131,8 @@ impl Current {
             kind => {
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(roots(&options.ca)?.into(), provider.clone())
-                        .with_crls(revoked(&options.crl)?);
+                        .with_crls(revoked(&options.crl)?)
+                        .enforce_revocation_expiration();
                 let verifier = if kind == "optional" { verifier.allow_unauthenticated() } else { verifier };
                 let verifier = verifier.build().map_err(|error| ConfigError::of("ca", error))?;
                 builder.with_client_cert_verifier(verifier)
@@ -149,7 +150,8 @@ impl Current {
         // Tickets could be used again and again; what is stored is used once, which keeps early data from being repeated (RFC 8446
         // section 8.1). rustls takes none with tickets.
         config.max_early_data_size = options.early_data_bytes;
-        config.send_half_rtt_data = false;
+        // Who takes early data answers it before the client has proved that it is there.
+        config.send_half_rtt_data = options.early_data_bytes > 0;
         if let Some(path) = &options.key_log {
             config.key_log = Arc::new(KeyLogFile::open(path)?);
         }
@@ -183,7 +185,7 @@ pub fn roots(bundles: &[Vec<u8>]) -> Result<RootCertStore, ConfigError> {
     let mut roots = RootCertStore::empty();
     for bundle in bundles {
         let found: Vec<CertificateDer<'static>> =
-            identity::certificates(bundle).map_err(|why| ConfigError::of("ca", why))?;
+            identity::authorities(bundle).map_err(|why| ConfigError::of("ca", why))?;
         for certificate in found {
             roots.add(certificate).map_err(|error| ConfigError::of("ca", error))?;
         }

@@ -11,6 +11,7 @@ use super::failure::{Failure, looks_like_tls};
 use super::identity;
 use super::server::ServerTls;
 use crate::limits::{TLS_INCOMING_MAX_BYTES, TLS_RECORD_SMALL_BYTES, TLS_RECORDS_SMALL_BYTES};
+use crate::timer::Tick;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -88,6 +89,8 @@ pub struct Session {
     timeout: Duration,
     /// The idle timeout that counts when it is done, where JavaScript has set one meanwhile.
     pub idle_timeout_ms: Option<u32>,
+    /// When the shard sent something of it last.
+    pub sent_at: Tick,
     /// Bytes that are still to go in small records.
     small_bytes: usize,
     began: bool,
@@ -131,6 +134,7 @@ impl Session {
             failure: None,
             timeout,
             idle_timeout_ms: None,
+            sent_at: 0,
             small_bytes: TLS_RECORDS_SMALL_BYTES,
             began: false,
             late: false,
@@ -154,7 +158,9 @@ impl Session {
     /// Whether what is to be sent at the end of the handshake is nothing that the peer waits for: a server's tickets (RFC 8446 section
     /// 4.6.1). In TLS 1.2 it is the end of the handshake, and a client's always is.
     pub fn waits_for_first_write(&self) -> bool {
-        !self.is_client() && self.common().protocol_version() == Some(ProtocolVersion::TLSv1_3)
+        !self.is_client()
+            && !self.common().is_handshaking()
+            && self.common().protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
 
     /// Whether the client's side is ours.
@@ -206,7 +212,7 @@ impl Session {
         }
         let mut seen = Seen { outgoing: &mut self.outgoing, pending: &mut self.pending, to, early: false };
         let result = match &mut self.side {
-            Side::Server(half) => {
+            Side::Server(half) if !self.established => {
                 identity::ASKED_NAME.set(None);
                 let result = work(half.as_mut(), bytes, &mut seen);
                 if let Some(name) = identity::ASKED_NAME.take() {
@@ -214,6 +220,7 @@ impl Session {
                 }
                 result
             }
+            Side::Server(half) => work(half.as_mut(), bytes, &mut seen),
             Side::Client(half) => work(half.as_mut(), bytes, &mut seen),
         };
         self.early_data |= seen.early;
