@@ -15,7 +15,11 @@ forEachEngine('TLS in TLS', (test) => {
       const server = await t.serve(
         () => ({
           connectionMade(transport) {
-            const stream = new TLSSocket(transport.duplex(), { isServer: true, cert, key })
+            const stream = new TLSSocket(transport.duplex({ allowHalfOpen: true }), {
+              isServer: true,
+              cert,
+              key,
+            })
             stream.on('error', () => {})
             stream.pipe(stream)
           },
@@ -24,7 +28,7 @@ forEachEngine('TLS in TLS', (test) => {
       )
       const [transport] = await dialTls(t, portOf(server), () => ({}))
       assert.equal(transport.getExtraInfo('peercert')?.serialNumber, identityOf('server').serialNumber)
-      const stream = connect({ ...nodeOptions(inner), socket: transport.duplex() })
+      const stream = connect({ ...nodeOptions(inner), socket: transport.duplex({ allowHalfOpen: true }) })
       t.defer(() => void stream.destroy())
       await once(stream, 'secureConnect')
       assert.equal(stream.authorized, true)
