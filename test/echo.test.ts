@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import type { Server } from '../src/index.js'
 import { ECHOES, RECEIVE_MODES } from './harness/echo-protocols.js'
 import { KiB, MiB } from './harness/memory.js'
 import { forEachTransport, type TestContext } from './harness/suite.js'
@@ -31,8 +32,7 @@ forEachTransport('echo', (test) => {
       await Promise.all(
         clients.map((client) => echoThrough(client, t.random.bytes(200 * KiB), t.random, 50 * KiB)),
       )
-      assert.equal(server.metrics().total.bytesRead, BigInt(100 * 200 * KiB))
-      assert.equal(server.metrics().total.bytesWritten, BigInt(100 * 200 * KiB))
+      assertPassed(t, server, 100 * 200 * KiB)
     })
   }
 })
@@ -49,7 +49,14 @@ async function echoBack(
   client.end()
   assert.equal((await client.readToEnd()).length, 0, 'nothing but the echo')
   assert.equal(await client.untilClose(), null)
-  const { total } = server.metrics()
-  assert.equal(total.bytesRead, BigInt(length))
-  assert.equal(total.bytesWritten, BigInt(length))
+  assertPassed(t, server, length)
+}
+
+/** What is counted is what passes the sockets: with TLS its records and handshakes, too. */
+function assertPassed(t: TestContext, server: Server, bytes: number): void {
+  const { bytesRead, bytesWritten } = server.metrics().total
+  const most = t.tls === null ? bytes : bytes * 1.02 + 300 * KiB
+  for (const passed of [bytesRead, bytesWritten]) {
+    assert.ok(passed >= bytes && passed <= most, `${passed} of ${bytes} bytes`)
+  }
 }

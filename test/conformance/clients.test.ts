@@ -113,7 +113,8 @@ forEveryTransport('clients', (test) => {
         }),
       broken,
     )
-    await (await accepting.protocol(0)).lost()
+    // A client's handshake may be done before the server's, which does not hear of it then.
+    if (t.tls === null) await (await accepting.protocol(0)).lost()
     await assertRejects(
       () => t.dial(accepting.server, () => null as unknown as Protocol),
       'ERR_SHARDLOOP_ARGUMENT',

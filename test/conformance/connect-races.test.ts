@@ -35,7 +35,8 @@ forEveryTransport('connects that are called off', (test) => {
         name: 'AbortError',
       })
       await made.lost()
-      await (await accepting.protocol(0)).lost()
+      // A client's handshake may be done before the server's, which does not hear of it then.
+      if (t.tls === null) await (await accepting.protocol(0)).lost()
       assert.deepEqual(made.events, ['made', 'lost'])
     })
   }
@@ -52,7 +53,8 @@ forEveryTransport('connects that are called off', (test) => {
     })
     aborting.abort()
     await assert.rejects(dialled, { name: 'AbortError' })
-    await (await accepting.protocol(0)).lost()
+    if (t.tls === null) await (await accepting.protocol(0)).lost()
+    else await eventually(() => accepting.server.metrics().total.tls.failed.abandoned > 0)
   })
 
   // CPython: test_events.test_create_connection_... cancellation; here at a moment of chance

@@ -114,7 +114,7 @@ forEveryTransport('servers', (test, _engine, transport) => {
     })
     await eventually(() => server.sockets[0]?.fileno() === -1)
     await assert.rejects(() => t.connect(server), {
-      code: transport === 'tcp' ? 'ECONNREFUSED' : 'ENOENT',
+      code: transport === 'unix' ? 'ENOENT' : 'ECONNREFUSED',
     })
     assert.equal(isClosed, false)
     assert.equal(protocol.lostWith, undefined)
@@ -206,7 +206,8 @@ forEveryTransport('servers', (test, _engine, transport) => {
     let used: Server
     {
       await using server = await createServer(() => new ChunkEcho(), {
-        ...(transport === 'tcp' ? { host: '127.0.0.1' } : { path: t.path() }),
+        ...(transport === 'unix' ? { path: t.path() } : { host: '127.0.0.1' }),
+        ...t.serverTls(),
         shards: 0,
         signals: false,
         engine: t.engine,
@@ -282,30 +283,34 @@ forEveryTransport('servers', (test, _engine, transport) => {
   })
 
   // CPython: base_events/selector_events "socket.accept() out of system resource", told to the exception handler
-  test('without a free descriptor accepting pauses, the exception handler is told once, and it goes on when one is free', async (t) => {
-    const where = transport === 'unix' ? [t.path()] : []
-    const script = 'ulimit -n 90 && exec "$0" "$@"'
-    const file = fileURLToPath(fixtureUrl('short-of-descriptors'))
-    const child = t.spawn(['-c', script, process.execPath, file, ...where, '--engine', t.engine], {
-      command: '/bin/sh',
-    })
-    const ready = (await child.line(/^ready (.+)$/))[1] as string
-    const listening = transport === 'unix' ? ready : Number(ready)
-    const early = await t.connect(listening)
-    await child.ask('exhaust', /^exhausted$/)
-    const late = await Promise.all(Array.from({ length: 5 }, () => t.connect(listening)))
-    for (const client of late) client.socket.write('hello')
-    await child.line(/^told EMFILE accepting failed: EMFILE; connections wait/)
-    await assertEchoes(early)
-    assert.deepEqual(new Set(late.map((client) => client.received)), new Set([0]))
-    await child.ask('free', /^freed$/)
-    for (const client of late) assert.equal((await client.readExactly(5)).toString(), 'hello')
-    for (const client of [early, ...late]) client.end()
-    child.send('close')
-    assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
-    const told = child.lines.filter((line) => line.startsWith('told'))
-    assert.equal(told.length, 1, child.describe())
-  })
+  test(
+    'without a free descriptor accepting pauses, the exception handler is told once, and it goes on when one is free',
+    async (t) => {
+      const where = transport === 'unix' ? [t.path()] : []
+      const script = 'ulimit -n 90 && exec "$0" "$@"'
+      const file = fileURLToPath(fixtureUrl('short-of-descriptors'))
+      const child = t.spawn(['-c', script, process.execPath, file, ...where, '--engine', t.engine], {
+        command: '/bin/sh',
+      })
+      const ready = (await child.line(/^ready (.+)$/))[1] as string
+      const listening = transport === 'unix' ? ready : Number(ready)
+      const early = await t.connect(listening)
+      await child.ask('exhaust', /^exhausted$/)
+      const late = await Promise.all(Array.from({ length: 5 }, () => t.connect(listening)))
+      for (const client of late) client.socket.write('hello')
+      await child.line(/^told EMFILE accepting failed: EMFILE; connections wait/)
+      await assertEchoes(early)
+      assert.deepEqual(new Set(late.map((client) => client.received)), new Set([0]))
+      await child.ask('free', /^freed$/)
+      for (const client of late) assert.equal((await client.readExactly(5)).toString(), 'hello')
+      for (const client of [early, ...late]) client.end()
+      child.send('close')
+      assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
+      const told = child.lines.filter((line) => line.startsWith('told'))
+      assert.equal(told.length, 1, child.describe())
+    },
+    { notOverTls: 'it is a program of its own, about accepting alone' },
+  )
 
   // asyncio: loop.create_server and loop.create_unix_server
   test("a loop's own server is the same, and closes by itself", async (t) => {
@@ -598,7 +603,7 @@ function loopServer(
   factory: ProtocolFactory,
   options: LoopServerOptions = {},
 ): Promise<Server> {
-  const common = { signals: false, engine: t.engine, ...options }
+  const common = { signals: false, engine: t.engine, ...t.serverTls(), ...options }
   return t.transport === 'tcp'
     ? t.loop.createServer(factory, { host: '127.0.0.1', ...common })
     : t.loop.createUnixServer(factory, { path: t.path(), ...common })
