@@ -40,7 +40,7 @@ export function openStream(
   t.defer(() => t.loop.close())
   return typeof where === 'string'
     ? openUnixConnection({ engine, path: where, ...options })
-    : openConnection({ engine, host: '127.0.0.1', port: where, ...options })
+    : openConnection({ engine, host: '127.0.0.1', port: where, ...t.clientTls(), ...options })
 }
 
 /** A connection whose handler leaves everything to the test, until it settles `handled`. */
