@@ -228,20 +228,24 @@ forEveryTransport('sendFile', (test) => {
     { notOverTls: 'the file is read and written, and has to stay open' },
   )
 
-  test('no descriptor is left of a file, whatever became of it', async (t) => {
-    const { client, protocol } = await t.pair(() => new Recorder(), { client: { paused: true } })
-    const path = t.path('counted')
-    writeFileSync(path, Buffer.alloc(LARGE_BYTES))
-    const count = (): number => [...openDescriptors().values()].filter((target) => target === path).length
-    const file = await open(path)
-    const sent = send(t, protocol.transport, file)
-    await file.close()
-    if (process.platform === 'linux') assert.equal(count(), 1, 'the duplicate')
-    protocol.transport.abort()
-    await assertRejects(() => sent, 'ERR_SHARDLOOP_CLOSED')
-    assert.equal(count(), 0)
-    await client.destroy()
-  })
+  test(
+    'no descriptor is left of a file, whatever became of it',
+    async (t) => {
+      const { client, protocol } = await t.pair(() => new Recorder(), { client: { paused: true } })
+      const path = t.path('counted')
+      writeFileSync(path, Buffer.alloc(LARGE_BYTES))
+      const count = (): number => [...openDescriptors().values()].filter((target) => target === path).length
+      const file = await open(path)
+      const sent = send(t, protocol.transport, file)
+      await file.close()
+      if (process.platform === 'linux') assert.equal(count(), 1, 'the duplicate')
+      protocol.transport.abort()
+      await assertRejects(() => sent, 'ERR_SHARDLOOP_CLOSED')
+      assert.equal(count(), 0)
+      await client.destroy()
+    },
+    { notOverTls: 'the file is read and written, and has to stay open' },
+  )
 
   for (const [what, file, offset, count] of [
     ['no file', 'path', 0, null],
