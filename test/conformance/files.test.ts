@@ -278,7 +278,8 @@ forEveryTransport('sendFile', (test) => {
     t.defer(() => directory.close())
     await assertRejects(() => send(t, protocol.transport, directory), 'EISDIR')
     await assert.rejects(() => send(t, protocol.transport, directory, 0, null, { fallback: false }), {
-      code: /^(EINVAL|EISDIR|ENOTSUP|EOPNOTSUPP)$/,
+      // What is encrypted is nothing that the kernel could send by itself.
+      code: t.tls === null ? /^(EINVAL|EISDIR|ENOTSUP|EOPNOTSUPP)$/ : 'ENOSYS',
       syscall: 'sendfile',
     })
     protocol.transport.write('on')
@@ -397,7 +398,7 @@ if (process.platform === 'linux') {
       const { client, protocol } = await t.pair(() => new Recorder())
       const file = await unsendable(t)
       await assert.rejects(() => send(t, protocol.transport, file, 0, null, { fallback: false }), {
-        code: 'EINVAL',
+        code: t.tls === null ? 'EINVAL' : 'ENOSYS',
         syscall: 'sendfile',
       })
       protocol.transport.write('on')
