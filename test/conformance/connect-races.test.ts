@@ -366,7 +366,12 @@ function dialBy(
 ): Promise<[Transport, Recorder]> {
   const where = whereIs(server)
   if (typeof where === 'string') return loop.createUnixConnection(factory, { path: where, engine: t.engine })
-  return loop.createConnection(factory, { host: '127.0.0.1', port: where, engine: t.engine })
+  return loop.createConnection(factory, {
+    host: '127.0.0.1',
+    ...t.clientTls(),
+    port: where,
+    engine: t.engine,
+  })
 }
 
 /** In this very turn, in a microtask, or some turns of libuv's loop later. */

@@ -64,7 +64,13 @@ forEveryTransport('streams', (test) => {
   // CPython: test_start_server, test_start_unix_server
   test('startServer: a handler for each connection, which is closed behind it', async (t) => {
     const where = t.transport === 'tcp' ? { host: '127.0.0.1', port: 0 } : { path: t.path() }
-    const server = await startServer(echo, { ...where, engine: t.engine, shards: 0, signals: false })
+    const server = await startServer(echo, {
+      ...where,
+      ...t.serverTls(),
+      engine: t.engine,
+      shards: 0,
+      signals: false,
+    })
     t.defer(() => server.abort())
     for (let round = 0; round < 3; round++) {
       const client = await t.connect(server)

@@ -153,6 +153,8 @@ export class Client extends Observable {
     await this.until(() => this.#over)
     if (this.isUnix) return this.destroy()
     if (this.error?.code === 'ECONNRESET') return
+    // Behind its own end a TLSSocket has nothing to ask by.
+    if (this.socket !== this.raw && this.socket.writableEnded) return this.destroy()
     const failure = await this.write('?').then(
       () => new Error('the peer ended the connection in order, not by a reset'),
       (error: NodeJS.ErrnoException) => error,

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer as createHttpServer, Server as HttpServer, type RequestListener } from 'node:http'
+import { createServer as createTlsServer, type Server as TlsServer } from 'node:tls'
 import { nodeHttp } from '../../src/index.js'
+import { identityOf } from './certificates.js'
 import type { Client } from './client.js'
 import { Observable } from './deferred.js'
 import { type TestContext, whereIs } from './suite.js'
@@ -71,22 +73,30 @@ export async function onBoth(
   const theirs = new Side('node:http')
   const theirApp = await make(theirs)
   theirs.http = theirApp instanceof HttpServer ? theirApp : createHttpServer(theirApp)
-  if (t.transport === 'unix') theirs.http.listen(t.path('node-http'))
-  else theirs.http.listen(0, '127.0.0.1')
+  const listener = t.tls === null ? theirs.http : overTls(theirs.http)
+  if (t.transport === 'unix') listener.listen(t.path('node-http'))
+  else listener.listen(0, '127.0.0.1')
   t.defer(async () => {
-    const closed = once(theirs.http, 'close')
-    theirs.http.close()
+    const closed = once(listener, 'close')
+    listener.close()
     theirs.http.closeAllConnections()
     await closed
   })
-  await once(theirs.http, 'listening')
-  const address = theirs.http.address()
+  await once(listener, 'listening')
+  const address = listener.address()
   theirs.at = typeof address === 'object' ? (address?.port as number) : address
   const ours = new Side('shardloop')
   const ourApp = await make(ours)
   ours.http = ourApp instanceof HttpServer ? ourApp : createHttpServer(ourApp)
   ours.at = whereIs(await t.serve(nodeHttp(ours.http)))
   return new Both(theirs, ours)
+}
+
+/** What listens for it, where its connections are of TLS: node:https would be another kind of server. */
+function overTls(http: HttpServer): TlsServer {
+  const { cert, key } = identityOf('server')
+  const listener = createTlsServer({ cert, key, allowHalfOpen: true })
+  return listener.on('secureConnection', (socket) => void http.emit('connection', socket))
 }
 
 /** What came over a connection until its end. */

@@ -7,6 +7,8 @@ export interface Play extends SceneOptions {
   readonly name: string
   /** Only where there are resets. */
   readonly overTcp?: boolean
+  /** Why a TLSSocket tells something else. */
+  readonly notOverTls?: string
   play(scene: Scene): Promise<void> | void
 }
 
@@ -109,6 +111,7 @@ export const PLAYS: readonly Play[] = [
   },
   {
     name: 'destroy',
+    notOverTls: 'a TLSSocket drops what it has not encrypted yet',
     async play(scene) {
       scene.flow()
       scene.socket.write('x', scene.noting('write'))
@@ -203,6 +206,7 @@ export const PLAYS: readonly Play[] = [
   },
   {
     name: 'resetAndDestroy',
+    notOverTls: 'a TLSSocket refuses it',
     overTcp: true,
     async play(scene) {
       scene.log(`returns itself: ${scene.socket.resetAndDestroy() === scene.socket}`)
@@ -213,6 +217,7 @@ export const PLAYS: readonly Play[] = [
   },
   {
     name: 'the peer resets',
+    notOverTls: 'a TLSSocket is told a mere end by libuv when a reset comes right behind tickets',
     overTcp: true,
     play(scene) {
       scene.flow()
@@ -295,6 +300,7 @@ export const PLAYS: readonly Play[] = [
   },
   {
     name: 'callbacks and drain come in order, corked or not',
+    notOverTls: 'a TLSSocket calls back before it says that it is drained',
     async play(scene) {
       const { socket, peer } = scene
       socket.cork()
@@ -469,6 +475,7 @@ export const PLAYS: readonly Play[] = [
   },
   {
     name: 'timeout comes once in a silence, again after the next byte, and not after 0',
+    notOverTls: 'a TLSSocket has a timeout of 0 at first',
     async play(scene) {
       const { socket, peer } = scene
       scene.log(`timeout is ${socket.timeout}`)

@@ -1,5 +1,7 @@
 import { once } from 'node:events'
 import { createServer, type Socket } from 'node:net'
+import { createServer as createTlsServer } from 'node:tls'
+import { identityOf } from './certificates.js'
 import type { Client } from './client.js'
 import { Deferred, Observable } from './deferred.js'
 import { type TestContext, whereIs } from './suite.js'
@@ -95,12 +97,16 @@ function stateOf(socket: Socket): string {
 
 /** A connection whose accepted end is a stream of Node's own. */
 export async function netScene(t: TestContext, options: SceneOptions = {}): Promise<Scene> {
-  const server = createServer({ allowHalfOpen: options.allowHalfOpen === true })
+  const allowHalfOpen = options.allowHalfOpen === true
+  const server =
+    t.tls === null
+      ? createServer({ allowHalfOpen })
+      : createTlsServer({ ...identityOf('server'), allowHalfOpen })
   server.listen(t.transport === 'tcp' ? { port: 0, host: '127.0.0.1' } : { path: t.path() })
   await once(server, 'listening')
   t.defer(() => void server.close())
   const address = server.address()
-  const accepted = once(server, 'connection')
+  const accepted = once(server, t.tls === null ? 'connection' : 'secureConnection')
   const peer = await t.connect(
     typeof address === 'object' && address !== null ? address.port : String(address),
     {

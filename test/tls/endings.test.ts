@@ -116,6 +116,17 @@ forEachEngine('the end of a TLS connection', (test) => {
       assert.equal(await protocol.lost(), null)
     })
 
+    test(`${version}: a peer that says close_notify and is gone has ended in order, though our answer meets nobody`, async (t) => {
+      const accepting = await t.serveEach(() => new Recorder(), { tls: serverOptions(version) })
+      for (let round = 0; round < 20; round++) {
+        const { client, protocol } = await t.join(accepting, { tls: nodeOptions() })
+        client.socket.end('all', () => client.socket.destroy())
+        assert.equal(await protocol.lost(), null)
+        assert.deepEqual(protocol.events, ['made', 'eof', 'lost'])
+        assert.equal(protocol.bytes.toString(), 'all')
+      }
+    })
+
     test(`${version}: bytes behind close_notify are not delivered`, async (t) => {
       const { client, protocol } = await secure(t, version, new HalfOpen())
       client.end('all')
