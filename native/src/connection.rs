@@ -196,6 +196,15 @@ impl<K> Connection<K> {
         self.queue.is_some() || self.tls.as_deref().is_some_and(has_records)
     }
 
+    /// Whether both ends of its TLS have said their last word, and ours was handed to the kernel: then it is of no meaning any more how
+    /// the connection below ends.
+    pub fn has_parted(&self) -> bool {
+        let parted = |session: &Session| {
+            session.is_close_sent() && session.is_peer_closed() && session.outgoing().is_empty()
+        };
+        self.queue.is_none() && self.tls.as_deref().is_some_and(parted)
+    }
+
     /// Whether there is something to read, as far as is known.
     #[inline]
     pub fn has_input(&self) -> bool {

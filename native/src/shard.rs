@@ -516,7 +516,11 @@ impl<S: System> Shard<S> {
                     // Nothing is left to read that would tell of it: the peer's reset came behind its end.
                     let failure = connection.socket.as_ref().and_then(Socket::take_error);
                     if let Some(error) = failure {
-                        self.lose(handle, errno(&error));
+                        if connection.has_parted() {
+                            self.take_socket(handle, 0);
+                        } else {
+                            self.lose(handle, errno(&error));
+                        }
                     }
                     return;
                 }

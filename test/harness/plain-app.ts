@@ -151,7 +151,7 @@ const ROUTES: Readonly<Record<string, Route>> = {
     json(res, {
       before,
       timeout: socket.timeout,
-      encrypted: 'encrypted' in socket,
+      encrypted: (socket as { encrypted?: boolean }).encrypted === true,
       remoteAddress: socket.remoteAddress,
       remoteFamily: socket.remoteFamily,
       remotePort: typeof socket.remotePort,

@@ -82,6 +82,7 @@ export const PLAYS: readonly Play[] = [
   },
   {
     name: 'the peer is gone while what it has sent is not read yet',
+    notOverTls: 'a TLSSocket takes an end without close_notify for one',
     async play(scene) {
       const { peer, socket } = scene
       peer.end('answer')

@@ -400,7 +400,11 @@ impl<S: System> Shard<S> {
             connection.flags.set(Flags::WRITE_CLOSED);
             let result = connection.socket.as_ref().map_or(Ok(()), Socket::shutdown_write);
             if let Err(error) = result {
-                self.lose(handle, errno(&error));
+                if connection.has_parted() {
+                    self.take_socket(handle, 0);
+                } else {
+                    self.lose(handle, errno(&error));
+                }
             }
         }
     }
