@@ -12,6 +12,10 @@ async function notes(side: Side): Promise<readonly string[]> {
   return side.notes
 }
 
+const ENDS_IN_ORDER = {
+  notOverTls: 'a TLSSocket is told a mere end by libuv when a reset comes right behind tickets',
+}
+
 forEachTransport('a client of node:http listeners that goes away', (test) => {
   for (const how of ['ends in order', 'breaks off'] as const) {
     test(`within the head of a request, ${how}: the app hears nothing`, async (t) => {
@@ -42,17 +46,21 @@ forEachTransport('a client of node:http listeners that goes away', (test) => {
       assert.ok(both.ours.notes.includes('request error ECONNRESET'))
     })
 
-    test(`before the answer comes, ${how}: the response is closed unfinished`, async (t) => {
-      const both = await onBoth(t, plainApp)
-      await both.same(async (side) => {
-        const client = await t.connect(side.at)
-        await client.write(post('/events', 'a', { 'X-Answer': 'none', Connection: 'keep-alive' }))
-        await side.noted('request end')
-        how === 'breaks off' ? client.reset() : await client.destroy()
-        return notes(side)
-      })
-      assert.ok(both.ours.notes.includes('response close, not finished'))
-    })
+    test(
+      `before the answer comes, ${how}: the response is closed unfinished`,
+      async (t) => {
+        const both = await onBoth(t, plainApp)
+        await both.same(async (side) => {
+          const client = await t.connect(side.at)
+          await client.write(post('/events', 'a', { 'X-Answer': 'none', Connection: 'keep-alive' }))
+          await side.noted('request end')
+          how === 'breaks off' ? client.reset() : await client.destroy()
+          return notes(side)
+        })
+        assert.ok(both.ours.notes.includes('response close, not finished'))
+      },
+      how === 'breaks off' ? ENDS_IN_ORDER : {},
+    )
 
     test(`within the answer, ${how}: the response is closed unfinished`, async (t) => {
       const both = await onBoth(t, plainApp)

@@ -247,7 +247,7 @@ forEachTransport('draining of nodeHttp', (test) => {
     await readAnswer(client)
     const { bytesRead } = server.metrics().total
     await client.write('\r\n')
-    await eventually(() => server.metrics().total.bytesRead === bytesRead + 2n)
+    await eventually(() => server.metrics().total.bytesRead >= bytesRead + 2n)
     await ends(client, drain())
   })
 
