@@ -113,7 +113,7 @@ pub const TLS_RECEIVE_BYTES: usize = 64 * 1024;
 /// Bytes that such a connection may have kept of a message in part: rustls takes messages of a handshake of up to 64 KiB, in
 /// records. Past it the connection ends.
 pub const TLS_INCOMING_MAX_BYTES: usize = 96 * 1024;
-/// Bytes of plaintext that are encrypted before they are sent: so much of a connection waits as TLS's records at most.
+/// Bytes of records after which they are sent before more plaintext is encrypted: what waits as records is less than twice as much.
 pub const TLS_ENCRYPT_BYTES: usize = 64 * 1024;
 /// Records that wait to be sent, above which a connection is not read from: a peer may ask for answers of TLS itself.
 pub const TLS_OUTGOING_HIGH_BYTES: usize = 128 * 1024;

@@ -166,7 +166,9 @@ export interface ShardMetrics {
   readonly connectionsTakenOver: number
   readonly datagrams: DatagramCounts
   readonly tls: TlsCounts
+  /** From sockets: with TLS its records, those of handshakes included. */
   readonly bytesRead: bigint
+  /** To sockets, likewise. */
   readonly bytesWritten: bigint
   /** Calls from the native core into JavaScript. */
   readonly batches: number

@@ -29,8 +29,8 @@ export interface TlsClientOptions extends TlsCommonOptions {
   /** Lists of revoked certificates, PEM or DER; only with `ca`. */
   readonly crl?: TlsMaterial | readonly TlsMaterial[]
   /**
-   * SHA-256 hashes of public keys (SubjectPublicKeyInfo) in base64, with `sha256/` in front or without (RFC 7469): a certificate of
-   * the server's chain must have one of them, on top of all else.
+   * SHA-256 hashes of public keys (SubjectPublicKeyInfo) in base64, with `sha256/` in front or without, as RFC 7469 has them: the
+   * server's own certificate must have one of them, on top of all else. (Those of authorities are no pins here: `ca` says whom to trust.)
    */
   readonly pinnedSpki?: readonly string[]
   /** Whether sessions are kept and resumed. Default true. */
