@@ -99,6 +99,7 @@ export { createTlsServerContext, TlsServerContext } from './tls/server-context.j
 export type { TlsServerIdentity, TlsServerOptions } from './tls/server-options.js'
 export type { TlsCipher, TlsSession } from './tls/session.js'
 export type { StartTlsCommon, StartTlsOptions } from './tls/start-tls.js'
+export { type TlsSupport, tlsSupport } from './tls/support.js'
 export type {
   DatagramDestination,
   DatagramError,
