@@ -232,7 +232,7 @@ impl Session {
 
     /// A client's first words.
     pub fn begin(&mut self) -> Result<(), Failure> {
-        self.receive(&mut [], &mut Nobody).map(|_| ())
+        self.receive(&mut [], &mut Later).map(|_| ())
     }
 
     /// Encrypts as much of `plaintext` as goes into one turn, behind what is in `outbox`: how many bytes of it.
@@ -379,10 +379,10 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// Takes none.
-struct Nobody;
+/// Takes none: what comes is for later, when somebody knows of the connection.
+pub struct Later;
 
-impl Plaintext for Nobody {
+impl Plaintext for Later {
     fn take(&mut self, _bytes: &[u8]) -> bool {
         false
     }
