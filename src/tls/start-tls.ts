@@ -103,7 +103,7 @@ export function secured(transport: TcpTransport): void {
   if (upgrade === undefined) return
   delete rare.upgrade
   delete rare.tls
-  if (!upgrade.verifies) rare.unverified = true
+  transport.noteTls(upgrade.verifies)
   if (upgrade.protocol !== undefined) transport.setProtocol(upgrade.protocol)
   upgrade.resolve()
   upgrade.ended()

@@ -460,7 +460,7 @@ export class ShardLoop {
     }
     if (attempt.source !== undefined) transport.noteSource(attempt.source)
     if (attempt.peername !== undefined) transport.notePeername(attempt.peername)
-    if (attempt.tls !== null && !attempt.tls.context.verifies) transport.noteUnverified()
+    if (attempt.tls !== null) transport.noteTls(attempt.tls.context.verifies)
     try {
       this.begin(transport, attempt.factory, named)
     } catch (error) {

@@ -79,6 +79,8 @@ export interface Rare {
   limits?: Watermarks
   /** What TLS agreed on, once somebody has asked; null: there is none. */
   tls?: TlsSession | null
+  /** It got TLS otherwise than by its server: as a client, or by `startTls`. */
+  secured?: true
   /** Any certificate of the peer is accepted. */
   unverified?: true
   /** It becomes TLS: until then `held` keeps what comes. */
@@ -351,16 +353,19 @@ export class TcpTransport implements Transport {
   /** @internal What TLS agreed on; null where there is none, or was not asked for by the end of the connection. */
   get tls(): TlsSession | null {
     if (this.rare?.tls !== undefined) return this.rare.tls
-    if (this.lost) return null
+    // Not asked of native code where there is none: Express, say, looks at each connection whether it is `encrypted`.
+    if (this.lost || (this.server.tls === 0 && this.rare?.secured !== true)) return null
     const info = this.loop.native.tlsInfo(this.handle)
     const session = info === null ? null : new TlsSession(info, this.rare?.unverified !== true)
     this.rarely().tls = session
     return session
   }
 
-  /** @internal Its peer's certificate, whatever it be, was accepted. */
-  noteUnverified(): void {
-    this.rarely().unverified = true
+  /** @internal A client's has TLS. @param verified false where its peer's certificate, whatever it be, was accepted */
+  noteTls(verified: boolean): void {
+    const rare = this.rarely()
+    rare.secured = true
+    if (!verified) rare.unverified = true
   }
 
   /** @internal */
