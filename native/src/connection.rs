@@ -196,13 +196,10 @@ impl<K> Connection<K> {
         self.queue.is_some() || self.tls.as_deref().is_some_and(has_records)
     }
 
-    /// Whether both ends of its TLS have said their last word, and ours was handed to the kernel: then it is of no meaning any more how
-    /// the connection below ends.
+    /// Whether its peer has said its last word by TLS, and nothing was written behind it or waits to be sent: then it is of no meaning any more how the
+    /// connection below ends. (Who goes without having read a server's tickets resets it.)
     pub fn has_parted(&self) -> bool {
-        let parted = |session: &Session| {
-            session.is_close_sent() && session.is_peer_closed() && session.outgoing().is_empty()
-        };
-        self.queue.is_none() && self.tls.as_deref().is_some_and(parted)
+        !self.waits_to_send() && self.tls.as_deref().is_some_and(Session::has_peer_parted)
     }
 
     /// Whether there is something to read, as far as is known.

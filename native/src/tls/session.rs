@@ -97,6 +97,7 @@ pub struct Session {
     late: bool,
     established: bool,
     peer_closed: bool,
+    wrote_behind_end: bool,
     close_sent: bool,
     early_data: bool,
 }
@@ -140,6 +141,7 @@ impl Session {
             late: false,
             established: false,
             peer_closed: false,
+            wrote_behind_end: false,
             close_sent: false,
             early_data: false,
         }
@@ -166,6 +168,11 @@ impl Session {
     /// Whether the client's side is ours.
     pub fn is_client(&self) -> bool {
         matches!(self.side, Side::Client(_))
+    }
+
+    /// Whether the peer has said that it sends no more, and nothing was written for it since.
+    pub fn has_peer_parted(&self) -> bool {
+        self.peer_closed && !self.wrote_behind_end
     }
 
     /// Whether the peer has said that it sends no more.
@@ -243,6 +250,7 @@ impl Session {
             plaintext.len().min(crate::limits::TLS_ENCRYPT_BYTES)
         };
         self.small_bytes = self.small_bytes.saturating_sub(length);
+        self.wrote_behind_end |= self.peer_closed;
         self.write(outbox, |writer, into| writer.app_data(&plaintext[..length], into))?;
         Ok(length)
     }

@@ -37,7 +37,8 @@ impl<S: System> Shard<S> {
             return false;
         };
         // A peer that has said its last word need not be there to hear ours.
-        let is_over = session.is_close_sent() && session.is_peer_closed() && connection.queue.is_none();
+        let last = session.is_close_sent() || session.is_late();
+        let is_over = last && session.has_peer_parted() && connection.queue.is_none();
         while !session.outgoing().is_empty() {
             self.metrics.add(abi::METRIC_WRITES, 1);
             match send(socket, session.outgoing()) {
