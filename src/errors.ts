@@ -1,4 +1,5 @@
 import { getSystemErrorMap } from 'node:util'
+import { brand } from './brand.js'
 
 /**
  * Every error that shardloop itself raises. The codes are stable; messages are for people and may change.
@@ -76,9 +77,6 @@ export type ShardloopErrorCode = keyof typeof ERROR_CODES
 /** Whose fault an error is: the peer's, that of the program or its configuration, or shardloop's own. */
 export type Blame = (typeof ERROR_CODES)[ShardloopErrorCode]
 
-/** On errors of every copy of this package. */
-const BRAND = Symbol.for('shardloop.error')
-
 /** An error raised by shardloop. `code` is stable. */
 export class ShardloopError extends Error {
   readonly code: ShardloopErrorCode
@@ -98,14 +96,7 @@ export class ShardloopError extends Error {
   }
 }
 
-Object.defineProperty(ShardloopError.prototype, BRAND, { value: true })
-// An error of another copy of this package in the process is an instance, too: tsx loads it twice for CommonJS.
-Object.defineProperty(ShardloopError, Symbol.hasInstance, {
-  value(this: unknown, error: unknown): boolean {
-    if (this !== ShardloopError) return Function.prototype[Symbol.hasInstance].call(this, error) // a subclass
-    return typeof error === 'object' && error !== null && BRAND in error
-  },
-})
+brand(ShardloopError, 'error')
 
 /** A stream ended within what was read: asyncio's. `instanceof` holds for errors of every copy of this package. */
 export class IncompleteReadError extends ShardloopError {

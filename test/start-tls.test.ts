@@ -209,17 +209,39 @@ forEachEngine('startTls of a server', (test) => {
     await assert.rejects(protocol.upgraded as Promise<void>, error)
   })
 
-  test('a close meanwhile rejects it, and is no failure', async (t) => {
+  test('a close meanwhile rejects it, and is no failure, though something waits to be encrypted', async (t) => {
     const Upgrading = upgrading(Recorder, (received) => ({ server: true, received }))
     const accepting = await t.serveEach(() => new Upgrading(), UPGRADE)
     const client = await t.connect(accepting.server)
     await client.write(String(COMMAND))
     const protocol = await accepting.protocol(0)
     await protocol.until(() => protocol.upgraded !== undefined)
+    protocol.transport.write('for nobody')
     protocol.transport.close()
     await assert.rejects(protocol.upgraded as Promise<void>, { code: 'ERR_SHARDLOOP_CLOSED' })
     assert.equal(await protocol.lost(), null)
-    await client.readToClose()
+    assert.equal((await client.readToClose()).length, 0, 'nothing of it went out in clear')
+  })
+
+  test("an end of the sending half meanwhile is TLS's, behind what was written", async (t) => {
+    class Ending extends upgrading(Recorder, (received) => ({ server: true, received })) {
+      protected override record(bytes: Uint8Array): void {
+        const before = this.upgraded
+        super.record(bytes)
+        if (before !== undefined || this.upgraded === undefined) return
+        this.transport.write('all there is')
+        this.transport.writeEof()
+      }
+    }
+    const accepting = await t.serveEach(() => new Ending(), UPGRADE)
+    const client = await behind(t, portOf(accepting.server), 100_000)
+    const chunks: Buffer[] = []
+    client.on('data', (chunk: Buffer) => chunks.push(chunk))
+    await new Promise((resolve) => client.once('end', resolve))
+    client.end()
+    assert.equal(String(Buffer.concat(chunks)), 'all there is')
+    const protocol = await accepting.protocol(0)
+    assert.equal(await protocol.lost(), null)
   })
 })
 

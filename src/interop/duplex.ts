@@ -1,6 +1,7 @@
 import type { X509Certificate } from 'node:crypto'
 import { Duplex } from 'node:stream'
 import type { PeerCertificate } from 'node:tls'
+import { brand } from '../brand.js'
 import { ShardloopError } from '../errors.js'
 import { DUPLEX_HIGH_WATER_MAX_BYTES, TIME_MAX_MS } from '../limits.js'
 import { invalid } from '../workers/invalid.js'
@@ -464,17 +465,7 @@ export class DuplexProtocol implements Protocol {
   }
 }
 
-/** On such protocols of every copy of this package. */
-const BRAND = Symbol.for('shardloop.duplex-protocol')
-
-Object.defineProperty(DuplexProtocol.prototype, BRAND, { value: true })
-// One of another copy of this package in the thread is an instance, too: tsx loads it twice for CommonJS.
-Object.defineProperty(DuplexProtocol, Symbol.hasInstance, {
-  value(this: unknown, value: unknown): boolean {
-    if (this !== DuplexProtocol) return Function.prototype[Symbol.hasInstance].call(this, value) // a subclass
-    return typeof value === 'object' && value !== null && BRAND in value
-  },
-})
+brand(DuplexProtocol, 'duplex-protocol')
 
 /** @throws ShardloopError ERR_SHARDLOOP_ARGUMENT */
 export function duplexOf(transport: TcpTransport, options: DuplexOptions = NO_OPTIONS): TransportDuplex {

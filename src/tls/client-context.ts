@@ -1,3 +1,4 @@
+import { brand } from '../brand.js'
 import type { TlsClient } from '../native/binding.js'
 import { native } from '../native/index.js'
 import { wrong } from '../server/given-options.js'
@@ -10,9 +11,6 @@ import {
 } from './client-options.js'
 import { refusedByNative, SERVER_NAME_EXPECTED } from './common-options.js'
 import { refused } from './material.js'
-
-/** On contexts of every copy of this package. */
-const BRAND = Symbol.for('shardloop.tls-client-context')
 
 /**
  * A client's side of TLS, to be used for many connections of its thread, which resume each other's sessions. Its files are read
@@ -53,11 +51,7 @@ export class TlsClientContext {
   }
 }
 
-Object.defineProperty(TlsClientContext.prototype, BRAND, { value: true })
-// A context of another copy of this package in the thread is an instance, too: tsx loads it twice for CommonJS.
-Object.defineProperty(TlsClientContext, Symbol.hasInstance, {
-  value: (value: unknown): boolean => typeof value === 'object' && value !== null && BRAND in value,
-})
+brand(TlsClientContext, 'tls-client-context')
 
 /** See {@link TlsClientContext}. */
 export function createTlsClientContext(options: TlsClientOptions = {}): TlsClientContext {

@@ -1,3 +1,4 @@
+import { brand } from '../brand.js'
 import type { NativeTlsServer, TlsServer } from '../native/binding.js'
 import { native } from '../native/index.js'
 import { refusedByNative } from './common-options.js'
@@ -8,9 +9,6 @@ import {
   type TlsServerOptions,
   type TlsServerSettings,
 } from './server-options.js'
-
-/** On contexts of every copy of this package. */
-const BRAND = Symbol.for('shardloop.tls-server-context')
 
 /**
  * A server's side of TLS for `transport.startTls({ server: context })`, where a server has none of its own, or another one is
@@ -42,11 +40,7 @@ export class TlsServerContext {
   }
 }
 
-Object.defineProperty(TlsServerContext.prototype, BRAND, { value: true })
-// A context of another copy of this package in the thread is an instance, too: tsx loads it twice for CommonJS.
-Object.defineProperty(TlsServerContext, Symbol.hasInstance, {
-  value: (value: unknown): boolean => typeof value === 'object' && value !== null && BRAND in value,
-})
+brand(TlsServerContext, 'tls-server-context')
 
 /** See {@link TlsServerContext}. */
 export function createTlsServerContext(

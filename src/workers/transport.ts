@@ -1,4 +1,5 @@
 import { AsyncResource } from 'node:async_hooks'
+import { brand } from '../brand.js'
 import { ShardloopError, type SystemError, systemError } from '../errors.js'
 import { type DuplexOptions, DuplexProtocol, duplexOf, type TransportDuplex } from '../interop/duplex.js'
 import {
@@ -89,9 +90,6 @@ export interface Rare {
 
 /** A string of more characters is encoded on its own; a shorter one takes at most three times its length in the slab. */
 const TEXT_MAX_LENGTH = DIRECT_WRITE_BYTES - 1
-
-/** On transports of every copy of this package. */
-const BRAND = Symbol.for('shardloop.transport')
 
 /** One TCP connection. Its fields are few, for there may be very many of them. */
 export class TcpTransport implements Transport {
@@ -658,14 +656,7 @@ export class TcpTransport implements Transport {
   }
 }
 
-Object.defineProperty(TcpTransport.prototype, BRAND, { value: true })
-// A transport of another copy of this package in the thread is an instance, too: tsx loads it twice for CommonJS.
-Object.defineProperty(TcpTransport, Symbol.hasInstance, {
-  value(this: unknown, value: unknown): boolean {
-    if (this !== TcpTransport) return Function.prototype[Symbol.hasInstance].call(this, value) // a subclass
-    return typeof value === 'object' && value !== null && BRAND in value
-  },
-})
+brand(TcpTransport, 'transport')
 
 /** An async context for a connection, which goes on from that of the caller. */
 export function connectionResource(): AsyncResource {

@@ -4,6 +4,7 @@
 use super::{Flags, Handle, Shard, System};
 use crate::limits::{TIMER_SLOTS, TIMER_TICK_MS};
 use crate::timer::Tick;
+use crate::tls::failure::Failure;
 
 impl<S: System> Shard<S> {
     pub(super) fn set_idle_timeout(&mut self, handle: Handle, milliseconds: u32) {
@@ -42,7 +43,7 @@ impl<S: System> Shard<S> {
         }
         let is_idle = connection.idle_at() <= self.tick;
         if is_idle && connection.flags.has(Flags::HANDSHAKING.and(Flags::UPGRADING)) {
-            return self.handshake_timed_out(handle);
+            return self.fail_session(handle, Failure::Timeout);
         }
         if is_idle {
             connection.active_at = self.tick;

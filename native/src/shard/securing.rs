@@ -89,30 +89,17 @@ impl<S: System> Shard<S> {
     pub(super) fn begin_handshake(&mut self, handle: Handle) {
         let tick = self.tick;
         let Some(connection) = self.connections.get_mut(handle) else { return };
-        let Some(session) = connection.tls.as_ref() else { return };
+        let Some(session) = connection.tls.as_mut() else { return };
         let timeout_ms = session.handshake_timeout().as_millis() as u32;
-        let is_client = session.is_client();
+        let begun = session.is_client().then(|| session.begin());
         connection.flags.set(Flags::HANDSHAKING);
         connection.active_at = tick;
         if let Some(server) = self.servers.get_mut(&connection.server) {
             server.handshakes += 1;
         }
         self.start_idle_timer(handle, timeout_ms);
-        if is_client {
-            let begun = self.with_session(handle, |session, _| session.begin());
+        if let Some(begun) = begun {
             self.advance_handshake(handle, begun);
-        }
-    }
-
-    /// Gives a session a word with what the shard shares.
-    fn with_session<T>(
-        &mut self,
-        handle: Handle,
-        talk: impl FnOnce(&mut Session, &mut Outbox) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        match self.connections.get_mut(handle).and_then(|connection| connection.tls.as_deref_mut()) {
-            Some(session) => talk(session, &mut self.securing.outbox),
-            None => Err(Failure::Internal("the connection has no session")),
         }
     }
 
@@ -222,13 +209,8 @@ impl<S: System> Shard<S> {
         }
     }
 
-    /// It took too long.
-    pub(super) fn handshake_timed_out(&mut self, handle: Handle) {
-        self.fail_session(handle, Failure::Timeout);
-    }
-
     /// Ends a connection whose session has failed. What the session has to say of it (an alert) is sent if there is room.
-    fn fail_session(&mut self, handle: Handle, failure: Failure) {
+    pub(super) fn fail_session(&mut self, handle: Handle, failure: Failure) {
         let reason = failure.reason();
         // An end is nothing that an answer is waited for.
         let gone = matches!(failure, Failure::Truncated | Failure::Abandoned | Failure::Timeout);

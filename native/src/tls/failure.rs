@@ -154,8 +154,3 @@ pub fn looks_like_tls(bytes: &[u8]) -> bool {
 
 /// What a record may hold where it is encrypted by TLS 1.2 (RFC 5246 section 6.2.3), the longest.
 const RECORD_MAX_BYTES: u16 = (16 << 10) + 2048;
-
-/// The alert's name (RFC 8446 section 6), for people.
-pub fn alert_name(number: u8) -> String {
-    format!("{:?}", AlertDescription::from(number))
-}

@@ -121,7 +121,7 @@ fn no_change_of_what_is_said_makes_a_session_panic_or_keep_too_much() {
 }
 
 #[test]
-fn empty_records_and_key_updates_are_bounded() {
+fn warnings_without_end_are_not_taken() {
     let made = Made::new(|_| {});
     let (mut client, mut server) = pair(&made);
     exchange(&mut client, &mut server, usize::MAX).unwrap();

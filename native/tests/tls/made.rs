@@ -1,5 +1,6 @@
 //! Certificates that are made for a test, and two sessions that talk to each other.
 
+use rcgen::PublicKeyData as _;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use shardloop_native::limits::{TLS_INCOMING_MAX_BYTES, TLS_RECEIVE_BYTES};
 use shardloop_native::tls::choices::Choices;
@@ -18,6 +19,9 @@ pub struct Made {
     pub server: ServerTls,
     pub client: ClientTls,
     make: Box<dyn Fn() -> ServerTlsOptions>,
+    /// SHA-256 of the server's key.
+    pub key_hash: Vec<u8>,
+    make_client: Box<dyn Fn(Vec<Vec<u8>>) -> ClientTls>,
 }
 
 impl Made {
@@ -32,6 +36,7 @@ impl Made {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         let cert = params.signed_by(&key, &issuer).unwrap().pem().into_bytes();
+        let key_hash = sha256(&key.subject_public_key_info());
         let key = key.serialize_pem().into_bytes();
         let make = move || {
             let (cert, key) = (cert.clone(), key.clone());
@@ -53,33 +58,52 @@ impl Made {
             options
         };
         let options = make();
-        let client = ClientTlsOptions {
-            ca: Some(vec![ca]),
-            crl: Vec::new(),
-            identity: None,
-            alpn: Vec::new(),
-            choices: Choices {
-                min_version: options.choices.min_version.clone(),
-                max_version: options.choices.max_version.clone(),
-                ..choices()
-            },
-            pins: Vec::new(),
-            accept_any_certificate: false,
-            accept_any_name: false,
-            session_cache_size: 16,
-            key_log: None,
-            handshake_timeout_ms: 10_000,
+        let (min_version, max_version) =
+            (options.choices.min_version.clone(), options.choices.max_version.clone());
+        let make_client = move |pins| {
+            let client = ClientTlsOptions {
+                ca: Some(vec![ca.clone()]),
+                crl: Vec::new(),
+                identity: None,
+                alpn: Vec::new(),
+                choices: Choices {
+                    min_version: min_version.clone(),
+                    max_version: max_version.clone(),
+                    ..choices()
+                },
+                pins,
+                accept_any_certificate: false,
+                accept_any_name: false,
+                session_cache_size: 16,
+                key_log: None,
+                handshake_timeout_ms: 10_000,
+            };
+            ClientTls::new(&client).unwrap()
         };
         Self {
             server: ServerTls::new(&options).unwrap(),
-            client: ClientTls::new(&client).unwrap(),
+            client: make_client(Vec::new()),
             make: Box::new(make),
+            key_hash,
+            make_client: Box::new(make_client),
         }
+    }
+
+    /// A client that knows the server's key.
+    pub fn client_with_pin(&self, pin: &[u8]) -> ClientTls {
+        (self.make_client)(vec![pin.to_vec()])
     }
 
     pub fn options(&self) -> ServerTlsOptions {
         (self.make)()
     }
+}
+
+fn sha256(bytes: &[u8]) -> Vec<u8> {
+    let suites = &shardloop_native::tls::provider().cipher_suites;
+    let suite =
+        suites.iter().find(|suite| suite.suite() == rustls::CipherSuite::TLS13_AES_128_GCM_SHA256).unwrap();
+    suite.tls13().unwrap().common.hash_provider.hash(bytes).as_ref().to_vec()
 }
 
 fn choices() -> Choices {

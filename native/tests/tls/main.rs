@@ -143,6 +143,22 @@ fn a_bad_reload_leaves_what_there_was() {
     assert!(server.is_established());
 }
 
+/// Whoever has seen a certificate can send it along: it proves nothing.
+#[test]
+fn a_pin_is_of_the_certificate_that_the_server_has_the_key_of() {
+    let (ours, pinned) = (Made::new(|_| {}), Made::new(|_| {}));
+    let mut options = ours.options();
+    options.certificates[0].cert.extend_from_slice(&pinned.options().certificates[0].cert);
+    ours.server.reload(&options).unwrap();
+    for (pin, reason) in [(&pinned.key_hash, Some(abi::TLS_CERT_PIN)), (&ours.key_hash, None)] {
+        let made = ours.client_with_pin(pin);
+        let mut client =
+            Session::client(&made, shardloop_native::tls::client::server_name("localhost").unwrap()).unwrap();
+        let failed = exchange(&mut client, &mut server(&ours), usize::MAX).err();
+        assert_eq!(failed.and_then(|failed| failed.by_client).map(|failure| failure.reason()), reason);
+    }
+}
+
 #[test]
 fn an_idle_session_holds_no_buffer_and_is_small() {
     let (client, server) = established(VERSIONS[0], usize::MAX);

@@ -215,47 +215,64 @@ impl<S: System> Shard<S> {
     /// Encrypts pieces and sends them if nothing waits before them; queues a copy of what is left.
     pub(in crate::shard) fn send_secured(&mut self, handle: Handle, pieces: &mut [IoSlice<'_>]) {
         let Some(connection) = self.connections.get_mut(handle) else { return };
-        let (Some(socket), Some(session)) = (connection.socket.as_ref(), connection.tls.as_mut()) else {
-            return;
-        };
+        let Some(session) = connection.tls.as_mut() else { return };
         let mut rest = pieces;
         IoSlice::advance_slices(&mut rest, 0);
         const BARRED: Flags = Flags::HANDSHAKING.and(Flags::UPGRADING);
         let waits = !session.outgoing().is_empty() && !session.is_late();
-        if connection.queue.is_none() && !waits && !connection.flags.has(BARRED) {
-            if session.sent_at.saturating_add(QUIET_TICKS) <= self.tick {
-                session.begin_burst();
+        let mut has_room = connection.queue.is_none() && !waits && !connection.flags.has(BARRED);
+        if has_room && session.sent_at.saturating_add(QUIET_TICKS) <= self.tick {
+            session.begin_burst();
+        }
+        while has_room && !rest.is_empty() {
+            let session = self.connections.get_mut(handle).and_then(|connection| connection.tls.as_mut());
+            let Some(session) = session else { return };
+            let Securing { outbox, gathered, .. } = &mut self.securing;
+            outbox.clear();
+            session.move_late(outbox);
+            match encrypt_some(session, rest, gathered, outbox) {
+                Ok(count) => IoSlice::advance_slices(&mut rest, count),
+                Err(failure) => return self.fail_session(handle, failure),
             }
-            while !rest.is_empty() {
-                let Securing { outbox, gathered, .. } = &mut self.securing;
-                outbox.clear();
-                session.move_late(outbox);
-                let encrypted = encrypt_some(session, rest, gathered, outbox);
-                let count = match encrypted {
-                    Ok(count) => count,
-                    Err(failure) => return self.fail_session(handle, failure),
-                };
-                IoSlice::advance_slices(&mut rest, count);
-                self.metrics.add(abi::METRIC_WRITES, 1);
-                let records = outbox.filled();
-                let sent = match socket.send(&[IoSlice::new(records)]) {
-                    Ok(sent) => sent,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                    Err(error) => return self.lose(handle, errno(&error)),
-                };
-                if sent > 0 {
-                    connection.active_at = self.tick;
-                    session.sent_at = self.tick;
-                }
-                self.metrics.add(abi::METRIC_BYTES_WRITTEN, sent as u64);
-                if sent < records.len() {
-                    session.keep_outgoing(&records[sent..]);
-                    self.system.await_room(socket);
-                    break;
-                }
+            match self.send_outbox(handle) {
+                Sent::All => {}
+                Sent::Part => has_room = false,
+                Sent::Lost => return,
             }
         }
         self.queue_copy(handle, rest);
+    }
+
+    /// Sends the records in the outbox; the session keeps what the kernel does not take.
+    fn send_outbox(&mut self, handle: Handle) -> Sent {
+        let Some(connection) = self.connections.get_mut(handle) else { return Sent::Lost };
+        let (Some(socket), Some(session)) = (connection.socket.as_ref(), connection.tls.as_mut()) else {
+            return Sent::Lost;
+        };
+        let records = self.securing.outbox.filled();
+        if records.is_empty() {
+            return Sent::All; // of empty pins there are none
+        }
+        self.metrics.add(abi::METRIC_WRITES, 1);
+        let sent = match socket.send(&[IoSlice::new(records)]) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                self.lose(handle, errno(&error));
+                return Sent::Lost;
+            }
+        };
+        if sent > 0 {
+            connection.active_at = self.tick;
+            session.sent_at = self.tick;
+        }
+        self.metrics.add(abi::METRIC_BYTES_WRITTEN, sent as u64);
+        if sent == records.len() {
+            return Sent::All;
+        }
+        session.keep_outgoing(&records[sent..]);
+        self.system.await_room(socket);
+        Sent::Part
     }
 
     /// Sends records, and encrypts what is queued, until the kernel takes no more.
@@ -277,34 +294,13 @@ impl<S: System> Shard<S> {
             let Some(queue) = connection.queue.as_mut() else { break };
             if queue.first_file().is_some() {
                 // The kernel cannot send what it cannot encrypt: JavaScript reads it, and writes it.
+                self.securing.outbox.clear();
                 queue.end_file();
                 self.files_sent.push_back((handle, Err(libc::ENOSYS)));
             } else {
                 let Securing { outbox, gathered, .. } = &mut self.securing;
                 match encrypt_first(session, queue, memory, gathered, outbox) {
-                    Ok(Ok(count)) => {
-                        queue.advance(count, &mut self.flushed_pins);
-                        let records = outbox.filled();
-                        self.metrics.add(abi::METRIC_WRITES, u64::from(!records.is_empty()));
-                        let sent = match connection.socket.as_ref() {
-                            Some(socket) if !records.is_empty() => socket.send(&[IoSlice::new(records)]),
-                            _ => Ok(0),
-                        };
-                        match sent {
-                            Ok(sent) => {
-                                if sent > 0 {
-                                    connection.active_at = self.tick;
-                                    session.sent_at = self.tick;
-                                }
-                                self.metrics.add(abi::METRIC_BYTES_WRITTEN, sent as u64);
-                                session.keep_outgoing(&records[sent..]);
-                            }
-                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                                session.keep_outgoing(records);
-                            }
-                            Err(error) => return self.lose(handle, errno(&error)),
-                        }
-                    }
+                    Ok(Ok(count)) => queue.advance(count, &mut self.flushed_pins),
                     Ok(Err(failure)) => return self.fail_session(handle, failure),
                     Err(Detached) => return self.reset(handle, abi::CLOSE_DETACHED),
                 }
@@ -313,6 +309,11 @@ impl<S: System> Shard<S> {
                 connection.queue = None;
             }
             self.tell_flushed_pins(handle);
+            match self.send_outbox(handle) {
+                Sent::All => {}
+                Sent::Part => break,
+                Sent::Lost => return,
+            }
         }
         self.after_write(handle);
     }
@@ -338,6 +339,15 @@ impl<S: System> Shard<S> {
         // The end of the sending half follows at once: both are one segment.
         self.flush_records_by(handle, |socket, bytes| socket.send_more(bytes))
     }
+}
+
+/// What became of records.
+enum Sent {
+    All,
+    /// The kernel has no more room.
+    Part,
+    /// The connection is lost.
+    Lost,
 }
 
 /// Encrypts some of the pieces, behind what is in `outbox`: how many bytes of them.
