@@ -223,26 +223,28 @@ forEachEngine('startTls of a server', (test) => {
     assert.equal((await client.readToClose()).length, 0, 'nothing of it went out in clear')
   })
 
-  test("an end of the sending half meanwhile is TLS's, behind what was written", async (t) => {
-    class Ending extends upgrading(Recorder, (received) => ({ server: true, received })) {
-      protected override record(bytes: Uint8Array): void {
-        const before = this.upgraded
-        super.record(bytes)
-        if (before !== undefined || this.upgraded === undefined) return
-        this.transport.write('all there is')
-        this.transport.writeEof()
+  for (const text of ['all there is', '']) {
+    test(`an end of the sending half meanwhile is TLS's, behind what was written: '${text}'`, async (t) => {
+      class Ending extends upgrading(Recorder, (received) => ({ server: true, received })) {
+        protected override record(bytes: Uint8Array): void {
+          const before = this.upgraded
+          super.record(bytes)
+          if (before !== undefined || this.upgraded === undefined) return
+          this.transport.write(text)
+          this.transport.writeEof()
+        }
       }
-    }
-    const accepting = await t.serveEach(() => new Ending(), UPGRADE)
-    const client = await behind(t, portOf(accepting.server), 100_000)
-    const chunks: Buffer[] = []
-    client.on('data', (chunk: Buffer) => chunks.push(chunk))
-    await new Promise((resolve) => client.once('end', resolve))
-    client.end()
-    assert.equal(String(Buffer.concat(chunks)), 'all there is')
-    const protocol = await accepting.protocol(0)
-    assert.equal(await protocol.lost(), null)
-  })
+      const accepting = await t.serveEach(() => new Ending(), UPGRADE)
+      const client = await behind(t, portOf(accepting.server), 100_000)
+      const chunks: Buffer[] = []
+      client.on('data', (chunk: Buffer) => chunks.push(chunk))
+      await new Promise((resolve) => client.once('end', resolve))
+      client.end()
+      assert.equal(String(Buffer.concat(chunks)), text)
+      const protocol = await accepting.protocol(0)
+      assert.equal(await protocol.lost(), null)
+    })
+  }
 })
 
 forEachEngine('startTls of a client', (test) => {
