@@ -10,8 +10,11 @@ import { forEachEngine, type TestContext, whereIs } from './harness/suite.js'
 
 /** As many come in one of so many runs of a second at the latest. */
 const TRIES = 8
-/** A shard rests where it has more events than this in a second. */
-const BUSY_PER_SEC = 80_000
+/**
+ * What is read of MANY in a run, which has half a second of warm-up before its second, when they keep to their schedule: 180,000. Fewer:
+ * somebody else has the processor that they are sent by, they come in no order that a rest could wait for, and all rests are in vain.
+ */
+const ON_SCHEDULE = 170_000
 /** And where they come a few at a time. */
 const LARGE_BATCH = 6
 /** As many as keep a shard busy a few at a time, on a schedule that does not wait for it. */
@@ -34,8 +37,8 @@ forEachEngine('rests between small batches', (test, engine) => {
     assert.ok(last.moderationMs < 1000, told)
     if (!rests) assert.equal(last.moderationMs, 0)
     else if (!rested()) {
-      assert.ok(last.reads < BUSY_PER_SEC || without.perBatch > LARGE_BATCH, told)
-      tellSkipped('moderation', 'rests', `a shard has ${last.reads} events a second here`)
+      assert.ok(last.reads < ON_SCHEDULE || without.perBatch > LARGE_BATCH, told)
+      tellSkipped('moderation', 'rests', `of 180,000 messages on a schedule ${last.reads} came here`)
     }
   })
 
