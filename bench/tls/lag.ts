@@ -19,15 +19,23 @@ if (isMainThread) measure()
 
 function measure(): void {
   let late: number[] = []
-  let dueUs = performance.now() * 1000
+  let dueUs = 0
+  /** From `reset` to `report`: it keeps the loop from sleeping, which would look like lag, and from ending. */
+  let looks = false
   const turn = (): void => {
+    if (!looks) return
     const nowUs = performance.now() * 1000
     for (; dueUs <= nowUs; dueUs += PROBE_US) late.push(Math.max(LEAST_US, nowUs - dueUs))
-    setImmediate(turn).unref()
+    setImmediate(turn)
   }
-  setImmediate(turn).unref()
   createInterface({ input: process.stdin }).on('line', (line) => {
-    if ((line.trim() as InsideRequest) === 'reset') late = []
+    const begins = (line.trim() as InsideRequest) === 'reset'
+    if (begins && !looks) setImmediate(turn)
+    looks = begins
+    if (begins) {
+      late = []
+      dueUs = performance.now() * 1000
+    }
     console.log(JSON.stringify(latencySummary(late)))
   })
   process.stdin.unref()
