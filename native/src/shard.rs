@@ -424,9 +424,7 @@ impl<S: System> Shard<S> {
             self.retry_adoptions();
         }
         self.descriptor_freed = false;
-        if self.has_late() {
-            self.send_late();
-        }
+        self.begin_securing();
         self.retry_endpoints(now);
     }
 

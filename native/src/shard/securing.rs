@@ -40,6 +40,8 @@ pub(super) struct Securing {
     late: VecDeque<(u32, Handle)>,
     /// Turns, starting over at the end.
     turn: u32,
+    /// Steps of handshakes in this turn.
+    steps: u32,
     /// For connections that are asked for, by the request's number.
     requests: HashMap<u32, Box<Session>>,
     /// Of requests that failed: why, in words.
@@ -125,8 +127,12 @@ impl<S: System> Shard<S> {
         }
     }
 
-    /// A turn begins: tickets that have waited for long enough are sent.
-    pub(super) fn send_late(&mut self) {
+    /// A turn begins: handshakes may go on, and tickets that have waited for long enough are sent.
+    pub(super) fn begin_securing(&mut self) {
+        self.securing.steps = 0;
+        if self.securing.late.is_empty() {
+            return; // their turns are only counted while some wait
+        }
         self.securing.turn = self.securing.turn.wrapping_add(1);
         while self.securing.late.front().is_some_and(|&(until, _)| until == self.securing.turn) {
             let Some((_, handle)) = self.securing.late.pop_front() else { return };

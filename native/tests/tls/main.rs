@@ -4,6 +4,7 @@
 
 mod hostile;
 mod made;
+mod turns;
 
 use made::{Made, Received, client, exchange, pair, send, server};
 use shardloop_native::abi;

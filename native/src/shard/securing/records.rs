@@ -6,8 +6,8 @@ use super::Securing;
 use crate::abi;
 use crate::error::errno;
 use crate::limits::{
-    READS_PER_BATCH, TIMER_TICK_MS, TLS_ENCRYPT_BYTES, TLS_GATHER_BYTES, TLS_INCOMING_MAX_BYTES,
-    TLS_OUTGOING_HIGH_BYTES, TLS_QUIET_MS, TLS_RECEIVE_BYTES, WRITEV_PIECES,
+    READS_PER_BATCH, TIMER_TICK_MS, TLS_ENCRYPT_BYTES, TLS_GATHER_BYTES, TLS_HANDSHAKE_STEPS_PER_TURN,
+    TLS_INCOMING_MAX_BYTES, TLS_OUTGOING_HIGH_BYTES, TLS_QUIET_MS, TLS_RECEIVE_BYTES, WRITEV_PIECES,
 };
 use crate::pipe::write_copy;
 use crate::timer::Tick;
@@ -92,6 +92,12 @@ impl<S: System> Shard<S> {
             if !shakes && sink.room() <= SIGNALS_MAX {
                 self.list_ready(handle);
                 return false;
+            }
+            if shakes {
+                if self.securing.steps == TLS_HANDSHAKE_STEPS_PER_TURN {
+                    break;
+                }
+                self.securing.steps += 1;
             }
             turns += 1;
             let scratch = self.securing.received.get_or_insert_with(new_scratch);
