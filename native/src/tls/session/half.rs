@@ -3,6 +3,7 @@
 
 use super::{Outbox, Plaintext};
 use crate::tls::failure::Failure;
+use crate::tls::skipped;
 use rustls::CommonState;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -20,7 +21,9 @@ pub(super) trait Half: Deref<Target: Deref<Target = CommonState>> {
 impl Half for UnbufferedServerConnection {
     type Data = ServerConnectionData;
     fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(bytes)
+        let (mut status, skipped) = skipped::watch(bytes.as_ptr(), || self.process_tls_records(bytes));
+        status.discard = status.discard.max(skipped);
+        status
     }
     fn early(
         mut data: ReadEarlyData<'_, '_, Self::Data>,
