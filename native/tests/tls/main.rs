@@ -5,6 +5,7 @@
 mod early_data;
 mod hostile;
 mod made;
+mod reads;
 
 use made::{Made, Received, client, exchange, pair, send, server};
 use shardloop_native::abi;
