@@ -10,7 +10,7 @@ export const COMMAND_RING_RECORDS = 4096 as const
 /** Bytes of the write slab. */
 export const WRITE_SLAB_BYTES = 1048576 as const
 /** From this size on a write is a native call. */
-export const DIRECT_WRITE_BYTES = 32768 as const
+export const DIRECT_WRITE_BYTES = 16384 as const
 /** Number of chunk slabs; they have the indexes 1 to this. Index 0 is the borrowed slab. */
 export const CHUNK_SLABS = 2 as const
 /** Bytes of a chunk slab. */

@@ -63,7 +63,8 @@ export interface TlsServerOptions extends TlsCommonOptions, TlsServerIdentity {
   /**
    * Bytes that a client may send with a resumed session before the handshake is done (0-RTT, RFC 8446). Default 0: none. Needs
    * `sessions: 'stateful'`, as each session is taken once then. Somebody who has recorded such bytes may send them to another process
-   * of the same service again (replay): only for requests that may be carried out twice.
+   * of the same service again (replay): only for requests that may be carried out twice. Of what is rejected as many bytes are skipped,
+   * 17 more for each record counted in; past them the connection ends.
    */
   readonly earlyDataBytes?: number
   /** Handshakes that may be under way at once in each shard, at least 1. Default 1,024; past it connections wait to be accepted. */

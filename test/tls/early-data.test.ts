@@ -51,6 +51,26 @@ forEachEngine('early data', (test) => {
     assert.equal(server.metrics().total.tls.resumed, 1)
   })
 
+  define('that is rejected is skipped, as much of it as was allowed', async (t) => {
+    const earlyDataBytes = 4096
+    const { server } = await t.serveEach(() => new Answering(), {
+      tls: { ...serverOptions(), sessions: 'stateful', earlyDataBytes },
+    })
+    const session = t.path('session')
+    const overhead = 17 // of a record (RFC 8446 section 5.2)
+    const early = fileWith(t, 'early', `${'x'.repeat(earlyDataBytes - overhead - 1)}\n`)
+    await visit(t, server, ['-sess_out', session])
+    assert.match(
+      await visit(t, server, ['-sess_in', session, '-early_data', early]),
+      /Early data was accepted/,
+    )
+    const repeated = await visit(t, server, ['-sess_in', session, '-early_data', early])
+    assert.match(repeated, /Early data was rejected/)
+    assert.match(repeated, /in time: behind it/)
+    assert.doesNotMatch(repeated, /early: /)
+    assert.equal(server.metrics().total.tls.failed.protocol, 0)
+  })
+
   define('is refused unless it was asked for', async (t) => {
     const { server } = await t.serveEach(() => new Answering(), {
       tls: { ...serverOptions(), sessions: 'stateful' },

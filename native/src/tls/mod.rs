@@ -12,6 +12,7 @@
 //! | [`server`], [`client`] | what is configured: one for all shards, named by a token, the server's replaceable while it serves |
 //! | [`identity`] | certificates, keys, and which of them is for which name |
 //! | [`choices`] | versions, cipher suites and groups by their names |
+//! | `skipped` | early data that a server has rejected, and must not look at again |
 //! | [`scratch`] | memory that a shard's sessions share |
 //! | [`key_log`] | secrets into a file, where that is asked for |
 //! | [`ktls`] | whether this kernel would encrypt what is sent |
@@ -27,6 +28,7 @@ pub mod ktls;
 pub mod scratch;
 pub mod server;
 pub mod session;
+mod skipped;
 
 use parking_lot::RwLock;
 use rustls::crypto::CryptoProvider;

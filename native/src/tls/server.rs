@@ -4,7 +4,7 @@
 use super::choices::Choices;
 use super::identity::{self, Identities, IdentityOptions};
 use super::key_log::KeyLogFile;
-use super::{ConfigError, Registry};
+use super::{ConfigError, Registry, skipped};
 use parking_lot::RwLock;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
@@ -122,7 +122,9 @@ impl Current {
             .map(|earlier| earlier.resumption.clone())
             .filter(|known| known.kind == options.sessions && known.size == options.session_cache_size)
             .map_or_else(|| Resumption::new(options), Ok)?;
-        let provider = Arc::new(options.choices.provider()?);
+        let mut provider = options.choices.provider()?;
+        skipped::note(&mut provider);
+        let provider = Arc::new(provider);
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&options.choices.versions()?)
             .map_err(|error| ConfigError(error.to_string()))?;

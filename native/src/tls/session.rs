@@ -6,25 +6,39 @@
 //! So an idle one has no buffers.
 #![forbid(unsafe_code)]
 
+mod half;
+mod outbox;
+
+pub use outbox::Outbox;
+
 use super::client::ClientTls;
 use super::failure::{Failure, looks_like_tls};
 use super::identity;
 use super::server::ServerTls;
 use crate::limits::{TLS_INCOMING_MAX_BYTES, TLS_RECORD_SMALL_BYTES, TLS_RECORDS_SMALL_BYTES};
 use crate::timer::Tick;
-use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use half::{Progress, Seen, Writes, work, write};
+use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, ReadEarlyData, UnbufferedStatus};
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::EncryptError;
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 use std::mem;
-use std::ops::Deref;
 use std::time::Duration;
 
 /// Who takes plaintext.
 pub trait Plaintext {
     /// One record's. False when it cannot be taken now: then the session keeps it.
     fn take(&mut self, bytes: &[u8]) -> bool;
+}
+
+/// Takes none: what comes is for later, when somebody knows of the connection.
+pub struct Later;
+
+impl Plaintext for Later {
+    fn take(&mut self, _bytes: &[u8]) -> bool {
+        false
+    }
 }
 
 /// What a session is, once and for all.
@@ -46,33 +60,6 @@ pub struct Facts {
     pub early_data: bool,
     /// The peer's certificates in DER, its own first.
     pub peer_certificates: Vec<Vec<u8>>,
-}
-
-/// Bytes to be sent, in memory that is used again and again.
-#[derive(Debug, Default)]
-pub struct Outbox {
-    bytes: Vec<u8>,
-    used: usize,
-}
-
-impl Outbox {
-    /// What is in it.
-    pub fn filled(&self) -> &[u8] {
-        &self.bytes[..self.used]
-    }
-
-    /// It is with the kernel, or kept elsewhere.
-    pub fn clear(&mut self) {
-        self.used = 0;
-    }
-
-    /// At least so many bytes behind what is in it.
-    fn room(&mut self, least: usize) -> &mut [u8] {
-        if self.bytes.len() < self.used + least {
-            self.bytes.resize(self.used + least, 0);
-        }
-        &mut self.bytes[self.used..]
-    }
 }
 
 /// See the module.
@@ -303,10 +290,8 @@ impl Session {
     /// Such bytes go in front of what is encrypted next.
     pub fn move_late(&mut self, outbox: &mut Outbox) {
         if mem::take(&mut self.late) {
-            let length = self.outgoing().len();
-            outbox.room(length)[..length].copy_from_slice(&self.outgoing[self.sent..]);
-            outbox.used += length;
-            self.sent(length);
+            outbox.append(self.outgoing());
+            self.sent(self.outgoing().len());
         }
     }
 
@@ -384,207 +369,5 @@ impl Session {
 impl std::fmt::Debug for Session {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Session").field("established", &self.established).finish_non_exhaustive()
-    }
-}
-
-/// Takes none: what comes is for later, when somebody knows of the connection.
-pub struct Later;
-
-impl Plaintext for Later {
-    fn take(&mut self, _bytes: &[u8]) -> bool {
-        false
-    }
-}
-
-/// Either side of rustls.
-trait Half: Deref<Target: Deref<Target = CommonState>> {
-    type Data;
-    fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
-    /// What was sent ahead: bytes to discard beyond those that are told already.
-    fn early(data: ReadEarlyData<'_, '_, Self::Data>, seen: &mut Seen<'_>) -> Result<usize, rustls::Error>;
-}
-
-impl Half for UnbufferedServerConnection {
-    type Data = ServerConnectionData;
-    fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(bytes)
-    }
-    fn early(
-        mut data: ReadEarlyData<'_, '_, Self::Data>,
-        seen: &mut Seen<'_>,
-    ) -> Result<usize, rustls::Error> {
-        seen.early = true;
-        let mut discard = 0;
-        while let Some(record) = data.next_record() {
-            let record = record?;
-            discard += record.discard;
-            seen.plaintext(record.payload);
-        }
-        Ok(discard)
-    }
-}
-
-impl Half for UnbufferedClientConnection {
-    type Data = ClientConnectionData;
-    fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(bytes)
-    }
-    /// Only servers are sent something ahead.
-    fn early(_data: ReadEarlyData<'_, '_, Self::Data>, _seen: &mut Seen<'_>) -> Result<usize, rustls::Error> {
-        Ok(0)
-    }
-}
-
-/// Where what is received goes.
-struct Seen<'a> {
-    outgoing: &'a mut Vec<u8>,
-    pending: &'a mut Vec<u8>,
-    to: &'a mut dyn Plaintext,
-    early: bool,
-}
-
-impl Seen<'_> {
-    fn plaintext(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() && (!self.pending.is_empty() || !self.to.take(bytes)) {
-            self.pending.extend_from_slice(bytes);
-        }
-    }
-}
-
-struct Progress {
-    consumed: usize,
-    peer_closed: bool,
-}
-
-fn work<H: Half>(half: &mut H, bytes: &mut [u8], seen: &mut Seen<'_>) -> Result<Progress, rustls::Error> {
-    let mut progress = Progress { consumed: 0, peer_closed: false };
-    loop {
-        let UnbufferedStatus { mut discard, state } = half.process(&mut bytes[progress.consumed..]);
-        let mut waits = false;
-        match state {
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(record) = traffic.next_record() {
-                    let record = record?;
-                    discard += record.discard;
-                    seen.plaintext(record.payload);
-                }
-            }
-            Ok(ConnectionState::ReadEarlyData(data)) => discard += H::early(data, seen)?,
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                encode(|into| data.encode(into), seen.outgoing);
-            }
-            Ok(ConnectionState::TransmitTlsData(data)) => data.done(), // it is sent before anything else is
-            Ok(ConnectionState::PeerClosed) => progress.peer_closed = true,
-            Ok(
-                ConnectionState::BlockedHandshake
-                | ConnectionState::WriteTraffic(_)
-                | ConnectionState::Closed,
-            ) => {
-                waits = true;
-            }
-            Ok(_) => waits = true,
-            Err(error) => {
-                // What it has to say of that, and what was to be said before, is to be had still. It is not shown the bytes again,
-                // and asked no more than that: it would panic.
-                while half.wants_write() {
-                    match half.process(&mut []).state {
-                        Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                            encode(|into| data.encode(into), seen.outgoing);
-                        }
-                        Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                            while traffic.next_record().is_some() {}
-                        }
-                        _ => break,
-                    }
-                }
-                return Err(error);
-            }
-        }
-        progress.consumed += discard;
-        if waits {
-            return Ok(progress);
-        }
-    }
-}
-
-/// Appends a message to what is to be sent.
-fn encode(mut message: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, outgoing: &mut Vec<u8>) {
-    let start = outgoing.len();
-    let needed = match message(&mut []) {
-        Err(EncodeError::InsufficientSize(error)) => error.required_size,
-        _ => return, // an empty one
-    };
-    outgoing.resize(start + needed, 0);
-    let written = message(&mut outgoing[start..]);
-    debug_assert!(written.is_ok_and(|length| length == needed), "rustls asked for another size");
-}
-
-/// What can be written by a session that may send.
-trait Writes {
-    fn app_data(&mut self, plaintext: &[u8], into: &mut [u8]) -> Result<usize, EncryptError>;
-    fn close_notify(&mut self, into: &mut [u8]) -> Result<usize, EncryptError>;
-}
-
-impl<Data> Writes for rustls::unbuffered::WriteTraffic<'_, Data> {
-    fn app_data(&mut self, plaintext: &[u8], into: &mut [u8]) -> Result<usize, EncryptError> {
-        self.encrypt(plaintext, into)
-    }
-    fn close_notify(&mut self, into: &mut [u8]) -> Result<usize, EncryptError> {
-        self.queue_close_notify(into)
-    }
-}
-
-/// More than the header, nonce, type and tag of one record have together.
-const RECORD_OVERHEAD_BYTES: usize = 64;
-
-/// `incoming` is less than a message, as [`Session::receive`] leaves it; rustls wants to see it each time.
-fn write<H: Half>(
-    half: &mut H,
-    incoming: &mut Vec<u8>,
-    pending: &mut Vec<u8>,
-    outbox: &mut Outbox,
-    mut what: impl FnMut(&mut dyn Writes, &mut [u8]) -> Result<usize, EncryptError>,
-) -> Result<(), Failure> {
-    loop {
-        let UnbufferedStatus { discard, state } = half.process(incoming);
-        let mut done = false;
-        match state? {
-            ConnectionState::WriteTraffic(mut traffic) => {
-                let mut room = RECORD_OVERHEAD_BYTES;
-                loop {
-                    match what(&mut traffic, outbox.room(room)) {
-                        Ok(written) => {
-                            outbox.used += written;
-                            break;
-                        }
-                        Err(EncryptError::InsufficientSize(error)) => room = error.required_size,
-                        Err(EncryptError::EncryptExhausted) => {
-                            return Err(Failure::Internal("the session's keys are used up"));
-                        }
-                    }
-                }
-                done = true;
-            }
-            ConnectionState::EncodeTlsData(mut data) => {
-                let mut message = Vec::new();
-                encode(|into| data.encode(into), &mut message);
-                outbox.room(message.len())[..message.len()].copy_from_slice(&message);
-                outbox.used += message.len();
-            }
-            ConnectionState::TransmitTlsData(data) => data.done(),
-            ConnectionState::ReadTraffic(mut traffic) => {
-                while let Some(record) = traffic.next_record() {
-                    pending.extend_from_slice(record?.payload);
-                }
-            }
-            ConnectionState::PeerClosed => {}
-            _ => return Err(Failure::Internal("the session cannot send (any more)")),
-        }
-        if discard > 0 {
-            incoming.drain(..discard);
-        }
-        if done {
-            return Ok(());
-        }
     }
 }

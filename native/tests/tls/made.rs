@@ -21,6 +21,8 @@ pub struct Made {
     make: Box<dyn Fn() -> ServerTlsOptions>,
     /// SHA-256 of the server's key.
     pub key_hash: Vec<u8>,
+    /// Whom its clients trust, in PEM.
+    pub ca: Vec<u8>,
     make_client: Box<dyn Fn(Vec<Vec<u8>>) -> ClientTls>,
 }
 
@@ -60,9 +62,10 @@ impl Made {
         let options = make();
         let (min_version, max_version) =
             (options.choices.min_version.clone(), options.choices.max_version.clone());
+        let trusted = ca.clone();
         let make_client = move |pins| {
             let client = ClientTlsOptions {
-                ca: Some(vec![ca.clone()]),
+                ca: Some(vec![trusted.clone()]),
                 crl: Vec::new(),
                 identity: None,
                 alpn: Vec::new(),
@@ -85,6 +88,7 @@ impl Made {
             client: make_client(Vec::new()),
             make: Box::new(make),
             key_hash,
+            ca,
             make_client: Box::new(make_client),
         }
     }
@@ -163,7 +167,7 @@ pub fn deliver(bytes: &[u8], to: &mut Session, step: usize, received: &mut Recei
     Ok(())
 }
 
-fn take_outgoing(from: &mut Session) -> Vec<u8> {
+pub fn take_outgoing(from: &mut Session) -> Vec<u8> {
     let bytes = from.outgoing().to_vec();
     from.sent(bytes.len());
     bytes

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod early_data;
 mod hostile;
 mod made;
+mod reads;
 mod turns;
 
 use made::{Made, Received, client, exchange, pair, send, server};

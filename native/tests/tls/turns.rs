@@ -1,48 +1,23 @@
 //! How much of TLS is done in one turn of a shard, with sockets.
 
-use super::made::{Made, client};
+use crate::made::{Made, client};
+use crate::reads::{NothingPinned, Seen, engine};
 use shardloop_native::abi;
-use shardloop_native::engine::{SocketEngine, mio::MioEngine};
+use shardloop_native::engine::{Engine, SocketEngine};
 use shardloop_native::limits::TLS_HANDSHAKE_STEPS_PER_TURN;
-use shardloop_native::metrics::Metrics;
 use shardloop_native::net::listen::{ListenOptions, bind};
-use shardloop_native::shard::{Event, ServerLimits, ServerSecurity, Sink};
+use shardloop_native::shard::ServerSecurity;
 use shardloop_native::tls::server::ServerTls;
-use shardloop_native::write_queue::{Pin, PinnedMemory};
 use std::io::{Read as _, Write as _};
-use std::mem::MaybeUninit;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
-
-struct Nothing;
-
-impl PinnedMemory for Nothing {
-    fn bytes(&self, _pin: Pin, _start: usize, _end: usize) -> Option<&[u8]> {
-        None
-    }
-}
-
-/// Takes every event, and no bytes.
-struct Events;
-
-impl Sink for Events {
-    fn room(&self) -> usize {
-        1_000
-    }
-    fn event(&mut self, _event: Event) {}
-    fn read_buffer(&mut self, _borrows: bool, _hint: usize) -> Option<(usize, &mut [MaybeUninit<u8>])> {
-        None
-    }
-    fn received(&mut self, _handle: i32, _slab: usize, _length: usize) {}
-}
 
 #[test]
 fn a_turn_takes_some_handshakes_and_the_next_ones_the_others() {
     const CLIENTS: usize = 30;
     let made = Made::new(|_| {});
-    let metrics = Arc::<Metrics>::default();
-    let mut engine: Box<dyn SocketEngine> = Box::new(MioEngine::open(metrics.clone(), None).unwrap());
+    let (mut engine, metrics) = engine();
     let listener = bind(&ListenOptions {
         host: [127, 0, 0, 1].into(),
         port: 0,
@@ -54,13 +29,6 @@ fn a_turn_takes_some_handshakes_and_the_next_ones_the_others() {
     })
     .unwrap();
     let address = listener.address().ip().unwrap();
-    let limits = ServerLimits {
-        write_high_bytes: 64 << 10,
-        write_low_bytes: 16 << 10,
-        write_max_bytes: 1 << 20,
-        idle_timeout_ms: 0,
-    };
-    engine.add_server(0, 0, limits);
     let tls = Arc::new(ServerTls::new(&made.options()).unwrap());
     engine.secure_server(0, ServerSecurity { tls, upgrade: false });
     engine.listen(0, Arc::new(listener)).unwrap();
@@ -74,13 +42,14 @@ fn a_turn_takes_some_handshakes_and_the_next_ones_the_others() {
             stream
         })
         .collect();
+    let mut seen = Seen::new();
     let mut each_turn = Vec::new();
     let mut answered = 0;
     while answered < CLIENTS {
         if !engine.has_backlog() {
             wait(engine.pollable());
         }
-        engine.collect(Instant::now(), &mut Events, &Nothing);
+        engine.collect(Instant::now(), &mut seen, &NothingPinned);
         let before = clients.len();
         // A client that has its answer has no second step here.
         clients.retain_mut(|stream| stream.read(&mut [0; 16]).is_err());
