@@ -17,11 +17,12 @@ import {
   DIRECT_WRITE_BYTES,
 } from '../native/abi.js'
 import { isTlsInfo, TlsSession, tlsInfoOf } from '../tls/session.js'
-import { type StartTlsOptions, startTls, type TlsUpgrade } from '../tls/start-tls.js'
+import { type StartTlsOptions, startTls } from '../tls/start-tls.js'
 import { closedError } from './close-reasons.js'
 import type { ConnectionOwner } from './connection-server.js'
 import { invalid } from './invalid.js'
 import type { ExtraInfo, Protocol, SocketAddress, Transport, WriteData } from './protocol.js'
+import type { FileSend, Rare } from './rare.js'
 import type { ShardLoop } from './shard-loop.js'
 import { ConnectionSocket, isFailure, peerAddress } from './transport-socket.js'
 import { type Watermarks, WRITE_DATA_EXPECTED, watermarksOf } from './writing.js'
@@ -36,56 +37,6 @@ export const RECEIVE_BUFFERED = 2
 export function receivingOf(protocol: Protocol): Receiving {
   if (protocol.bytesReceived !== undefined) return RECEIVE_BORROWED
   return protocol.getBuffer !== undefined ? RECEIVE_BUFFERED : RECEIVE_CHUNKS
-}
-
-/** A promise of `writeOwned` that waits for its bytes to be flushed. */
-interface OwnedWrite {
-  readonly resolve: () => void
-  readonly reject: (error: Error) => void
-}
-
-/** A file on its way. */
-interface FileSend {
-  /** The kernel is done with it: bytes sent, or the system's error. */
-  readonly ended: (outcome: number | SystemError) => void
-  /** The connection has ended before. */
-  readonly lost: (error: Error) => void
-  /** `writeEof` was called meanwhile. */
-  thenEof: boolean
-}
-
-/** What few connections need, so that the others do not carry it. */
-export interface Rare {
-  owned?: OwnedWrite[]
-  /** Events that came while reading was paused, from the batch in which it was: chunks, then null for the end. */
-  held?: (Buffer | null)[]
-  releasing?: boolean
-  /** How many promises that callbacks returned are pending, and what is called when one is fulfilled. */
-  promises?: { pending: number; readonly fulfilled: () => void }
-  /** A file is sent. */
-  sending?: FileSend
-  /** Who waits for `connectionLost`. */
-  whenLost?: (() => void)[]
-  /** Where the connection was asked for; in debug mode only. */
-  source?: string
-  /** `draining` was called. */
-  toldDraining?: boolean
-  /** What the protocol is told by that it may end; see `askForRest`. */
-  atRest?: () => void
-  /** As native code tells it: read when somebody asks, for few do. */
-  peer?: string
-  peername?: SocketAddress
-  sockname?: SocketAddress
-  socket?: ConnectionSocket
-  limits?: Watermarks
-  /** What TLS agreed on, once somebody has asked; null: there is none. */
-  tls?: TlsSession | null
-  /** It got TLS otherwise than by its server: as a client, or by `startTls`. */
-  secured?: true
-  /** Any certificate of the peer is accepted. */
-  unverified?: true
-  /** It becomes TLS: until then `held` keeps what comes. */
-  upgrade?: TlsUpgrade
 }
 
 /** A string of more characters is encoded on its own; a shorter one takes at most three times its length in the slab. */
