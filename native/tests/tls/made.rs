@@ -163,7 +163,7 @@ pub fn deliver(bytes: &[u8], to: &mut Session, step: usize, received: &mut Recei
     Ok(())
 }
 
-fn take_outgoing(from: &mut Session) -> Vec<u8> {
+pub fn take_outgoing(from: &mut Session) -> Vec<u8> {
     let bytes = from.outgoing().to_vec();
     from.sent(bytes.len());
     bytes
