@@ -259,13 +259,16 @@ export declare class TlsClient {
   close(): void
 }
 
-/** A server's TLS, for all threads of the process. */
+/**
+ * A server's TLS, for all threads of the process. Keys and files are the registry's, so that they go when it is closed, and not when
+ * garbage is collected.
+ */
 export declare class TlsServer {
   /** Throws what is wrong with the options. */
   constructor(options: NativeTlsServer)
   /** Names it in every thread. */
   token(): number
-  /** Replaces what new handshakes see, on all shards at once. Throws what is wrong; then the old goes on. */
+  /** Replaces what new handshakes see, on all shards at once. Throws what is wrong, also that it is closed; then the old goes on. */
   reload(options: NativeTlsServer): void
   /** No thread finds it any more; servers that have it keep it. */
   close(): void

@@ -7,7 +7,7 @@ import { parseTlsServerOptions } from '../../src/tls/server-options.js'
 import { ShardLoop } from '../../src/workers/shard-loop.js'
 import { ChunkEcho } from '../harness/echo-protocols.js'
 import { Recorder } from '../harness/recorder.js'
-import { assertCode, assertRejects, forEachEngine } from '../harness/suite.js'
+import { assertCode, assertRejects, assertThrows, forEachEngine } from '../harness/suite.js'
 import { clientOptions, serverOptions } from '../harness/tls.js'
 
 forEachEngine('a TLS configuration that is closed', (test, engine) => {
@@ -70,6 +70,13 @@ forEachEngine('a TLS configuration that is closed', (test, engine) => {
     assert.equal(String(await protocol.receivedAtLeast(10)), 'still here')
     transport.close()
     await protocol.lost()
+  })
+
+  test('is not reloaded', () => {
+    const context = createTlsServerContext(serverOptions())
+    context.reload(serverOptions())
+    context.close()
+    assertThrows(() => context.reload(serverOptions()), 'ERR_SHARDLOOP_OPTION')
   })
 
   test('is not what startTls begins with, on either side: the connection stays as it is', async (t) => {
