@@ -1,100 +1,10 @@
 /** A shard dies in the middle of handshakes, or when they are done and its JavaScript has not heard of it: others go on with them. */
 import assert from 'node:assert/strict'
-import { connect, type Socket } from 'node:net'
-import { Duplex } from 'node:stream'
-import { type TLSSocket, connect as tlsConnect } from 'node:tls'
 import type { Server } from '../../src/index.js'
 import { CRASH_MODULE, crash, hold, letGo, mortal, nextDeath, WAYS } from '../harness/crashes.js'
-import { Deferred, eventually, Observable } from '../harness/deferred.js'
-import { forEachTransport, portOf, type TestContext } from '../harness/suite.js'
-
-/** How much of a client's part of the handshake goes out before {@link Halting.go}. */
-type Until = 'half a hello' | 'a hello' | 'all of it'
-
-const HALF_HELLO_BYTES = 100
-
-/** What is between node:tls and the network, and passes on no more than it may. */
-class Gate extends Duplex {
-  readonly raw: Socket
-  received = 0
-  readonly #held: Buffer[] = []
-  #until: Until
-
-  constructor(port: number, until: Until) {
-    super()
-    this.#until = until
-    this.raw = connect({ port, host: '127.0.0.1', noDelay: true })
-    this.raw.on('data', (chunk) => {
-      this.received += chunk.length
-      this.push(chunk)
-    })
-    this.raw.on('end', () => this.push(null))
-    this.raw.on('error', (error) => this.destroy(error))
-  }
-
-  override _read(): void {}
-
-  override _write(chunk: Buffer, _encoding: string, done: (error?: Error | null) => void): void {
-    if (this.#until === 'all of it') {
-      this.raw.write(chunk, done)
-      return
-    }
-    // A client's first write is its hello.
-    const passes = this.#held.length > 0 ? 0 : this.#until === 'a hello' ? chunk.length : HALF_HELLO_BYTES
-    this.raw.write(chunk.subarray(0, passes))
-    this.#held.push(chunk.subarray(passes))
-    done()
-  }
-
-  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    this.raw.destroy()
-    done(error)
-  }
-
-  go(): void {
-    this.#until = 'all of it'
-    for (const chunk of this.#held.splice(0)) this.raw.write(chunk)
-  }
-}
-
-/** A client of node:tls that stops in the middle of its handshake. */
-class Halting extends Observable {
-  readonly gate: Gate
-  readonly socket: TLSSocket
-  /** Which shard has answered it. */
-  readonly answer: Promise<number>
-  isSecure = false
-
-  constructor(t: TestContext, server: Server, until: Until) {
-    super()
-    this.gate = new Gate(portOf(server), until)
-    this.socket = tlsConnect({ ...t.nodeTls().tls, socket: this.gate })
-    const answer = new Deferred<number>()
-    this.answer = answer.promise
-    this.answer.catch(() => {})
-    let text = ''
-    this.socket.on('data', (chunk: Buffer) => {
-      text += chunk.toString()
-      if (text.endsWith('\n')) answer.resolve(Number(text))
-    })
-    this.socket.on('error', (error) => answer.reject(error))
-    this.socket.on('close', () => answer.reject(new Error('the connection ended without an answer')))
-    this.socket.on('secureConnect', () => {
-      this.isSecure = true
-      this.changed()
-    })
-    this.gate.raw.on('data', () => this.changed())
-    this.socket.write('who\n')
-    t.defer(() => {
-      this.socket.destroy()
-      this.gate.destroy()
-    })
-  }
-
-  go(): void {
-    this.gate.go()
-  }
-}
+import { eventually } from '../harness/deferred.js'
+import { HALF_HELLO_BYTES, Halting, type Until } from '../harness/halting.js'
+import { forEachTransport, type TestContext } from '../harness/suite.js'
 
 function several(t: TestContext, server: Server, until: Until, count: number): Halting[] {
   return Array.from({ length: count }, () => new Halting(t, server, until))
