@@ -109,7 +109,10 @@ export declare class NativeShard {
   adoptPipeEnd(request: number, server: number, pipe: NativePipe, writes: boolean): SystemFailure | null
   /** Takes the shared memory and the function that handles a batch; see `src/workers/shard-loop.ts`. */
   constructor(options: { engine: string, metrics: number, supervised: boolean, control: Int32Array, events: Int32Array, commands: Int32Array, writeSlab: Uint8Array, slabs: readonly Uint8Array[], drain: () => void, closed: () => void })
-  /** Makes a server known, before `listen`; `number` is its number in the process, 0 for one that only this thread knows. */
+  /**
+   * Makes a server known, before `listen`; `number` is its number in the process, 0 for one that only this thread knows. Throws, and
+   * knows nothing of it, when its TLS configuration is closed.
+   */
   addServer(server: number, number: number, limits: NativeServerLimits): void
   /** Accepts from a listener; null when it does. */
   listen(server: number, listener: number): SystemFailure | null
@@ -256,13 +259,16 @@ export declare class TlsClient {
   close(): void
 }
 
-/** A server's TLS, for all threads of the process. */
+/**
+ * A server's TLS, for all threads of the process. Keys and files are the registry's, so that they go when it is closed, and not when
+ * garbage is collected.
+ */
 export declare class TlsServer {
   /** Throws what is wrong with the options. */
   constructor(options: NativeTlsServer)
   /** Names it in every thread. */
   token(): number
-  /** Replaces what new handshakes see, on all shards at once. Throws what is wrong; then the old goes on. */
+  /** Replaces what new handshakes see, on all shards at once. Throws what is wrong, also that it is closed; then the old goes on. */
   reload(options: NativeTlsServer): void
   /** No thread finds it any more; servers that have it keep it. */
   close(): void

@@ -26,7 +26,7 @@ export interface TlsClientOptions extends TlsCommonOptions {
   readonly servername?: string
   /** Certificates of the authorities that are trusted, in place of the system's. */
   readonly ca?: TlsMaterial | readonly TlsMaterial[]
-  /** Lists of revoked certificates, PEM or DER; only with `ca`. */
+  /** Lists of revoked certificates, PEM or DER; only with `ca`. An OCSP answer that the server sends along is not looked at. */
   readonly crl?: TlsMaterial | readonly TlsMaterial[]
   /**
    * SHA-256 hashes of public keys (SubjectPublicKeyInfo) in base64, with `sha256/` in front or without, as RFC 7469 has them: the

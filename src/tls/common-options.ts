@@ -28,7 +28,10 @@ export interface TlsCommonOptions {
   readonly ciphers?: readonly string[]
   /** Groups for the key exchange, the preferred one first. Default: X25519MLKEM768, X25519, P-256, P-384. */
   readonly groups?: readonly string[]
-  /** Milliseconds that the handshake may take, at least 1. Default 10,000; past it the connection ends with ERR_SHARDLOOP_TLS_TIMEOUT. */
+  /**
+   * Milliseconds that the handshake may take, at least 1. Default 10,000; past it the connection ends with ERR_SHARDLOOP_TLS_TIMEOUT. If the
+   * peer's bytes wait then, as the thread was blocked, it has that time once more.
+   */
   readonly handshakeTimeoutMs?: number
   /**
    * A file to which the secrets of every session are appended in the format of NSS (SSLKEYLOGFILE), so that Wireshark can read what

@@ -35,6 +35,7 @@ import {
 } from '../native/abi.js'
 import type { NativeShard } from '../native/binding.js'
 import { native as binding } from '../native/index.js'
+import { cannotSecure } from '../tls/failures.js'
 import { feedTls, secured } from '../tls/start-tls.js'
 import { checkedProtocol, isThenable, thrownError } from './callback-results.js'
 import type { Clients } from './clients.js'
@@ -149,7 +150,10 @@ export class ShardLoop {
     addShardLoop(this)
   }
 
-  /** Serves a server from its native listeners. Throws the system's error when one cannot be watched. */
+  /**
+   * Serves a server from its native listeners. Throws the system's error when one cannot be watched, or ERR_SHARDLOOP_OPTION when its
+   * TLS is closed.
+   */
   serve(options: ServeOptions): ServedServer {
     const server = this.own((id) => new LocalServer(this, id, options))
     const { id } = server
@@ -164,7 +168,12 @@ export class ShardLoop {
       tls,
       tlsUpgrade,
     }
-    this.native.addServer(id, options.number, limits)
+    try {
+      this.native.addServer(id, options.number, limits)
+    } catch (error) {
+      server.stopListening()
+      throw cannotSecure(`server ${options.name}`, (error as Error).message)
+    }
     for (const listener of options.listeners) {
       const failure = this.native.listen(id, listener)
       if (failure !== null) {

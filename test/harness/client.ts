@@ -10,6 +10,8 @@ export interface ClientOptions {
   readonly mayBreak?: boolean
   /** Over TLS, by node:tls. `open` resolves after the handshake. */
   readonly tls?: ConnectionOptions
+  /** Called when the kernel has connected it; a handshake is still to come. */
+  readonly onConnect?: () => void
 }
 
 /** A peer on node:net: real sockets, with promises. Never ends its writing half by itself. */
@@ -65,6 +67,7 @@ export class Client extends Observable {
     const raw = connect({ ...where, allowHalfOpen: true, noDelay: true })
     const socket = options.tls === undefined ? raw : tlsConnect({ ...options.tls, socket: raw })
     const client = new Client(socket, raw, typeof to === 'string')
+    if (options.onConnect !== undefined) raw.once('connect', options.onConnect)
     const opened = new Deferred<Client>()
     socket.once(socket === raw ? 'connect' : 'secureConnect', () => {
       if (options.paused === true) socket.pause()

@@ -1,13 +1,17 @@
 import assert from 'node:assert/strict'
 import { BroadcastChannel } from 'node:worker_threads'
 import type { Server, ServerOptions, ShardChange } from '../../src/index.js'
+import type { Held } from '../fixtures/servers/crash-module.js'
+import type { Client } from './client.js'
 import { Residents } from './residents.js'
 import { portOf, type TestContext } from './suite.js'
 
 /** A server that dies as it is told; see there. */
 export const CRASH_MODULE: URL = new URL('../fixtures/servers/crash-module.js', import.meta.url)
-/** Blocked for long enough that every client has connected. */
+/** Blocked for so long that others take its queue over. */
 const BLOCK_MS = 150
+/** As many as the queue of every system holds. */
+const QUEUE_MAX = 100
 /** No shard of a busy machine is stuck for so long by chance. */
 const KILL_AFTER_MS = 1_000
 
@@ -20,6 +24,17 @@ export const WAYS: readonly (readonly [way: string, reason: RegExp])[] = [
   ['panic', /the native shard panicked/],
   ['terminate', /was stuck for \d+ ms/],
 ]
+
+/** What a server has whose shards are to die that way again and again. */
+export function mortal(way: string, shards: number): ServerOptions {
+  return {
+    shards,
+    maxRestarts: 10_000,
+    restartWindowMs: 1, // so that every replacement is at once
+    resourceLimits: { maxOldGenerationSizeMb: 32 },
+    ...(way === 'terminate' && { killAfterMs: KILL_AFTER_MS }),
+  }
+}
 
 /** What became of connections that came while shards died. */
 export interface Tally {
@@ -45,15 +60,8 @@ export async function crash(
   plan: { crashes: number; queued: number; shards: number; residents: number },
 ): Promise<Tally> {
   const { crashes, queued, shards } = plan
-  const options: ServerOptions = {
-    shards,
-    maxRestarts: 10_000,
-    restartWindowMs: 1, // so that every replacement is at once
-    resourceLimits: { maxOldGenerationSizeMb: 32 },
-    ...(way === 'terminate' && { killAfterMs: KILL_AFTER_MS }),
-  }
-  const server = await t.serve(CRASH_MODULE, options)
-  const residents = new Residents(portOf(server), t.random)
+  const server = await t.serve(CRASH_MODULE, mortal(way, shards))
+  const residents = new Residents(portOf(server), t.random, t.nodeTls())
   let [answered, failed, lost] = [0, 0, 0]
   for (let round = 0; round < crashes; round++) {
     await residents.fill(plan.residents)
@@ -64,10 +72,12 @@ export async function crash(
     const onShard = residents.on(shard)
     // Closed by the clients of the round before, and not yet by the shards: they would be lost with the shard.
     while (server.metrics().total.connectionsOpen > plan.residents + 1) await nextTurn()
-    const blocked = untilBlocked(shard)
-    await killer.write(`die ${way} ${BLOCK_MS}\n`)
-    await blocked
-    const results = await Promise.allSettled(Array.from({ length: queued }, () => ask(t, server)))
+    const held = await hold(killer, way, BLOCK_MS)
+    let connected = 0
+    const onConnect = (): void => {
+      if (++connected === Math.min(queued, QUEUE_MAX)) letGo(held)
+    }
+    const results = await Promise.allSettled(Array.from({ length: queued }, () => ask(t, server, onConnect)))
     const ok = results.filter(({ status }) => status === 'fulfilled').length
     answered += ok
     failed += queued - ok
@@ -97,26 +107,35 @@ export async function crash(
   return { queued: crashes * queued, answered, failed, lost, takenOver, echoed: residents.echoed }
 }
 
-/** By the shard's own word: one that is only busy or waits for a processor would yet see the connections that come now. */
-async function untilBlocked(shard: number): Promise<void> {
+/**
+ * Has the shard that `killer` is connected to blocked until {@link letGo}, and for `blockMs` at least, and then die. Resolves when it is,
+ * by its own word: one that is only busy or waits for a processor would yet see the connections that come now.
+ */
+export async function hold(killer: Client, way: string, blockMs = 0): Promise<Held> {
   const channel = new BroadcastChannel('crash-module')
   try {
-    await new Promise<void>((resolve) => {
-      channel.onmessage = (event) => {
-        if ((event as MessageEvent).data === shard) resolve()
-      }
+    const held = new Promise<Held>((resolve) => {
+      channel.onmessage = (event) => resolve((event as MessageEvent).data as Held)
     })
+    await killer.write(`die ${way} ${blockMs} held\n`)
+    return await held
   } finally {
     channel.close()
   }
+}
+
+/** Lets it die. */
+export function letGo({ gate }: Held): void {
+  Atomics.store(gate, 0, 1)
+  Atomics.notify(gate, 0)
 }
 
 function nextTurn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve))
 }
 
-async function ask(t: TestContext, server: Server): Promise<void> {
-  const client = await t.connect(server)
+async function ask(t: TestContext, server: Server, onConnect: () => void): Promise<void> {
+  const client = await t.connect(server, { onConnect })
   await client.write('who\n')
   await client.readLine()
   await client.destroy()

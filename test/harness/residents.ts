@@ -1,4 +1,4 @@
-import { assertBytes, Client } from './client.js'
+import { assertBytes, Client, type ClientOptions } from './client.js'
 import { Observable } from './deferred.js'
 import type { Random } from './random.js'
 
@@ -23,6 +23,7 @@ interface Resident {
 export class Residents extends Observable {
   readonly #port: number
   readonly #random: Random
+  readonly #options: ClientOptions
   readonly #living = new Set<Resident>()
   readonly #lives: Promise<void>[] = []
   #wrong: unknown
@@ -32,10 +33,11 @@ export class Residents extends Observable {
   /** Bytes that came back as they should. */
   echoed = 0
 
-  constructor(port: number, random: Random) {
+  constructor(port: number, random: Random, options: ClientOptions = {}) {
     super()
     this.#port = port
     this.#random = random
+    this.#options = { ...options, mayBreak: true }
   }
 
   /** Opens connections until there are `count`. */
@@ -71,7 +73,7 @@ export class Residents extends Observable {
   }
 
   async #settle(): Promise<void> {
-    const client = await Client.open(this.#port, { mayBreak: true })
+    const client = await Client.open(this.#port, this.#options)
     const answer = client.write('echo\n').then(() => client.readLine())
     const line = await answer.catch(() => undefined)
     if (line === undefined) {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer as createNetServer, type Socket } from 'node:net'
-import { createServer, type TLSSocket, type TlsOptions } from 'node:tls'
+import { createServer, type TLSSocket, type TlsOptions, type Server as TlsServer } from 'node:tls'
 import type {
   ConnectionOptions,
   Protocol,
@@ -59,7 +59,7 @@ export async function nodeServer(
 ): Promise<NodeTlsServer> {
   const { cert, key } = identityOf('server')
   const server = createServer({ cert, key, ...options })
-  const ends = new NodeTlsServer()
+  const ends = new NodeTlsServer(server)
   server.on('secureConnection', (socket) => {
     socket.on('error', () => {})
     ends.accepted(socket)
@@ -77,9 +77,15 @@ export async function nodeServer(
 }
 
 export class NodeTlsServer extends Observable {
+  readonly server: TlsServer
   port = 0
   readonly sockets: TLSSocket[] = []
   readonly errors: NodeJS.ErrnoException[] = []
+
+  constructor(server: TlsServer) {
+    super()
+    this.server = server
+  }
 
   accepted(socket: TLSSocket): void {
     this.sockets.push(socket)

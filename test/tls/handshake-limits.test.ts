@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { createServer } from 'node:net'
 import type { Client } from '../harness/client.js'
 import { eventually } from '../harness/deferred.js'
+import { Halting } from '../harness/halting.js'
 import { Recorder } from '../harness/recorder.js'
 import { forEachEngine } from '../harness/suite.js'
 import { nodeOptions, serverOptions } from '../harness/tls.js'
@@ -51,6 +52,42 @@ forEachEngine('handshakes that are never done', (test) => {
     t.defer(() => clearInterval(drip))
     assertTlsError(await failures.at(0), { code: 'TIMEOUT' })
     assert.ok(sent < hello.length - 1)
+  })
+
+  for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
+    test(`${maxVersion}: of which the peer was not the cause, but the thread that was blocked for longer, are done`, async (t) => {
+      const accepting = await t.serveEach(() => new Recorder(), {
+        tls: { ...serverOptions(), handshakeTimeoutMs: 300 },
+      })
+      const tls = { ...nodeOptions(), maxVersion }
+      const clients = Array.from({ length: 5 }, () => new Halting(t, accepting.server, 'a hello', tls))
+      await eventually(() => clients.every(({ gate }) => gate.held > 0))
+      for (const client of clients) client.go()
+      const end = performance.now() + 600
+      while (performance.now() < end);
+      for (const client of clients) await client.until(() => client.isSecure)
+      for (const at of clients.keys()) await (await accepting.protocol(at)).receivedAtLeast(4)
+      assert.equal(accepting.server.metrics().total.tls.failed.timeout, 0)
+    })
+  }
+
+  test('a peer that always has a byte for a blocked thread has no more than twice the time', async (t) => {
+    const accepting = await t.serveEach(() => new Recorder(), {
+      tls: { ...serverOptions(), handshakeTimeoutMs: 300 },
+    })
+    const failures = new Failures(accepting.server)
+    const slow = await t.connect(accepting.server, { mayBreak: true })
+    const hello = clientHello()
+    for (let sent = 0; failures.errors.length === 0; sent++) {
+      assert.ok(sent < 4, `${sent} times`)
+      slow.socket.write(hello.subarray(sent, sent + 1))
+      const end = performance.now() + 400
+      while (performance.now() < end);
+      // What it hears of that comes in these turns.
+      for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve))
+    }
+    assertTlsError(failures.errors[0], { code: 'TIMEOUT' })
+    await over(slow)
   })
 
   test('by a server end for a client of ours after handshakeTimeoutMs', async (t) => {

@@ -217,6 +217,22 @@ forEachEngine('TLS of a client with servers of node:tls', (test) => {
     })
   }
 
+  for (const variant of ['tls1.2', 'tls1.3'] as const) {
+    test(`${variant}: an OCSP answer is asked for, and nobody looks at it`, async (t) => {
+      const ends = await nodeServer(t)
+      let asked = 0
+      ends.server.on('OCSPRequest', (_certificate, _issuer, answer) => {
+        asked++
+        answer(null, Buffer.from('no answer of any authority'))
+      })
+      const [transport, protocol] = await dialTls(t, ends.port, () => new Recorder(), clientOptions(variant))
+      transport.write('x')
+      await protocol.receivedAtLeast(1)
+      assert.equal(asked, 1)
+      assert.equal(transport.getExtraInfo('sslObject')?.authorized, true)
+    })
+  }
+
   test('versions, ciphers and groups that the server has not: incompatible, or its alert', async (t) => {
     const server = await nodeServer(t, { maxVersion: 'TLSv1.2' })
     const failed = await dialTls(t, server.port, () => new Recorder(), { minVersion: 'TLSv1.3' }).catch(

@@ -126,11 +126,12 @@ impl NativeShard {
         Ok(Self { host, bindings, link })
     }
 
-    /// Makes a server known, before `listen`; `number` is its number in the process, 0 for one that only this thread knows.
+    /// Makes a server known, before `listen`; `number` is its number in the process, 0 for one that only this thread knows. Throws, and
+    /// knows nothing of it, when its TLS configuration is closed.
     #[napi(catch_unwind)]
     pub fn add_server(&self, server: u16, number: u32, limits: NativeServerLimits) -> Result<()> {
-        self.host.allow_moderation(server, limits.moderation);
         let security = super::tls::security(limits.tls, limits.tls_upgrade)?;
+        self.host.allow_moderation(server, limits.moderation);
         let limits = ServerLimits {
             write_high_bytes: limits.write_high_bytes,
             write_low_bytes: limits.write_low_bytes,

@@ -151,14 +151,16 @@ impl NativeTlsClient {
     }
 }
 
+const CLOSED: &str = "the TLS configuration is closed";
+
 fn refused(error: ConfigError) -> Error {
     Error::new(Status::InvalidArg, error.0)
 }
 
-/// A server's TLS, for all threads of the process.
+/// A server's TLS, for all threads of the process. Keys and files are the registry's, so that they go when it is closed, and not when
+/// garbage is collected.
 #[napi]
 pub struct TlsServer {
-    tls: Arc<ServerTls>,
     token: u32,
 }
 
@@ -167,8 +169,8 @@ impl TlsServer {
     /// Throws what is wrong with the options.
     #[napi(constructor, catch_unwind)]
     pub fn new(options: NativeTlsServer) -> Result<Self> {
-        let tls = Arc::new(ServerTls::new(&options.read()).map_err(refused)?);
-        Ok(Self { token: SERVERS.register(tls.clone()), tls })
+        let tls = ServerTls::new(&options.read()).map_err(refused)?;
+        Ok(Self { token: SERVERS.register(Arc::new(tls)) })
     }
 
     /// Names it in every thread.
@@ -177,10 +179,11 @@ impl TlsServer {
         self.token
     }
 
-    /// Replaces what new handshakes see, on all shards at once. Throws what is wrong; then the old goes on.
+    /// Replaces what new handshakes see, on all shards at once. Throws what is wrong, also that it is closed; then the old goes on.
     #[napi(catch_unwind)]
     pub fn reload(&self, options: NativeTlsServer) -> Result<()> {
-        self.tls.reload(&options.read()).map_err(refused)
+        let tls = SERVERS.find(self.token).ok_or_else(|| Error::new(Status::InvalidArg, CLOSED))?;
+        tls.reload(&options.read()).map_err(refused)
     }
 
     /// No thread finds it any more; servers that have it keep it.
@@ -367,12 +370,12 @@ pub(super) fn security(token: u32, upgrade: bool) -> Result<Option<ServerSecurit
 }
 
 fn server_session(token: u32) -> std::result::Result<Box<Session>, String> {
-    let tls = SERVERS.find(token).ok_or("the TLS configuration is closed")?;
+    let tls = SERVERS.find(token).ok_or(CLOSED)?;
     Session::server(&tls).map(Box::new).map_err(|failure| failure.to_string())
 }
 
 fn client_session(token: u32, name: Option<String>) -> std::result::Result<Box<Session>, String> {
-    let tls = CLIENTS.find(token).ok_or("the TLS configuration is closed")?;
+    let tls = CLIENTS.find(token).ok_or(CLOSED)?;
     let name =
         name.ok_or("servername: the name or address that the server's certificate is for is needed")?;
     let name = server_name(&name).map_err(|error| error.0)?;

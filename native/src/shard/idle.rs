@@ -1,7 +1,7 @@
 //! Idle timeouts.
 #![forbid(unsafe_code)]
 
-use super::{Flags, Handle, Shard, System};
+use super::{Connection, Flags, Handle, Shard, Socket, System};
 use crate::limits::{TIMER_SLOTS, TIMER_TICK_MS};
 use crate::timer::Tick;
 use crate::tls::failure::Failure;
@@ -42,17 +42,29 @@ impl<S: System> Shard<S> {
             return;
         }
         let is_idle = connection.idle_at() <= self.tick;
-        if is_idle && connection.flags.has(Flags::HANDSHAKING.and(Flags::UPGRADING)) {
+        let shakes = connection.flags.has(Flags::HANDSHAKING.and(Flags::UPGRADING));
+        if is_idle && shakes && !may_go_on(connection) {
             return self.fail_session(handle, Failure::Timeout);
         }
         if is_idle {
             connection.active_at = self.tick;
+        }
+        if is_idle && !shakes {
             connection.flags.set(Flags::IDLE);
         }
         connection.timer_at = connection.idle_at().min(self.tick + TIMER_SLOTS as Tick);
         self.timers.insert(handle, connection.timer_at);
-        if is_idle {
+        if is_idle && !shakes {
             self.signal(handle);
         }
     }
+}
+
+/// Whether a handshake whose time is up has it again: its peer has said something that was not read yet, so it was the thread that was
+/// away. Once, or a peer that says little at a time would have no limit.
+fn may_go_on<K: Socket>(connection: &mut Connection<K>) -> bool {
+    let unread = connection.socket.as_ref().is_some_and(Socket::has_unread);
+    unread
+        && connection.flags.has(Flags::HANDSHAKING)
+        && connection.tls.as_mut().is_some_and(|session| session.take_respite())
 }

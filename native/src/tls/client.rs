@@ -87,7 +87,8 @@ impl ClientTls {
         Ok(Self { config: Arc::new(config), handshake_timeout })
     }
 
-    pub(super) fn config(&self) -> Arc<ClientConfig> {
+    /// What a handshake sees.
+    pub fn config(&self) -> Arc<ClientConfig> {
         self.config.clone()
     }
 }

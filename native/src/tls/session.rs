@@ -81,6 +81,7 @@ pub struct Session {
     /// Bytes that are still to go in small records.
     small_bytes: usize,
     began: bool,
+    had_respite: bool,
     late: bool,
     established: bool,
     peer_closed: bool,
@@ -125,6 +126,7 @@ impl Session {
             sent_at: 0,
             small_bytes: TLS_RECORDS_SMALL_BYTES,
             began: false,
+            had_respite: false,
             late: false,
             established: false,
             peer_closed: false,
@@ -142,6 +144,11 @@ impl Session {
     /// How long the handshake may take.
     pub fn handshake_timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// Whether its handshake may have that time again; true once.
+    pub fn take_respite(&mut self) -> bool {
+        !mem::replace(&mut self.had_respite, true)
     }
 
     /// Whether what is to be sent at the end of the handshake is nothing that the peer waits for: a server's tickets (RFC 8446 section

@@ -1,9 +1,11 @@
 //! Input of a peer that means no good: it never panics, and never makes a session keep more than it may.
 
-use crate::made::{Made, Received, client, deliver, exchange, pair, send, server};
+use crate::made::{Made, Received, client, deliver, exchange, pair, send, server, take_outgoing};
 use shardloop_native::abi;
 use shardloop_native::limits::TLS_INCOMING_MAX_BYTES;
+use shardloop_native::tls::client::server_name;
 use shardloop_native::tls::session::{Outbox, Session};
+use std::io::{Read, Write};
 
 /// Numbers that look random, and are the same in every run.
 struct Draw(u64);
@@ -132,4 +134,93 @@ fn warnings_without_end_are_not_taken() {
         said.extend_from_slice(&[21, 3, 3, 0, 2, 1, 100]);
     }
     assert_eq!(feed(&mut server, &said, usize::MAX), Some(abi::TLS_MALFORMED));
+}
+
+/// Either side by rustls' own buffers, which can ask for new keys, and has shaken hands with a session of ours.
+fn other_side(made: &Made, is_client: bool) -> (rustls::Connection, Session) {
+    let (mut peer, mut ours): (rustls::Connection, _) = if is_client {
+        let name = server_name("localhost").unwrap();
+        (rustls::ClientConnection::new(made.client.config(), name).unwrap().into(), server(made))
+    } else {
+        (rustls::ServerConnection::new(made.server.config()).unwrap().into(), client(made, "localhost"))
+    };
+    if !is_client {
+        ours.begin().unwrap();
+    }
+    while peer.is_handshaking() || !ours.is_established() {
+        deliver(&said(&mut peer), &mut ours, usize::MAX, &mut Received::default()).unwrap();
+        hear(&mut peer, &take_outgoing(&mut ours));
+    }
+    (peer, ours)
+}
+
+fn said(peer: &mut rustls::Connection) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while peer.wants_write() {
+        peer.write_tls(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+fn hear(peer: &mut rustls::Connection, mut bytes: &[u8]) -> Vec<u8> {
+    let mut plaintext = Vec::new();
+    while !bytes.is_empty() {
+        peer.read_tls(&mut bytes).unwrap();
+        let state = peer.process_new_packets().unwrap();
+        let start = plaintext.len();
+        plaintext.resize(start + state.plaintext_bytes_to_read(), 0);
+        peer.reader().read_exact(&mut plaintext[start..]).unwrap();
+    }
+    plaintext
+}
+
+/// As many requests for new keys, and what came before them.
+fn key_updates(peer: &mut rustls::Connection, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..count {
+        peer.refresh_traffic_keys().unwrap();
+        bytes.extend(said(peer));
+    }
+    bytes
+}
+
+/// As rustls and BoringSSL have it.
+const KEY_UPDATES_MAX: usize = 32;
+
+#[test]
+fn requests_for_new_keys_without_end_end_a_session() {
+    let made = Made::new(|_| {});
+    for is_client in [true, false] {
+        let (mut peer, mut ours) = other_side(&made, is_client);
+        let bytes = key_updates(&mut peer, KEY_UPDATES_MAX);
+        assert_eq!(feed(&mut ours, &bytes, usize::MAX), None);
+        assert!(ours.outgoing().is_empty(), "an answer waits for the next write");
+        let bytes = key_updates(&mut peer, 1_000);
+        assert_eq!(feed(&mut ours, &bytes, 7), Some(abi::TLS_MALFORMED));
+        assert!(ours.outgoing().is_empty(), "rustls has no alert for that");
+    }
+}
+
+#[test]
+fn requests_for_new_keys_between_data_are_answered_by_one_with_the_next_write_however_many_they_are() {
+    let made = Made::new(|_| {});
+    for is_client in [true, false] {
+        let (mut peer, mut ours) = other_side(&made, is_client);
+        for round in 0..3 {
+            let mut received = Received::default();
+            for _ in 0..200 {
+                let mut bytes = key_updates(&mut peer, KEY_UPDATES_MAX);
+                peer.writer().write_all(b"x").unwrap();
+                bytes.extend(said(&mut peer));
+                deliver(&bytes, &mut ours, usize::MAX, &mut received).unwrap();
+                assert!(ours.outgoing().is_empty(), "nothing waits for a peer that does not read");
+            }
+            assert_eq!(received.bytes, [b'x'; 200]);
+            let mut outbox = Outbox::default();
+            let text = format!("round {round}");
+            ours.encrypt(text.as_bytes(), &mut outbox).unwrap();
+            assert!(outbox.filled().len() < 100, "{} bytes", outbox.filled().len());
+            assert_eq!(hear(&mut peer, outbox.filled()), text.as_bytes(), "with new keys");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod early_data;
+mod handover;
 mod hostile;
 mod made;
 mod reads;
