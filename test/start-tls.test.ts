@@ -182,6 +182,25 @@ forEachEngine('startTls of a server', (test) => {
     await (await accepting.protocol(0)).lost()
   })
 
+  test('counts no time that its own thread is away before it begins', async (t) => {
+    class Busy extends upgrading(Recorder, (received) => ({ server: true, received })) {
+      override dataReceived(chunk: Buffer): void {
+        const begins = this.upgraded === undefined
+        super.dataReceived(chunk)
+        const end = performance.now() + 1_500
+        while (begins && performance.now() < end);
+      }
+    }
+    const accepting = await t.serveEach(() => new Busy(), {
+      tls: { ...UPGRADE.tls, handshakeTimeoutMs: 1_000 },
+    })
+    const client = await behind(t, portOf(accepting.server), 100_000)
+    client.end('hello')
+    const protocol = await accepting.protocol(0)
+    assert.equal(String(await protocol.receivedAtLeast(5)), 'hello')
+    await protocol.lost()
+  })
+
   test('plain text in place of a handshake ends the connection by name', async (t) => {
     const Upgrading = upgrading(Recorder, (received) => ({ server: true, received }))
     const accepting = await t.serveEach(() => new Upgrading(), UPGRADE)

@@ -124,10 +124,14 @@ pub const TLS_RECORD_SMALL_BYTES: usize = 1_369;
 pub const TLS_RECORDS_SMALL_BYTES: usize = 16 * 1024;
 /// See there.
 pub const TLS_QUIET_MS: u64 = 1_000;
-/// Steps of handshakes in one turn: a full one has a dear step, its key exchange and signature (100 µs with P-256, six times that with
-/// RSA of 2,048 bits), and a cheap one. Past it the others wait for the next turn, behind what established connections have received,
-/// and JavaScript has its own first.
-pub const TLS_HANDSHAKE_STEPS_PER_TURN: u32 = 4;
+/// Steps of handshakes that have an outcome, in one turn: a full one has a dear step, its key exchange and signature (100 µs with P-256,
+/// six times that with RSA of 2,048 bits), and a cheap one. Past it the others wait for the next turn, behind what established connections
+/// have received, and JavaScript has its own first.
+pub const TLS_HANDSHAKE_STEPS_PER_TURN: u64 = 4;
+/// One step more for so much time since the last turn: where JavaScript has much to do turns are few, and handshakes must not starve.
+pub const TLS_HANDSHAKE_STEP_US: u64 = 250;
+/// And so many at most.
+pub const TLS_HANDSHAKE_STEPS_MAX: u64 = 64;
 /// Small writes are gathered into records up to this size.
 pub const TLS_GATHER_BYTES: usize = 16 * 1024;
 /// How long a closed connection with bytes still on their way waits for the peer's end before its descriptor

@@ -29,8 +29,8 @@ export interface TlsCommonOptions {
   /** Groups for the key exchange, the preferred one first. Default: X25519MLKEM768, X25519, P-256, P-384. */
   readonly groups?: readonly string[]
   /**
-   * Milliseconds that the handshake may take, at least 1. Default 10,000; past it the connection ends with ERR_SHARDLOOP_TLS_TIMEOUT. If the
-   * peer's bytes wait then, as the thread was blocked, it has that time once more.
+   * Milliseconds that the handshake may take, at least 1. Default 10,000; past it the connection ends with ERR_SHARDLOOP_TLS_TIMEOUT. If
+   * bytes of the peer wait to be read then, as after the thread was blocked, it has that time once more.
    */
   readonly handshakeTimeoutMs?: number
   /**

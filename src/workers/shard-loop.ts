@@ -172,7 +172,7 @@ export class ShardLoop {
       this.native.addServer(id, options.number, limits)
     } catch (error) {
       server.stopListening()
-      throw cannotSecure(`server ${options.name}`, (error as Error).message)
+      throw tls === 0 ? error : cannotSecure(`server ${options.name}`, (error as Error).message)
     }
     for (const listener of options.listeners) {
       const failure = this.native.listen(id, listener)

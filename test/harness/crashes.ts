@@ -77,7 +77,12 @@ export async function crash(
     const onConnect = (): void => {
       if (++connected === Math.min(queued, QUEUE_MAX)) letGo(held)
     }
-    const results = await Promise.allSettled(Array.from({ length: queued }, () => ask(t, server, onConnect)))
+    const asked = (): Promise<void> =>
+      ask(t, server, onConnect).catch((error) => {
+        letGo(held) // one that is not connected must not keep it
+        throw error
+      })
+    const results = await Promise.allSettled(Array.from({ length: queued }, asked))
     const ok = results.filter(({ status }) => status === 'fulfilled').length
     answered += ok
     failed += queued - ok

@@ -34,8 +34,7 @@ forEachEngine('a TLS configuration that is closed', (test, engine) => {
         exceptionHandler: null,
       })
     const first = serve(0)
-    // More often than there are numbers for servers of a thread.
-    for (let round = 0; round < 300; round++) {
+    for (let round = 0; round < 3; round++) {
       let refused: unknown
       try {
         serve(token)
@@ -43,9 +42,10 @@ forEachEngine('a TLS configuration that is closed', (test, engine) => {
         refused = error
       }
       const { message } = assertCode(refused, 'ERR_SHARDLOOP_OPTION')
-      assert.equal(message, "TLS of server it cannot begin: the server's TLS configuration is closed")
+      assert.equal(message, 'TLS of server it cannot begin: the TLS configuration is closed')
     }
     const other = serve(0)
+    assert.equal((Reflect.get(loop, 'servers') as unknown[]).length, 2, 'none of those has kept its number')
     await Promise.all([first.drain(), other.drain()])
     await loop.close()
     native.freeMetrics(metricsToken)

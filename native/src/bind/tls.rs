@@ -365,7 +365,7 @@ pub(super) fn security(token: u32, upgrade: bool) -> Result<Option<ServerSecurit
     }
     match SERVERS.find(token) {
         Some(tls) => Ok(Some(ServerSecurity { tls, upgrade })),
-        None => Err(Error::new(Status::InvalidArg, "the server's TLS configuration is closed")),
+        None => Err(Error::new(Status::InvalidArg, CLOSED)),
     }
 }
 

@@ -60,11 +60,10 @@ impl<S: System> Shard<S> {
     }
 }
 
-/// Whether a handshake whose time is up has it again: its peer has said something that was not read yet, so it was the thread that was
-/// away. Once, or a peer that says little at a time would have no limit.
+/// Whether a handshake whose time is up has it again: its peer has said something that was not read yet, so it may be the thread that was
+/// away. Once, or a peer that says little at a time would have no limit. One that JavaScript has yet to begin waits for nobody else.
 fn may_go_on<K: Socket>(connection: &mut Connection<K>) -> bool {
     let unread = connection.socket.as_ref().is_some_and(Socket::has_unread);
-    unread
-        && connection.flags.has(Flags::HANDSHAKING)
-        && connection.tls.as_mut().is_some_and(|session| session.take_respite())
+    connection.flags.has(Flags::UPGRADING)
+        || (unread && connection.tls.as_mut().is_some_and(|session| session.take_respite()))
 }

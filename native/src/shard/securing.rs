@@ -10,7 +10,10 @@ mod records;
 
 use super::{Connection, Event, Flags, Handle, Shard, Sink, Socket, System};
 use crate::abi;
-use crate::limits::{TIMER_TICK_MS, TLS_RECEIVE_BYTES, WRITEV_PIECES};
+use crate::limits::{
+    TIMER_TICK_MS, TLS_HANDSHAKE_STEP_US, TLS_HANDSHAKE_STEPS_MAX, TLS_HANDSHAKE_STEPS_PER_TURN,
+    TLS_RECEIVE_BYTES, WRITEV_PIECES,
+};
 use crate::timer::Tick;
 use crate::tls::failure::{self, Failure};
 use crate::tls::scratch::Scratch;
@@ -40,8 +43,9 @@ pub(super) struct Securing {
     late: VecDeque<(u32, Handle)>,
     /// Turns, starting over at the end.
     turn: u32,
-    /// Steps of handshakes in this turn.
-    steps: u32,
+    /// Steps of handshakes that this turn has left, and when it began.
+    steps_left: u64,
+    turn_at: Option<Instant>,
     /// For connections that are asked for, by the request's number.
     requests: HashMap<u32, Box<Session>>,
     /// Of requests that failed: why, in words.
@@ -129,7 +133,10 @@ impl<S: System> Shard<S> {
 
     /// A turn begins: handshakes may go on, and tickets that have waited for long enough are sent.
     pub(super) fn begin_securing(&mut self) {
-        self.securing.steps = 0;
+        let since =
+            self.now.saturating_duration_since(self.securing.turn_at.replace(self.now).unwrap_or(self.now));
+        let earned = since.as_micros() as u64 / TLS_HANDSHAKE_STEP_US;
+        self.securing.steps_left = earned.clamp(TLS_HANDSHAKE_STEPS_PER_TURN, TLS_HANDSHAKE_STEPS_MAX);
         if self.securing.late.is_empty() {
             return; // their turns are only counted while some wait
         }

@@ -4,18 +4,19 @@ use crate::made::{Made, client};
 use crate::reads::{NothingPinned, Seen, engine};
 use shardloop_native::abi;
 use shardloop_native::engine::{Engine, SocketEngine};
-use shardloop_native::limits::TLS_HANDSHAKE_STEPS_PER_TURN;
+use shardloop_native::limits::{
+    TLS_HANDSHAKE_STEP_US, TLS_HANDSHAKE_STEPS_MAX, TLS_HANDSHAKE_STEPS_PER_TURN,
+};
 use shardloop_native::net::listen::{ListenOptions, bind};
 use shardloop_native::shard::ServerSecurity;
 use shardloop_native::tls::server::ServerTls;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-#[test]
-fn a_turn_takes_some_handshakes_and_the_next_ones_the_others() {
-    const CLIENTS: usize = 30;
+/// How many of as many hellos as are in the kernel are answered in each turn, with so much time between turns.
+fn answered_each_turn(clients: usize, between: Duration) -> Vec<u64> {
     let made = Made::new(|_| {});
     let (mut engine, metrics) = engine();
     let listener = bind(&ListenOptions {
@@ -32,34 +33,51 @@ fn a_turn_takes_some_handshakes_and_the_next_ones_the_others() {
     let tls = Arc::new(ServerTls::new(&made.options()).unwrap());
     engine.secure_server(0, ServerSecurity { tls, upgrade: false });
     engine.listen(0, Arc::new(listener)).unwrap();
-    let mut clients: Vec<TcpStream> = (0..CLIENTS)
+    let _clients: Vec<TcpStream> = (0..clients)
         .map(|_| {
             let mut stream = TcpStream::connect(address).unwrap();
             let mut session = client(&made, "localhost");
             session.begin().unwrap();
             stream.write_all(session.outgoing()).unwrap();
-            stream.set_nonblocking(true).unwrap();
             stream
         })
         .collect();
     let mut seen = Seen::new();
     let mut each_turn = Vec::new();
-    let mut answered = 0;
-    while answered < CLIENTS {
+    let mut now = Instant::now();
+    let answers = || metrics.read(abi::METRIC_WRITES);
+    while answers() < clients as u64 {
         if !engine.has_backlog() {
             wait(engine.pollable());
         }
-        engine.collect(Instant::now(), &mut seen, &NothingPinned);
-        let before = clients.len();
-        // A client that has its answer has no second step here.
-        clients.retain_mut(|stream| stream.read(&mut [0; 16]).is_err());
-        answered += before - clients.len();
-        each_turn.push(before - clients.len());
-        assert!(each_turn.len() < 1_000, "of {CLIENTS} handshakes {answered} have gone on");
+        let before = answers();
+        engine.collect(now, &mut seen, &NothingPinned);
+        now += between;
+        each_turn.push(answers() - before);
+        assert!(each_turn.len() < 1_000, "of {clients} handshakes {} have gone on", answers());
     }
-    let most = TLS_HANDSHAKE_STEPS_PER_TURN as usize;
-    assert!(each_turn.iter().all(|&count| count <= most), "handshakes in each turn: {each_turn:?}");
     assert_eq!(metrics.read(abi::METRIC_TLS_HANDSHAKES), 0, "none has been finished by its client");
+    each_turn.retain(|&count| count > 0);
+    each_turn
+}
+
+#[test]
+fn a_turn_takes_some_handshakes_and_the_next_ones_the_others() {
+    let each_turn = answered_each_turn(30, Duration::ZERO);
+    let most = TLS_HANDSHAKE_STEPS_PER_TURN;
+    assert!(each_turn.iter().all(|&count| count <= most), "handshakes in each turn: {each_turn:?}");
+}
+
+#[test]
+fn a_turn_takes_more_handshakes_the_longer_the_last_one_is_ago() {
+    let each_turn = answered_each_turn(60, Duration::from_micros(10 * TLS_HANDSHAKE_STEP_US));
+    // All have been accepted, and have spoken, before the second turn.
+    assert!(
+        each_turn[1..each_turn.len() - 1].iter().all(|&count| count == 10),
+        "in each turn: {each_turn:?}"
+    );
+    let each_turn = answered_each_turn(90, Duration::from_secs(1));
+    assert!(each_turn.iter().all(|&count| count <= TLS_HANDSHAKE_STEPS_MAX), "in each turn: {each_turn:?}");
 }
 
 fn wait(descriptor: i32) {

@@ -6,8 +6,8 @@ use super::Securing;
 use crate::abi;
 use crate::error::errno;
 use crate::limits::{
-    READS_PER_BATCH, TIMER_TICK_MS, TLS_ENCRYPT_BYTES, TLS_GATHER_BYTES, TLS_HANDSHAKE_STEPS_PER_TURN,
-    TLS_INCOMING_MAX_BYTES, TLS_OUTGOING_HIGH_BYTES, TLS_QUIET_MS, TLS_RECEIVE_BYTES, WRITEV_PIECES,
+    READS_PER_BATCH, TIMER_TICK_MS, TLS_ENCRYPT_BYTES, TLS_GATHER_BYTES, TLS_INCOMING_MAX_BYTES,
+    TLS_OUTGOING_HIGH_BYTES, TLS_QUIET_MS, TLS_RECEIVE_BYTES, WRITEV_PIECES,
 };
 use crate::pipe::write_copy;
 use crate::timer::Tick;
@@ -93,11 +93,12 @@ impl<S: System> Shard<S> {
                 self.list_ready(handle);
                 return false;
             }
-            if shakes {
-                if self.securing.steps == TLS_HANDSHAKE_STEPS_PER_TURN {
-                    break;
+            if shakes && self.securing.steps_left == 0 {
+                if turns == 0 {
+                    self.list_ready(handle); // in front of those that had some
+                    return true;
                 }
-                self.securing.steps += 1;
+                break;
             }
             turns += 1;
             let scratch = self.securing.received.get_or_insert_with(new_scratch);
@@ -204,6 +205,10 @@ impl<S: System> Shard<S> {
         });
         if took > 0 {
             connection.flags.set(Flags::UNANSWERED);
+        }
+        // One that only had a part of a message costs hardly more than to receive it.
+        if shakes && (step.is_err() || session.is_established() || !session.outgoing().is_empty()) {
+            self.securing.steps_left = self.securing.steps_left.saturating_sub(1);
         }
         if !shakes && step.is_ok() && (session.outgoing().is_empty() || session.is_late()) {
             // No news but plaintext, as nearly always.
