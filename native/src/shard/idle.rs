@@ -49,12 +49,13 @@ impl<S: System> Shard<S> {
         if is_idle {
             connection.active_at = self.tick;
         }
-        if is_idle && !shakes {
+        let tells = is_idle && !shakes;
+        if tells {
             connection.flags.set(Flags::IDLE);
         }
         connection.timer_at = connection.idle_at().min(self.tick + TIMER_SLOTS as Tick);
         self.timers.insert(handle, connection.timer_at);
-        if is_idle && !shakes {
+        if tells {
             self.signal(handle);
         }
     }
@@ -63,7 +64,7 @@ impl<S: System> Shard<S> {
 /// Whether a handshake whose time is up has it again: its peer has said something that was not read yet, so it may be the thread that was
 /// away. Once, or a peer that says little at a time would have no limit. One that JavaScript has yet to begin waits for nobody else.
 fn may_go_on<K: Socket>(connection: &mut Connection<K>) -> bool {
-    let unread = connection.socket.as_ref().is_some_and(Socket::has_unread);
     connection.flags.has(Flags::UPGRADING)
-        || (unread && connection.tls.as_mut().is_some_and(|session| session.take_respite()))
+        || (connection.socket.as_ref().is_some_and(Socket::has_unread)
+            && connection.tls.as_mut().is_some_and(|session| session.take_respite()))
 }

@@ -2,6 +2,7 @@
 //! where they are, on either engine.
 
 use crate::made::{Made, Received, client, deliver, take_outgoing};
+use crate::shards::{NothingPinned, limits, listener};
 use shardloop_native::abi;
 use shardloop_native::connection::Handle;
 use shardloop_native::engine::{SocketEngine, TlsAnswer, TlsQuestion, mio::MioEngine, tokio::TokioEngine};
@@ -9,11 +10,9 @@ use shardloop_native::inbox::{Delivery, Unserved};
 use shardloop_native::limits::TLS_RECEIVE_BYTES;
 use shardloop_native::link::ShardLink;
 use shardloop_native::metrics::Metrics;
-use shardloop_native::net::listen::{ListenOptions, Listener, bind};
-use shardloop_native::shard::{Commands, Event, ServerLimits, ServerSecurity, Sink};
+use shardloop_native::shard::{Commands, Event, ServerSecurity, Sink};
 use shardloop_native::tls::server::ServerTls;
 use shardloop_native::tls::session::{Outbox, Session};
-use shardloop_native::write_queue::{Pin, PinnedMemory};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
@@ -23,14 +22,6 @@ use std::time::{Duration, Instant};
 
 /// The server's number in the process, and in the shards.
 const SERVER: (u32, u16) = (7, 1);
-
-struct NothingPinned;
-
-impl PinnedMemory for NothingPinned {
-    fn bytes(&self, _pin: Pin, _start: usize, _end: usize) -> Option<&[u8]> {
-        None
-    }
-}
 
 /// What JavaScript has of a shard: it may be busy, and then takes nothing.
 #[derive(Default)]
@@ -87,13 +78,7 @@ impl Shard {
         let metrics = Arc::<Metrics>::default();
         let link = Arc::new(ShardLink::new(u32::MAX, metrics.clone()));
         let mut engine = open(metrics.clone(), link.clone());
-        let limits = ServerLimits {
-            write_high_bytes: 64 << 10,
-            write_low_bytes: 16 << 10,
-            write_max_bytes: 1 << 20,
-            idle_timeout_ms: 0,
-        };
-        engine.add_server(SERVER.1, SERVER.0, limits);
+        engine.add_server(SERVER.1, SERVER.0, limits());
         engine.secure_server(SERVER.1, ServerSecurity { tls, upgrade: false });
         Self { engine, link, metrics, javascript: JavaScript::default() }
     }
@@ -299,19 +284,6 @@ const ENGINES: [(&str, Open); 2] = [
     ("tokio", |metrics, link| Box::new(TokioEngine::open(metrics, Some(link)).unwrap())),
 ];
 
-fn listener() -> Listener {
-    bind(&ListenOptions {
-        host: [127, 0, 0, 1].into(),
-        port: 0,
-        backlog: 16,
-        reuse_port: false,
-        ipv6_only: false,
-        no_delay: true,
-        exclusive: false,
-    })
-    .unwrap()
-}
-
 /// A server whose certificate comes with so many others that its flight is longer than what the kernel takes.
 fn made(version: &'static str) -> Made {
     let others: Vec<u8> =
@@ -328,7 +300,7 @@ fn is_handed_over(made: &Made, stage: Stage, open: Open, abandons: bool) {
     let mut dying = Shard::new(open, tls.clone());
     let mut heir = Shard::new(open, tls);
     dying.javascript.busy = true;
-    let listener = Arc::new(listener());
+    let listener = listener();
     let address = listener.address().ip().unwrap();
     if stage == Stage::HelloUnread {
         let socket = socket2::SockRef::from(&*listener);

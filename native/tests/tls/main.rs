@@ -7,6 +7,7 @@ mod handover;
 mod hostile;
 mod made;
 mod reads;
+mod shards;
 mod turns;
 
 use made::{Made, Received, client, exchange, pair, send, server};

@@ -1,15 +1,15 @@
 //! Records in the reads of a shard, on `mio`: what one read has in part the next one ends, in the same turn.
 
 use crate::made::{Made, Received, deliver, pair, take_outgoing};
+use crate::shards::{NothingPinned, limits};
 use shardloop_native::abi;
 use shardloop_native::engine::{Engine, SocketEngine, Start, mio::MioEngine};
 use shardloop_native::limits::TLS_RECEIVE_BYTES;
 use shardloop_native::metrics::Metrics;
 use shardloop_native::net::addresses::Peer;
 use shardloop_native::net::connect;
-use shardloop_native::shard::{Commands, Event, ServerLimits, Sink};
+use shardloop_native::shard::{Commands, Event, Sink};
 use shardloop_native::tls::session::{Outbox, Session};
-use shardloop_native::write_queue::{Pin, PinnedMemory};
 use std::io::{ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -46,14 +46,6 @@ impl Sink for Seen {
     }
 }
 
-pub struct NothingPinned;
-
-impl PinnedMemory for NothingPinned {
-    fn bytes(&self, _: Pin, _: usize, _: usize) -> Option<&[u8]> {
-        None
-    }
-}
-
 struct Single([i32; 4]);
 
 impl Commands for Single {
@@ -72,13 +64,7 @@ impl Commands for Single {
 pub fn engine() -> (MioEngine, Arc<Metrics>) {
     let metrics = Arc::<Metrics>::default();
     let mut engine = MioEngine::open(metrics.clone(), None).unwrap();
-    let limits = ServerLimits {
-        write_high_bytes: 64 << 10,
-        write_low_bytes: 16 << 10,
-        write_max_bytes: 1 << 20,
-        idle_timeout_ms: 0,
-    };
-    engine.add_server(0, 0, limits);
+    engine.add_server(0, 0, limits());
     (engine, metrics)
 }
 

@@ -1,13 +1,13 @@
 //! How much of TLS is done in one turn of a shard, with sockets.
 
 use crate::made::{Made, client};
-use crate::reads::{NothingPinned, Seen, engine};
+use crate::reads::{Seen, engine};
+use crate::shards::{NothingPinned, listener};
 use shardloop_native::abi;
 use shardloop_native::engine::{Engine, SocketEngine};
 use shardloop_native::limits::{
     TLS_HANDSHAKE_STEP_US, TLS_HANDSHAKE_STEPS_MAX, TLS_HANDSHAKE_STEPS_PER_TURN,
 };
-use shardloop_native::net::listen::{ListenOptions, bind};
 use shardloop_native::shard::ServerSecurity;
 use shardloop_native::tls::server::ServerTls;
 use std::io::Write as _;
@@ -19,20 +19,11 @@ use std::time::{Duration, Instant};
 fn answered_each_turn(clients: usize, between: Duration) -> Vec<u64> {
     let made = Made::new(|_| {});
     let (mut engine, metrics) = engine();
-    let listener = bind(&ListenOptions {
-        host: [127, 0, 0, 1].into(),
-        port: 0,
-        backlog: 512,
-        reuse_port: false,
-        ipv6_only: false,
-        no_delay: true,
-        exclusive: false,
-    })
-    .unwrap();
+    let listener = listener();
     let address = listener.address().ip().unwrap();
     let tls = Arc::new(ServerTls::new(&made.options()).unwrap());
     engine.secure_server(0, ServerSecurity { tls, upgrade: false });
-    engine.listen(0, Arc::new(listener)).unwrap();
+    engine.listen(0, listener).unwrap();
     let _clients: Vec<TcpStream> = (0..clients)
         .map(|_| {
             let mut stream = TcpStream::connect(address).unwrap();
