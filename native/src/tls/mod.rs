@@ -12,6 +12,7 @@
 //! | [`server`], [`client`] | what is configured: one for all shards, named by a token, the server's replaceable while it serves |
 //! | [`identity`] | certificates, keys, and which of them is for which name |
 //! | [`choices`] | versions, cipher suites and groups by their names |
+//! | `protection` | records without copies: the cipher suites of TLS 1.3, into memory that is lent |
 //! | `skipped` | early data that a server has rejected, and must not look at again |
 //! | [`scratch`] | memory that a shard's sessions share |
 //! | [`key_log`] | secrets into a file, where that is asked for |
@@ -25,6 +26,7 @@ pub mod failure;
 pub mod identity;
 pub mod key_log;
 pub mod ktls;
+mod protection;
 pub mod scratch;
 pub mod server;
 pub mod session;
@@ -32,6 +34,8 @@ mod skipped;
 
 use parking_lot::RwLock;
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::cipher::Tls13AeadAlgorithm;
+use rustls::{CipherSuiteCommon, Tls13CipherSuite};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -41,11 +45,28 @@ pub fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER.get_or_init(|| {
         #[cfg(feature = "aws-lc-rs")]
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let provider = protection::aws_lc::on(rustls::crypto::aws_lc_rs::default_provider());
         #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
         let provider = rustls::crypto::ring::default_provider();
         Arc::new(provider)
     })
+}
+
+/// A suite as another, with an AEAD of its own. It is never freed: once in a process for each.
+fn with_aead(
+    suite: &'static Tls13CipherSuite,
+    aead: Box<dyn Tls13AeadAlgorithm>,
+) -> &'static Tls13CipherSuite {
+    Box::leak(Box::new(Tls13CipherSuite {
+        common: CipherSuiteCommon {
+            suite: suite.common.suite,
+            hash_provider: suite.common.hash_provider,
+            confidentiality_limit: suite.common.confidentiality_limit,
+        },
+        hkdf_provider: suite.hkdf_provider,
+        aead_alg: Box::leak(aead),
+        quic: suite.quic,
+    }))
 }
 
 #[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]

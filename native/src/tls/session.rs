@@ -16,6 +16,7 @@ use super::failure::{Failure, looks_like_tls};
 use super::identity;
 use super::server::ServerTls;
 use crate::limits::{TLS_INCOMING_MAX_BYTES, TLS_RECORD_SMALL_BYTES, TLS_RECORDS_SMALL_BYTES};
+use crate::pipe::write_copy;
 use crate::timer::Tick;
 use half::{Progress, Seen, Writes, work, write};
 use rustls::client::UnbufferedClientConnection;
@@ -23,22 +24,32 @@ use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::EncryptError;
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::time::Duration;
 
 /// Who takes plaintext.
 pub trait Plaintext {
-    /// One record's. False when it cannot be taken now: then the session keeps it.
-    fn take(&mut self, bytes: &[u8]) -> bool;
+    /// Memory for some; `None` when it cannot be taken now: then the session keeps it.
+    fn room(&mut self, length: usize) -> Option<&mut [MaybeUninit<u8>]>;
+    /// So much of it is in the memory that was asked for last.
+    fn took(&mut self, length: usize);
+    /// Takes a copy. False when it cannot be taken now.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        let Some(room) = self.room(bytes.len()) else { return false };
+        write_copy(room, bytes);
+        self.took(bytes.len());
+        true
+    }
 }
 
 /// Takes none: what comes is for later, when somebody knows of the connection.
 pub struct Later;
 
 impl Plaintext for Later {
-    fn take(&mut self, _bytes: &[u8]) -> bool {
-        false
+    fn room(&mut self, _length: usize) -> Option<&mut [MaybeUninit<u8>]> {
+        None
     }
+    fn took(&mut self, _length: usize) {}
 }
 
 /// What a session is, once and for all.
@@ -245,7 +256,7 @@ impl Session {
         };
         self.small_bytes = self.small_bytes.saturating_sub(length);
         self.wrote_behind_end |= self.peer_closed;
-        self.write(outbox, |writer, into| writer.app_data(&plaintext[..length], into))?;
+        self.write(outbox, |writer, outbox| writer.app_data(&plaintext[..length], outbox))?;
         Ok(length)
     }
 
@@ -259,7 +270,7 @@ impl Session {
         if mem::replace(&mut self.close_sent, true) {
             return Ok(false);
         }
-        self.write(outbox, |writer, into| writer.close_notify(into))?;
+        self.write(outbox, |writer, outbox| writer.close_notify(outbox))?;
         Ok(true)
     }
 
@@ -271,7 +282,7 @@ impl Session {
     fn write(
         &mut self,
         outbox: &mut Outbox,
-        what: impl FnMut(&mut dyn Writes, &mut [u8]) -> Result<usize, EncryptError>,
+        what: impl FnMut(&mut dyn Writes, &mut Outbox) -> Result<(), EncryptError>,
     ) -> Result<(), Failure> {
         match &mut self.side {
             Side::Server(half) => write(half.as_mut(), &mut self.incoming, &mut self.pending, outbox, what),

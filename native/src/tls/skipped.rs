@@ -11,7 +11,7 @@ use rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, MessageDecrypter, MessageEncrypter,
     Tls13AeadAlgorithm, UnsupportedOperationError,
 };
-use rustls::{CipherSuiteCommon, ConnectionTrafficSecrets, Error, SupportedCipherSuite, Tls13CipherSuite};
+use rustls::{ConnectionTrafficSecrets, Error, SupportedCipherSuite, Tls13CipherSuite};
 use std::cell::Cell;
 use std::sync::OnceLock;
 
@@ -29,28 +29,15 @@ pub fn watch<R>(start: *const u8, look: impl FnOnce() -> R) -> (R, usize) {
 
 /// Has the cipher suites of a server note what is skipped.
 pub fn note(provider: &mut CryptoProvider) {
-    static SUITES: OnceLock<Vec<Tls13CipherSuite>> = OnceLock::new();
+    static SUITES: OnceLock<Vec<&Tls13CipherSuite>> = OnceLock::new();
     let suites = SUITES.get_or_init(|| {
-        super::provider().cipher_suites.iter().filter_map(SupportedCipherSuite::tls13).map(noting).collect()
+        let suites = super::provider().cipher_suites.iter().filter_map(SupportedCipherSuite::tls13);
+        suites.map(|suite| super::with_aead(suite, Box::new(Noting(suite.aead_alg)))).collect()
     });
     for suite in &mut provider.cipher_suites {
         if let Some(noting) = suites.iter().find(|noting| noting.common.suite == suite.suite()) {
-            *suite = noting.into();
+            *suite = (*noting).into();
         }
-    }
-}
-
-/// A suite as another, which notes. Once in a process for each.
-fn noting(suite: &'static Tls13CipherSuite) -> Tls13CipherSuite {
-    Tls13CipherSuite {
-        common: CipherSuiteCommon {
-            suite: suite.common.suite,
-            hash_provider: suite.common.hash_provider,
-            confidentiality_limit: suite.common.confidentiality_limit,
-        },
-        hkdf_provider: suite.hkdf_provider,
-        aead_alg: Box::leak(Box::new(Noting(suite.aead_alg))),
-        quic: suite.quic,
     }
 }
 

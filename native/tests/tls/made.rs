@@ -9,6 +9,7 @@ use shardloop_native::tls::failure::Failure;
 use shardloop_native::tls::identity::IdentityOptions;
 use shardloop_native::tls::server::{ServerTls, ServerTlsOptions};
 use shardloop_native::tls::session::{Outbox, Plaintext, Session};
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// No two authorities have one name.
@@ -133,19 +134,22 @@ pub struct Received {
     pub first: usize,
     pub largest: usize,
     pub refuses: bool,
+    pub memory: Vec<MaybeUninit<u8>>,
 }
 
 impl Plaintext for Received {
-    fn take(&mut self, bytes: &[u8]) -> bool {
-        if self.refuses {
-            return false;
-        }
+    fn room(&mut self, length: usize) -> Option<&mut [MaybeUninit<u8>]> {
+        self.memory.resize(length, MaybeUninit::uninit());
+        (!self.refuses).then_some(&mut self.memory)
+    }
+
+    fn took(&mut self, length: usize) {
         if self.bytes.is_empty() {
-            self.first = bytes.len();
+            self.first = length;
         }
-        self.largest = self.largest.max(bytes.len());
-        self.bytes.extend_from_slice(bytes);
-        true
+        self.largest = self.largest.max(length);
+        // SAFETY: so much of it was just written.
+        self.bytes.extend(self.memory[..length].iter().map(|byte| unsafe { byte.assume_init() }));
     }
 }
 

@@ -9,7 +9,6 @@ use crate::limits::{
     READS_PER_BATCH, TIMER_TICK_MS, TLS_ENCRYPT_BYTES, TLS_GATHER_BYTES, TLS_INCOMING_MAX_BYTES,
     TLS_OUTGOING_HIGH_BYTES, TLS_QUIET_MS, TLS_RECEIVE_BYTES, WRITEV_PIECES,
 };
-use crate::pipe::write_copy;
 use crate::timer::Tick;
 use crate::tls::failure::Failure;
 use crate::tls::scratch::Scratch;
@@ -17,6 +16,7 @@ use crate::tls::session::{Later, Outbox, Plaintext, Session};
 use crate::write_queue::{Detached, PinnedMemory, WriteQueue};
 use arrayvec::ArrayVec;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 
 /// Ticks after which a connection that sent nothing begins with small records again.
 const QUIET_TICKS: Tick = (TLS_QUIET_MS / TIMER_TICK_MS) as Tick;
@@ -155,7 +155,7 @@ impl<S: System> Shard<S> {
         let borrows = connection.flags.has(Flags::BORROWS);
         while !session.pending().is_empty() {
             let length = session.pending().len().min(TLS_GATHER_BYTES);
-            let mut to = Deliver { sink, handle, borrows, took: 0 };
+            let mut to = Deliver { sink, handle, borrows, slab: 0, took: 0 };
             if !to.take(&session.pending()[..length]) {
                 self.list_ready(handle);
                 return Some(false);
@@ -191,7 +191,7 @@ impl<S: System> Shard<S> {
         let Some(session) = connection.tls.as_mut() else { return };
         let shakes = flags.has(Flags::HANDSHAKING);
         let bytes = &mut self.securing.received.get_or_insert_with(new_scratch).bytes()[..length];
-        let mut to = Deliver { sink, handle, borrows: flags.has(Flags::BORROWS), took: 0 };
+        let mut to = Deliver { sink, handle, borrows: flags.has(Flags::BORROWS), slab: 0, took: 0 };
         let step = if shakes { session.receive(bytes, &mut Later) } else { session.receive(bytes, &mut to) };
         let took = to.took;
         let step = step.and_then(|consumed| match &bytes[consumed..] {
@@ -421,23 +421,25 @@ struct Deliver<'a> {
     sink: &'a mut dyn Sink,
     handle: Handle,
     borrows: bool,
+    /// Where the room is that was asked for last.
+    slab: usize,
     /// Bytes that were taken.
     took: usize,
 }
 
 impl Plaintext for Deliver<'_> {
-    fn take(&mut self, bytes: &[u8]) -> bool {
+    fn room(&mut self, length: usize) -> Option<&mut [MaybeUninit<u8>]> {
         if self.sink.room() <= SIGNALS_MAX {
-            return false;
+            return None;
         }
         // One byte more than the hint is asked for.
-        let Some((slab, buffer)) = self.sink.read_buffer(self.borrows, bytes.len() - 1) else { return false };
-        if buffer.len() < bytes.len() {
-            return false;
-        }
-        write_copy(&mut buffer[..bytes.len()], bytes);
-        self.sink.received(self.handle.word(), slab, bytes.len());
-        self.took += bytes.len();
-        true
+        let (slab, buffer) = self.sink.read_buffer(self.borrows, length - 1)?;
+        self.slab = slab;
+        buffer.get_mut(..length)
+    }
+
+    fn took(&mut self, length: usize) {
+        self.sink.received(self.handle.word(), self.slab, length);
+        self.took += length;
     }
 }

@@ -3,11 +3,12 @@
 
 use super::{Outbox, Plaintext};
 use crate::tls::failure::Failure;
-use crate::tls::skipped;
+use crate::tls::{protection, skipped};
 use rustls::CommonState;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, ReadEarlyData, UnbufferedStatus};
+use std::mem::{self, MaybeUninit};
 use std::ops::Deref;
 
 /// Either side of rustls.
@@ -61,6 +62,12 @@ pub(super) struct Seen<'a> {
 }
 
 impl Seen<'_> {
+    /// Where the plaintext of the first of these records may be decrypted to.
+    fn room(&mut self, records: &[u8]) -> Option<&mut [MaybeUninit<u8>]> {
+        let length = protection::room_for(records).filter(|_| self.pending.is_empty())?;
+        self.to.room(length)
+    }
+
     fn plaintext(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() && (!self.pending.is_empty() || !self.to.take(bytes)) {
             self.pending.extend_from_slice(bytes);
@@ -82,14 +89,22 @@ pub(super) fn work<H: Half>(
 ) -> Result<Progress, rustls::Error> {
     let mut progress = Progress { consumed: 0, peer_closed: false };
     loop {
-        let UnbufferedStatus { mut discard, state } = half.process(&mut bytes[progress.consumed..]);
+        let bytes = &mut bytes[progress.consumed..];
+        let room = if half.is_handshaking() { None } else { seen.room(bytes) };
+        let (UnbufferedStatus { mut discard, state }, mut opened) = match room {
+            Some(room) => protection::open_into(room, || half.process(bytes)),
+            None => (half.process(bytes), 0),
+        };
         let mut waits = false;
         match state {
             Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                 while let Some(record) = traffic.next_record() {
                     let record = record?;
                     discard += record.discard;
-                    seen.plaintext(record.payload);
+                    match mem::take(&mut opened) {
+                        0 => seen.plaintext(record.payload),
+                        length => seen.to.took(length),
+                    }
                 }
             }
             Ok(ConnectionState::ReadEarlyData(data)) => discard += H::early(data, seen)?,
@@ -144,16 +159,36 @@ fn encode(mut message: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, outg
 
 /// What can be written by a session that may send.
 pub(super) trait Writes {
-    fn app_data(&mut self, plaintext: &[u8], into: &mut [u8]) -> Result<usize, EncryptError>;
-    fn close_notify(&mut self, into: &mut [u8]) -> Result<usize, EncryptError>;
+    fn app_data(&mut self, plaintext: &[u8], outbox: &mut Outbox) -> Result<(), EncryptError>;
+    fn close_notify(&mut self, outbox: &mut Outbox) -> Result<(), EncryptError>;
 }
 
 impl<Data> Writes for rustls::unbuffered::WriteTraffic<'_, Data> {
-    fn app_data(&mut self, plaintext: &[u8], into: &mut [u8]) -> Result<usize, EncryptError> {
-        self.encrypt(plaintext, into)
+    fn app_data(&mut self, plaintext: &[u8], outbox: &mut Outbox) -> Result<(), EncryptError> {
+        let length = protection::sealed_length(plaintext.len());
+        let room = &mut outbox.room(length)[..length];
+        match protection::seal_into(plaintext.len(), room, |into| self.encrypt(plaintext, into)) {
+            Err(EncryptError::InsufficientSize(_)) => {}
+            sealed => return sealed.map(|()| outbox.wrote(length)),
+        }
+        put(outbox, |into| self.encrypt(plaintext, into))
     }
-    fn close_notify(&mut self, into: &mut [u8]) -> Result<usize, EncryptError> {
-        self.queue_close_notify(into)
+    fn close_notify(&mut self, outbox: &mut Outbox) -> Result<(), EncryptError> {
+        put(outbox, |into| self.queue_close_notify(into))
+    }
+}
+
+/// Puts records behind what is in an outbox.
+fn put(
+    outbox: &mut Outbox,
+    mut write: impl FnMut(&mut [u8]) -> Result<usize, EncryptError>,
+) -> Result<(), EncryptError> {
+    let mut room = RECORD_OVERHEAD_BYTES;
+    loop {
+        match write(outbox.room(room)) {
+            Err(EncryptError::InsufficientSize(error)) => room = error.required_size,
+            result => return result.map(|length| outbox.wrote(length)),
+        }
     }
 }
 
@@ -167,26 +202,15 @@ pub(super) fn write<H: Half>(
     incoming: &mut Vec<u8>,
     pending: &mut Vec<u8>,
     outbox: &mut Outbox,
-    mut what: impl FnMut(&mut dyn Writes, &mut [u8]) -> Result<usize, EncryptError>,
+    mut what: impl FnMut(&mut dyn Writes, &mut Outbox) -> Result<(), EncryptError>,
 ) -> Result<(), Failure> {
     loop {
         let UnbufferedStatus { discard, state } = half.process(incoming);
         let mut done = false;
         match state? {
             ConnectionState::WriteTraffic(mut traffic) => {
-                let mut room = RECORD_OVERHEAD_BYTES;
-                loop {
-                    match what(&mut traffic, outbox.room(room)) {
-                        Ok(written) => {
-                            outbox.wrote(written);
-                            break;
-                        }
-                        Err(EncryptError::InsufficientSize(error)) => room = error.required_size,
-                        Err(EncryptError::EncryptExhausted) => {
-                            return Err(Failure::Internal("the session's keys are used up"));
-                        }
-                    }
-                }
+                what(&mut traffic, outbox)
+                    .map_err(|_| Failure::Internal("the session's keys are used up"))?;
                 done = true;
             }
             ConnectionState::EncodeTlsData(mut data) => {
