@@ -8,10 +8,10 @@ use shardloop_native::tls::session::{Outbox, Session};
 use std::io::{Read, Write};
 
 /// Numbers that look random, and are the same in every run.
-struct Draw(u64);
+pub struct Draw(pub u64);
 
 impl Draw {
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % bound
     }
@@ -154,7 +154,7 @@ fn other_side(made: &Made, is_client: bool) -> (rustls::Connection, Session) {
     (peer, ours)
 }
 
-fn said(peer: &mut rustls::Connection) -> Vec<u8> {
+pub fn said(peer: &mut rustls::Connection) -> Vec<u8> {
     let mut bytes = Vec::new();
     while peer.wants_write() {
         peer.write_tls(&mut bytes).unwrap();
@@ -162,7 +162,7 @@ fn said(peer: &mut rustls::Connection) -> Vec<u8> {
     bytes
 }
 
-fn hear(peer: &mut rustls::Connection, mut bytes: &[u8]) -> Vec<u8> {
+pub fn hear(peer: &mut rustls::Connection, mut bytes: &[u8]) -> Vec<u8> {
     let mut plaintext = Vec::new();
     while !bytes.is_empty() {
         peer.read_tls(&mut bytes).unwrap();

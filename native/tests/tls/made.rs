@@ -134,22 +134,38 @@ pub struct Received {
     pub first: usize,
     pub largest: usize,
     pub refuses: bool,
+    /// It has no room to decrypt into, and takes copies.
+    pub copies: bool,
     pub memory: Vec<MaybeUninit<u8>>,
 }
 
 impl Plaintext for Received {
     fn room(&mut self, length: usize) -> Option<&mut [MaybeUninit<u8>]> {
         self.memory.resize(length, MaybeUninit::uninit());
-        (!self.refuses).then_some(&mut self.memory)
+        (!self.refuses && !self.copies).then_some(&mut self.memory)
     }
 
     fn took(&mut self, length: usize) {
-        if self.bytes.is_empty() {
-            self.first = length;
-        }
-        self.largest = self.largest.max(length);
         // SAFETY: so much of it was just written.
-        self.bytes.extend(self.memory[..length].iter().map(|byte| unsafe { byte.assume_init() }));
+        let bytes: Vec<u8> = self.memory[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
+        self.push(&bytes);
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        if !self.refuses {
+            self.push(bytes);
+        }
+        !self.refuses
+    }
+}
+
+impl Received {
+    fn push(&mut self, bytes: &[u8]) {
+        if self.bytes.is_empty() {
+            self.first = bytes.len();
+        }
+        self.largest = self.largest.max(bytes.len());
+        self.bytes.extend_from_slice(bytes);
     }
 }
 

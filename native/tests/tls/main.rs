@@ -6,6 +6,7 @@ mod early_data;
 mod handover;
 mod hostile;
 mod made;
+mod protection;
 mod reads;
 mod shards;
 mod turns;
