@@ -28,7 +28,7 @@ if (hasComponent('rustfmt', ['fmt', '--version'])) {
 if (hasComponent('clippy', ['clippy', '--version'])) {
   const args = ['clippy', '--workspace', '--all-targets', '--target-dir', path('target'), ...cargoLocked()]
   await check('clippy', 'cargo', [...args, '--', '-D', 'warnings'])
-  const ring = ['-p', 'shardloop-native', '--lib', '--no-default-features', '--features', 'ring']
+  const ring = ['-p', 'shardloop-native', '--lib', '--tests', '--no-default-features', '--features', 'ring']
   const ringArgs = [
     'clippy',
     ...ring,

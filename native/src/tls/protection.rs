@@ -22,7 +22,7 @@ use std::ptr::{self, NonNull};
 const PLAINTEXT_MAX_BYTES: usize = 1 << 14;
 /// In front of a record: its type, version and length.
 const HEADER_BYTES: usize = 5;
-/// Of all AEADs that TLS 1.3 has (RFC 8446 section 5.3, appendix B.4), but for a suite that is not ours.
+/// Of the AEADs of our suites (RFC 5116 section 5, RFC 8439 section 2.8). CCM_8, whose tag is shorter, is not among them.
 const TAG_BYTES: usize = 16;
 /// Behind the plaintext: its type, and the tag.
 const TRAILER_BYTES: usize = 1 + TAG_BYTES;
@@ -49,6 +49,10 @@ pub fn room_for(bytes: &[u8]) -> Option<usize> {
 /// Has rustls look at records, as far as the first one with application data: what it says, and how many bytes of `room` are that data.
 /// rustls shows one byte in their place; 0: what it shows is all.
 pub fn open_into<R>(room: &mut [MaybeUninit<u8>], look: impl FnOnce() -> R) -> (R, usize) {
+    let room = ptr::from_mut(room) as *mut [u8];
+    // SAFETY: the same bytes, borrowed mutably for as long. They are slabs' or pipes', which came to this process as bytes; and before any is
+    // read here, decryption has written it.
+    let room = unsafe { &mut *room };
     OPENED.set(0);
     let (seen, _) = FOR_PLAINTEXT.with(|lent| lent.lend(room, look));
     (seen, OPENED.take())
@@ -71,8 +75,6 @@ pub fn seal_into<E>(
     let mut empty = [0; RECORDS_MAX * HEADER_BYTES];
     let empty = &mut empty[..plaintext.div_ceil(PLAINTEXT_MAX_BYTES) * HEADER_BYTES];
     let expected = empty.len();
-    // SAFETY: the same bytes, borrowed mutably for as long, as such that need not be initialised; nobody makes them so.
-    let room = unsafe { &mut *(ptr::from_mut(room) as *mut [MaybeUninit<u8>]) };
     let (result, left) = FOR_RECORDS.with(|lent| lent.lend(room, || encrypt(empty)));
     result.map(|written| assert_eq!((written, left), (expected, 0), "rustls encrypted something else"))
 }
@@ -82,7 +84,7 @@ struct Lent(Cell<Option<NonNull<[u8]>>>);
 
 impl Lent {
     /// Lends it: what is run says, and how many bytes at its end nobody has filled.
-    fn lend<R>(&self, memory: &mut [MaybeUninit<u8>], run: impl FnOnce() -> R) -> (R, usize) {
+    fn lend<R>(&self, memory: &mut [u8], run: impl FnOnce() -> R) -> (R, usize) {
         /// Takes it back, also from a panic.
         struct Back<'a>(&'a Lent);
         impl Drop for Back<'_> {
@@ -90,10 +92,10 @@ impl Lent {
                 self.0.0.set(None);
             }
         }
-        self.0.set(NonNull::new(ptr::from_mut(memory) as *mut [u8]));
+        self.0.set(Some(NonNull::from(memory)));
         let back = Back(self);
         let result = run();
-        let left = self.0.get().map_or(0, NonNull::len);
+        let left = self.0.get().map_or(usize::MAX, NonNull::len); // none: somebody else has lent something meanwhile
         drop(back);
         (result, left)
     }
@@ -103,8 +105,8 @@ impl Lent {
         self.0.get().is_some()
     }
 
-    /// Has `fill` write to its first `length` bytes, whose values before are nothing to read; `None` where it has not so many. They are taken
-    /// if `fill` says so besides.
+    /// Has `fill` write to its first `length` bytes, and say besides whether they are taken then; `None` where it has not so many. What they
+    /// were before is nothing to read.
     #[cfg(feature = "aws-lc-rs")]
     fn fill<R>(&self, length: usize, fill: impl FnOnce(&mut [u8]) -> (R, bool)) -> Option<R> {
         let memory = self.0.get().filter(|memory| memory.len() >= length)?;

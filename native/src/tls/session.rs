@@ -1,7 +1,7 @@
 //! One connection's TLS: bytes and plaintext in, plaintext and bytes out. No socket, no clock.
 //!
-//! What is received is decrypted where it lies, in memory that all connections of a shard share; what is sent is encrypted
-//! into such memory. A session itself keeps what cannot be finished: of a record in part its bytes ([`Session::lend`],
+//! What is received lies in memory that all connections of a shard share, and is decrypted into that of whoever takes it; what is sent
+//! is encrypted into shared memory. A session itself keeps what cannot be finished: of a record in part its bytes ([`Session::lend`],
 //! [`Session::keep`]), plaintext that nobody could take ([`Session::pending`]), bytes that were not sent ([`Session::outgoing`]).
 //! So an idle one has no buffers.
 #![forbid(unsafe_code)]
@@ -29,11 +29,12 @@ use std::time::Duration;
 
 /// Who takes plaintext.
 pub trait Plaintext {
-    /// Memory for some; `None` when it cannot be taken now: then the session keeps it.
+    /// Memory of this length, neither more nor less; `None` when there is none now. It may be asked for in vain: then what is in it is
+    /// nobody's.
     fn room(&mut self, length: usize) -> Option<&mut [MaybeUninit<u8>]>;
-    /// So much of it is in the memory that was asked for last.
+    /// The first `length` bytes of the room that was asked for last are plaintext.
     fn took(&mut self, length: usize);
-    /// Takes a copy. False when it cannot be taken now.
+    /// Takes a copy. False when it cannot be taken now: then the session keeps it.
     fn take(&mut self, bytes: &[u8]) -> bool {
         let Some(room) = self.room(bytes.len()) else { return false };
         write_copy(room, bytes);

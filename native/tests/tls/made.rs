@@ -136,12 +136,14 @@ pub struct Received {
     pub refuses: bool,
     /// It has no room to decrypt into, and takes copies.
     pub copies: bool,
+    /// How often what it took was a copy.
+    pub copied: usize,
     pub memory: Vec<MaybeUninit<u8>>,
 }
 
 impl Plaintext for Received {
     fn room(&mut self, length: usize) -> Option<&mut [MaybeUninit<u8>]> {
-        self.memory.resize(length, MaybeUninit::uninit());
+        self.memory.resize(length, MaybeUninit::new(0));
         (!self.refuses && !self.copies).then_some(&mut self.memory)
     }
 
@@ -153,6 +155,7 @@ impl Plaintext for Received {
 
     fn take(&mut self, bytes: &[u8]) -> bool {
         if !self.refuses {
+            self.copied += 1;
             self.push(bytes);
         }
         !self.refuses

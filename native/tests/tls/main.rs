@@ -6,6 +6,7 @@ mod early_data;
 mod handover;
 mod hostile;
 mod made;
+#[cfg(feature = "aws-lc-rs")]
 mod protection;
 mod reads;
 mod shards;

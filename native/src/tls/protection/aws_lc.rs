@@ -73,8 +73,13 @@ impl Tls13AeadAlgorithm for Aead {
     }
 }
 
+/// RFC 8446 section 5.3. Numbers do not come twice with a key: rustls counts them.
+fn nonce(iv: &Iv, number: u64) -> aead::Nonce {
+    aead::Nonce::assume_unique_for_key(Nonce::new(iv, number).0)
+}
+
 enum SealingKey {
-    /// It refuses a nonce that is not the next one.
+    /// It refuses a number that it has passed already.
     Counting(TlsRecordSealingKey),
     Plain(LessSafeKey),
 }
@@ -89,19 +94,20 @@ impl Encrypter {
     fn seal(
         &mut self,
         number: u64,
-        (plaintext, of): (&[u8], ContentType),
+        plaintext: &[u8],
+        typ: ContentType,
         into: &mut [u8],
     ) -> Result<(), Error> {
-        let nonce = aead::Nonce::assume_unique_for_key(Nonce::new(&self.iv, number).0);
+        let nonce = nonce(&self.iv, number);
         let aad = Aad::from(make_tls13_aad(into.len()));
         let (ciphertext, trailer) = into.split_at_mut(plaintext.len());
-        let of = of.to_array();
+        let typ = typ.to_array();
         match &mut self.key {
             SealingKey::Counting(key) => {
-                key.seal_out_of_place_scatter(nonce, aad, plaintext, ciphertext, &of, trailer)
+                key.seal_out_of_place_scatter(nonce, aad, plaintext, ciphertext, &typ, trailer)
             }
             SealingKey::Plain(key) => {
-                key.seal_out_of_place_scatter(nonce, aad, plaintext, ciphertext, &of, trailer)
+                key.seal_out_of_place_scatter(nonce, aad, plaintext, ciphertext, &typ, trailer)
             }
         }
         .map_err(|_| Error::EncryptError)
@@ -121,7 +127,7 @@ impl Encrypter {
                 // Its version is that of TLS 1.2 (RFC 8446 section 5.2).
                 header[..3].copy_from_slice(&[APPLICATION_DATA, 3, 3]);
                 header[3..].copy_from_slice(&(length as u16).to_be_bytes());
-                (self.seal(number, (plaintext, message.typ), payload), true)
+                (self.seal(number, plaintext, message.typ, payload), true)
             })
         })
     }
@@ -137,8 +143,10 @@ impl MessageEncrypter for Encrypter {
             Some(sealed) => sealed.map(|()| PrefixedPayload::with_capacity(0))?,
             None => {
                 let plaintext = message.payload.to_vec();
-                let mut payload = PrefixedPayload::from(&vec![0; plaintext.len() + TRAILER_BYTES][..]);
-                self.seal(number, (&plaintext, message.typ), payload.as_mut())?;
+                let mut payload = PrefixedPayload::with_capacity(plaintext.len() + TRAILER_BYTES);
+                payload.extend_from_slice(&plaintext); // its place
+                payload.extend_from_slice(&[0; TRAILER_BYTES]);
+                self.seal(number, &plaintext, message.typ, payload.as_mut())?;
                 payload
             }
         };
@@ -159,7 +167,7 @@ struct Decrypter {
 impl Decrypter {
     /// Decrypts a record: the length of its plaintext, the type and the padding behind it included.
     fn open(&self, number: u64, payload: &mut [u8]) -> Result<usize, Unspecified> {
-        let nonce = aead::Nonce::assume_unique_for_key(Nonce::new(&self.iv, number).0);
+        let nonce = nonce(&self.iv, number);
         let aad = Aad::from(make_tls13_aad(payload.len()));
         self.key.open_in_place(nonce, aad, payload).map(|plaintext| plaintext.len())
     }
@@ -167,9 +175,9 @@ impl Decrypter {
     /// The same into what is lent for it, if that has room. Of application data there are a byte and the type then.
     fn open_lent(&self, number: u64, payload: &mut [u8]) -> Option<Result<usize, Unspecified>> {
         if OPENED.get() > 0 {
-            return None;
+            return None; // rustls looks at one only; what is known of it is its length
         }
-        let nonce = aead::Nonce::assume_unique_for_key(Nonce::new(&self.iv, number).0);
+        let nonce = nonce(&self.iv, number);
         let aad = Aad::from(make_tls13_aad(payload.len()));
         let length = payload.len() - TAG_BYTES;
         let (ciphertext, tag) = payload.split_at_mut(length);
@@ -206,5 +214,63 @@ impl MessageDecrypter for Decrypter {
         let opened = self.open_lent(number, payload).unwrap_or_else(|| self.open(number, payload));
         payload.truncate(opened.map_err(|_| Error::DecryptError)?);
         record.into_tls13_unpadded_message()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::tls::protection::{open_into, room_for, seal_into, sealed_length};
+    use std::mem::MaybeUninit;
+
+    /// With keys of 32 bytes, as nobody else can make others.
+    #[test]
+    fn what_is_lent_has_the_records_that_the_suites_of_rustls_make_and_their_plaintext() {
+        let theirs = rustls::crypto::aws_lc_rs::default_provider();
+        let ours = on(theirs.clone());
+        for (theirs, ours) in theirs.cipher_suites.iter().zip(&ours.cipher_suites) {
+            let (Some(theirs), Some(ours)) = (theirs.tls13(), ours.tls13()) else { continue };
+            if ours.aead_alg.key_len() != 32 {
+                continue;
+            }
+            let made = |suite: &'static rustls::Tls13CipherSuite| {
+                let key = || AeadKey::from([7; 32]);
+                let iv = || Iv::new([9; 12]);
+                (suite.aead_alg.encrypter(key(), iv()), suite.aead_alg.decrypter(key(), iv()))
+            };
+            let ((mut theirs, _), (mut ours, mut opener)) = (made(theirs), made(ours));
+            for number in 0..3 {
+                let text = vec![3 + number as u8; 1000];
+                let message = || OutboundPlainMessage {
+                    typ: ContentType::ApplicationData,
+                    version: ProtocolVersion::TLSv1_2,
+                    payload: OutboundChunks::Single(&text),
+                };
+                let expected = theirs.encrypt(message(), number).unwrap().encode();
+                let mut room = vec![0; sealed_length(text.len())];
+                seal_into(text.len(), &mut room, |into| {
+                    assert_eq!(ours.encrypted_payload_len(text.len()), 0);
+                    let empty = ours.encrypt(message(), number)?.encode();
+                    into.copy_from_slice(&empty);
+                    Ok::<_, Error>(empty.len())
+                })
+                .unwrap();
+                assert_eq!(room, expected);
+
+                let length = room_for(&room).unwrap();
+                let mut memory = vec![MaybeUninit::uninit(); length];
+                let (shown, opened) = open_into(&mut memory, || {
+                    let record = InboundOpaqueMessage::new(
+                        ContentType::ApplicationData,
+                        ProtocolVersion::TLSv1_2,
+                        &mut room[HEADER_BYTES..],
+                    );
+                    opener.decrypt(record, number).unwrap().payload.to_vec()
+                });
+                assert_eq!((shown, opened), (text[..1].to_vec(), text.len()));
+            }
+        }
     }
 }

@@ -168,22 +168,22 @@ impl<Data> Writes for rustls::unbuffered::WriteTraffic<'_, Data> {
         let length = protection::sealed_length(plaintext.len());
         let room = &mut outbox.room(length)[..length];
         match protection::seal_into(plaintext.len(), room, |into| self.encrypt(plaintext, into)) {
-            Err(EncryptError::InsufficientSize(_)) => {}
+            Err(EncryptError::InsufficientSize(_)) => {} // not TLS 1.3, or something else is to be sent in front
             sealed => return sealed.map(|()| outbox.wrote(length)),
         }
-        put(outbox, |into| self.encrypt(plaintext, into))
+        put(outbox, length + RECORD_OVERHEAD_BYTES, |into| self.encrypt(plaintext, into))
     }
     fn close_notify(&mut self, outbox: &mut Outbox) -> Result<(), EncryptError> {
-        put(outbox, |into| self.queue_close_notify(into))
+        put(outbox, RECORD_OVERHEAD_BYTES, |into| self.queue_close_notify(into))
     }
 }
 
-/// Puts records behind what is in an outbox.
+/// Puts records behind what is in an outbox, of so many bytes perhaps.
 fn put(
     outbox: &mut Outbox,
+    mut room: usize,
     mut write: impl FnMut(&mut [u8]) -> Result<usize, EncryptError>,
 ) -> Result<(), EncryptError> {
-    let mut room = RECORD_OVERHEAD_BYTES;
     loop {
         match write(outbox.room(room)) {
             Err(EncryptError::InsufficientSize(error)) => room = error.required_size,
