@@ -325,6 +325,8 @@ fn what_is_written_in_pieces_of_any_size_comes_with_new_keys_in_between() {
                 peer.writer().write_all(piece).unwrap();
                 let mut received = Received::default();
                 deliver(&said(&mut peer), &mut ours, draw.below(20_000) + 1, &mut received).unwrap();
+                // Behind a key update, for which the memory was lent, there is a copy.
+                assert!(has_new_keys || received.copied == 0, "what was lent is not used");
                 assert!(
                     received.bytes == piece,
                     "{:?}, {} bytes in round {round}",

@@ -260,7 +260,7 @@ mod tests {
                 assert_eq!(room, expected);
 
                 let length = room_for(&room).unwrap();
-                let mut memory = vec![MaybeUninit::uninit(); length];
+                let mut memory = vec![MaybeUninit::new(0); length];
                 let (shown, opened) = open_into(&mut memory, || {
                     let record = InboundOpaqueMessage::new(
                         ContentType::ApplicationData,
