@@ -4,7 +4,7 @@
 // knows no engine. `--long` (npm run test:long) takes the *.long.js files instead.
 // PATTERN is part of a file's path; `cargo` stands for cargo's tests. The last line is `N passed, N failed`.
 import { readFileSync } from 'node:fs'
-import { basename, relative } from 'node:path'
+import { relative } from 'node:path'
 import { parseArgs, stripVTControlCharacters } from 'node:util'
 import { ENDING_SIGNALS, signalExitCode, signalGroup, startGroup } from './lib/child-process-groups.mjs'
 import { cargoLocked, prepare } from './lib/prepare.mjs'
@@ -18,11 +18,11 @@ const LONG_FILE_TIMEOUT_S = 900
 const CARGO_TIMEOUT_S = 900
 /** After a process has ended and its group was killed: how long its pipes may stay open. */
 const PIPE_CLOSE_TIMEOUT_MS = 2_000
-/** Files here wait for what they test and measure nothing, so that they may run beside each other... */
-const SIDE_BY_SIDE = [path('dist', 'test', 'conformance'), path('dist', 'test', 'http')]
-/** ... and so do these. */
-const SIDE_BY_SIDE_FILES =
-  /^(?:bench-\w+|call-history|crashes|create-server|datagram-addresses|datagram-server|draining|duplex-libraries|examples|executor|executor-shards|lifecycle|logging|message-bounds|message-payloads|messages|options|program-entry|program-replacement|raw-socket|replacement|restart-policy|signals|stalled|teardown|test-runners|timer-heap|topics)\.test\.js$/
+/** What waits for what it tests and measures nothing that others change may run beside others: files below test/, without endings. */
+const SIDE_BY_SIDE =
+  /^(?:(?:conformance|http|interop)\/.+|tls\/(?!(?:handshake-limits|watermarks)$).+|bench-\w+|call-history|crashes|create-server|datagram-addresses|datagram-server|draining|echo|errors|examples|executor|executor-shards|lifecycle|logging|message-bounds|message-payloads|messages|options|program-entry|program-replacement|raw-socket|reading|replacement|resp-example|restart-policy|signals|stalled|teardown|test-runners|timer-heap|topics|value-codec)$/
+/** The same of long tests. What they say of memory is of processes of their own. */
+const SIDE_BY_SIDE_LONG = /^(?:crashes|cycles)$/
 /** What runs once for each engine is made of these. */
 const BY_ENGINE = /\bfor(?:Each(?:Engine|Transport)|EveryTransport)\(|harness\/engines\.js/
 const LANES = 2
@@ -57,21 +57,24 @@ await prepare({ loadgen: true, runtimes: true, cargo: true })
 
 /** @type {Run[]} */
 const runs = []
-if (!options['by-engine']) {
-  const run = options.long
-    ? (/** @type {Write} */ write) => runCargo(write, FUZZ, FUZZ_ENVIRONMENT)
-    : (/** @type {Write} */ write) => runCargo(write, ['--workspace', '--no-fail-fast'])
-  runs.push({ name: options.long ? 'cargo test, fuzz of TLS' : 'cargo test', run, sideBySide: false })
-}
 const suffix = options.long ? '.long.js' : '.test.js'
 for (const file of filesBelow(path('dist', 'test'))) {
   if (!file.endsWith(suffix)) continue
   if (options['by-engine'] && !BY_ENGINE.test(readFileSync(file, 'utf8'))) continue
   const name = relative(path('dist'), file).replace(/js$/, 'ts')
-  const waits =
-    SIDE_BY_SIDE.some((directory) => file.startsWith(directory)) || SIDE_BY_SIDE_FILES.test(basename(file))
-  const sideBySide = !options.long && waits
+  const stem = relative(path('dist', 'test'), file).slice(0, -suffix.length)
+  const sideBySide = (options.long ? SIDE_BY_SIDE_LONG : SIDE_BY_SIDE).test(stem)
   runs.push({ name, run: (write) => runFile(file, write), sideBySide })
+}
+if (!options['by-engine']) {
+  // The workspace's tests take all cores, and go first; the fuzz takes one, and goes last, beside what takes longer.
+  if (options.long) {
+    const run = (/** @type {Write} */ write) => runCargo(write, FUZZ, FUZZ_ENVIRONMENT)
+    runs.push({ name: 'cargo test, fuzz of TLS', run, sideBySide: true })
+  } else {
+    const run = (/** @type {Write} */ write) => runCargo(write, ['--workspace', '--no-fail-fast'])
+    runs.unshift({ name: 'cargo test', run, sideBySide: false })
+  }
 }
 const selected =
   patterns.length === 0 ? runs : runs.filter(({ name }) => patterns.some((pattern) => name.includes(pattern)))
