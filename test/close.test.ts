@@ -203,7 +203,8 @@ forEachTransport('close and abort', (test, engine) => {
     const pour = (): void => {
       while (flooding && !client.socket.destroyed && client.socket.write(flood)) {}
     }
-    client.socket.on('drain', pour)
+    // Not at once: node:tls completes a write within itself while the server takes all of it, and so never came to read.
+    client.socket.on('drain', () => setImmediate(pour))
     pour()
     protocol.transport.write(response)
     protocol.transport.close()
