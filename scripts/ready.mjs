@@ -5,11 +5,14 @@ import { signalGroup, startGroup } from './lib/child-process-groups.mjs'
 import { prepare } from './lib/prepare.mjs'
 import { path, ROOT } from './lib/project.mjs'
 
-/** Minutes until a stage is ended. Lint compiles the workspace for clippy, and the release build where it is missing. */
+/**
+ * Minutes until a stage is ended: twice what a slow machine takes, at least. Lint compiles the workspace for clippy, and the release build
+ * where it is missing.
+ */
 const STAGES = [
   { name: 'lint', minutes: 20, args: ['lint.mjs'] },
-  { name: 'test', minutes: 15, args: ['test.mjs'] },
-  { name: 'test on tokio', minutes: 15, args: ['test.mjs', '--engine', 'tokio', '--by-engine'] },
+  { name: 'test', minutes: 25, args: ['test.mjs'] },
+  { name: 'test on tokio', minutes: 25, args: ['test.mjs', '--engine', 'tokio', '--by-engine'] },
   { name: 'test:long', minutes: 40, args: ['test.mjs', '--long'] },
   {
     name: 'test:long on tokio',

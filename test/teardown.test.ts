@@ -4,12 +4,18 @@ import { ENDINGS, type Ending, endUnderLoad } from './harness/teardown.js'
 
 /** Rounds of each; many more in teardown.long.ts. */
 const ROUNDS = 3
+/** Each starts a process, and up to five threads in it one after the other. */
+const ROUND_TIMEOUT_MS = 20_000
 
 forEachEngine('ends under load', (test) => {
   for (const ending of Object.keys(ENDINGS) as Ending[]) {
-    test(`${ending} at random moments is the end that was asked for, never a crash`, async (t) => {
-      for (let round = 0; round < ROUNDS; round++) await endUnderLoad(t, ending)
-    })
+    test(
+      `${ending} at random moments is the end that was asked for, never a crash`,
+      async (t) => {
+        for (let round = 0; round < ROUNDS; round++) await endUnderLoad(t, ending)
+      },
+      { timeoutMs: ROUNDS * ROUND_TIMEOUT_MS },
+    )
   }
 
   for (const where of ['thread', 'shard'] as const) {
