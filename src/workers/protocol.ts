@@ -129,7 +129,10 @@ export interface Transport extends AsyncDisposable {
   /** Closes our writing half after what is queued; the peer reads an end. */
   writeEof(): void
   canWriteEof(): boolean
-  /** Stops reading, sends what is queued, then closes; `connectionLost(null)` follows. */
+  /**
+   * Stops reading, sends what is queued, then closes; `connectionLost(null)` follows. What the peer has not taken by then the system
+   * delivers. A peer that still sends meanwhile has 2 seconds to take it (1,024 such peers of a shard at a time), and is reset then.
+   */
   close(): void
   /** Closes at once and drops what is queued (the peer sees a reset); `connectionLost(error ?? null)` follows. */
   abort(error?: Error): void
