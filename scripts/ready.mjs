@@ -6,7 +6,7 @@ import { prepare } from './lib/prepare.mjs'
 import { path, ROOT } from './lib/project.mjs'
 
 /**
- * Minutes until a stage is ended: twice what a slow machine takes, at least. Lint compiles the workspace for clippy, and the release build
+ * Minutes until a stage is ended: well above what a slow machine takes. Lint compiles the workspace for clippy, and the release build
  * where it is missing.
  */
 const STAGES = [
