@@ -57,9 +57,9 @@ forEachEngine('how a shard starts', (test) => {
   for (const [name, args] of entries) {
     test(`${name} runs in the shards`, async (t) => {
       const child = t.spawn([...args, '--engine', t.engine])
-      const port = Number((await child.line(/^ready (\d+)$/))[1])
-      assert.deepEqual(await answersOf(t, port, 2), ['hello from shard 0', 'hello from shard 1'])
-      await endsBySigterm(child)
+      const [, port, pid] = await child.line(/^ready (\d+) (\d+)$/)
+      assert.deepEqual(await answersOf(t, Number(port), 2), ['hello from shard 0', 'hello from shard 1'])
+      await endsBySigterm(child, Number(pid))
     })
   }
 
@@ -73,7 +73,7 @@ forEachEngine('how a shard starts', (test) => {
     symlinkSync(fileURLToPath(ROOT), join(project, 'node_modules', 'shardloop'), 'dir')
     const child = t.spawn(['--import', 'tsx', entry, '--engine', t.engine])
     await child.line(/^ERR_SHARDLOOP_\w+, a ShardloopError: true$/)
-    const port = Number((await child.line(/^ready (\d+)$/))[1])
+    const port = Number((await child.line(/^ready (\d+) /))[1])
     assert.deepEqual(await answersOf(t, port, 2), ['hello from shard 0', 'hello from shard 1'])
     await endsBySigterm(child)
   })

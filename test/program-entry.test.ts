@@ -10,7 +10,7 @@ import { forEachEngine, type TestContext } from './harness/suite.js'
 const TSX = fileURLToPath(new URL('../../node_modules/tsx/dist/cli.mjs', import.meta.url))
 const ATTEMPTS = JSON.stringify(fixtureUrl('servers/attempts').href)
 
-/** Says which shard serves; ends with its standard input, or by a signal. Its first argument is the engine. */
+/** Says its port and process, and which shard serves; ends with its standard input, or by a signal. Its first argument is the engine. */
 function program(parameter = 'transport'): string {
   return `
 async function main({ createServer, isSupervisor, shardId }) {
@@ -20,7 +20,7 @@ async function main({ createServer, isSupervisor, shardId }) {
   } })
   const server = await createServer(factory, { host: '127.0.0.1', shards: 2, engine: process.argv[2] })
   if (!isSupervisor) return
-  console.log('ready ' + server.addresses[0].port + ' ' + process.argv.slice(3))
+  console.log('ready ' + server.addresses[0].port + ' ' + process.pid + ' ' + process.argv.slice(3))
   process.stdin.on('end', () => server.close()).resume().unref()
 }`
 }
@@ -55,9 +55,9 @@ forEachEngine('an entry that runs again in the shards', (test) => {
   const works = (name: string, args: readonly string[], command: string): void =>
     test(name, async (t) => {
       const child = t.spawn([...args, t.engine, 'one', 'two'], { command, cwd: makeProject(t).directory })
-      const [, port] = await child.line(/^ready (\d+) one,two$/)
+      const [, port, pid] = await child.line(/^ready (\d+) (\d+) one,two$/)
       assert.deepEqual(await answersOf(t, Number(port), 2), ['hello from shard 0', 'hello from shard 1'])
-      await endsBySigterm(child)
+      await endsBySigterm(child, Number(pid))
     })
   for (const [suffix, command] of runtimes) {
     const entries: [what: string, args: string[]][] = [

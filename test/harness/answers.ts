@@ -17,8 +17,14 @@ export async function answersOf(t: TestContext, port: number, shards: number): P
   return [...answers].sort()
 }
 
-/** The server drains, and the process ends by itself. */
-export async function endsBySigterm(child: Child): Promise<void> {
-  child.kill('SIGTERM')
+/**
+ * The server drains, and the process ends by itself.
+ *
+ * @param pid the server's process, where the child may be one that runs it: tsx' command kills a program that does not tell it within
+ *   60 ms that it got the signal
+ */
+export async function endsBySigterm(child: Child, pid?: number): Promise<void> {
+  if (pid === undefined) child.kill('SIGTERM')
+  else process.kill(pid, 'SIGTERM')
   assert.deepEqual(await child.untilExit(), { code: 0, signal: null }, child.describe())
 }
