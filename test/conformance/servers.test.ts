@@ -295,6 +295,8 @@ forEveryTransport('servers', (test, _engine, transport) => {
       const ready = (await child.line(/^ready (.+)$/))[1] as string
       const listening = transport === 'unix' ? ready : Number(ready)
       const early = await t.connect(listening)
+      // It is accepted, and does not wait in the queue.
+      await assertEchoes(early)
       await child.ask('exhaust', /^exhausted$/)
       const late = await Promise.all(Array.from({ length: 5 }, () => t.connect(listening)))
       for (const client of late) client.socket.write('hello')
